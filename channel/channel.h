@@ -1,0 +1,105 @@
+/*
+ * One end of the logging channel: an ordered stream of records from one sender to one receiver,
+ * acknowledged when the receiver's host holds them. The channel knows nothing of what a record means.
+ *
+ * Links, chosen by the address:
+ *   verbs:HOST:PORT   one-sided RDMA WRITE into the receiver's ring (rdma_cm, RC). Sender: the receiver's
+ *                     address; receiver: its own.
+ *   shm:NAME          a ring in POSIX shared memory between two processes of one machine.
+ *   file:PATH         the sender writes a log file, the receiver reads one (record and replay).
+ *
+ * Errors are 0 or -errno, reported once in words (base/report.h) where the cause is known.
+ */
+#ifndef FTVMM_CHANNEL_CHANNEL_H
+#define FTVMM_CHANNEL_CHANNEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CHANNEL_PAYLOAD_MAX_BYTES (128u * 1024u) /* largest payload of one record */
+
+/* What both ends must agree on; exchanged and compared at joining. Zero-padded text where text. */
+struct channel_hello {
+    char vm[32];           /* name of the virtual machine */
+    uint64_t generation;   /* of the pair; the sender's is taken over by the receiver if its own is 0 */
+    uint8_t digest[16];    /* of the machine's configuration and images; compared byte for byte */
+};
+
+struct channel_options {
+    const char *address;        /* see above */
+    size_t ring_bytes;          /* a power of two, >= 1 MiB; both ends must agree; ignored by file: */
+    uint64_t join_timeout_ns;   /* how long open may wait for the peer; UINT64_MAX: for ever */
+    struct channel_hello hello; /* in: ours */
+    const bool *cancel;         /* if not NULL: open gives up with -ECANCELED once *cancel is true */
+};
+
+/* One received record. `payload` points into the ring and is valid until channel_consume. */
+struct channel_record {
+    uint64_t lsn;       /* log sequence number: 1, 2, 3, ... without gaps as seen by the receiver */
+    uint64_t position;  /* the sender's, as given to channel_reserve */
+    uint16_t kind;      /* the sender's */
+    uint32_t bytes;     /* of payload */
+    const void *payload;
+};
+
+struct channel;
+
+/* Join as sender or receiver: blocks until the peer is there, or the time-out. -ETIMEDOUT, -ECANCELED,
+ * -EPROTO (version, ring size, vm, generation or digest differ: said in words), -ENODEV (no RDMA here), ... */
+int channel_open_sender(struct channel **out, const struct channel_options *options);
+int channel_open_receiver(struct channel **out, const struct channel_options *options);
+/* Accepts NULL. Sender of file:/shm: flushes first. All other threads must have left the channel. */
+void channel_close(struct channel *channel);
+/* The peer's hello (file: the one stored at the head of the log). */
+const struct channel_hello *channel_peer(const struct channel *channel);
+
+/* ---- sender, committing thread ---- */
+
+/* Opens a record of `bytes` payload (<= CHANNEL_PAYLOAD_MAX_BYTES); *payload is where to build it, in
+ * place, 8-byte aligned. -EAGAIN: the ring is full (the receiver lags), try again; -EMSGSIZE; -EPIPE: the
+ * link is down. At most one record is open at a time. */
+int channel_reserve(struct channel *channel, uint16_t kind, uint64_t position, size_t bytes, void **payload);
+/* Seals the open record and makes it travel (with what else waits). Returns its LSN. */
+uint64_t channel_commit(struct channel *channel);
+
+/* ---- sender, polling thread ---- */
+
+/* Reaps completions, sends what waited to be coalesced. Cheap when idle. 0, or -EPIPE once the link is
+ * known to be broken (a hint: the heartbeat decides). */
+int channel_poll(struct channel *channel);
+/* Highest LSN that the receiver's host holds. Any thread; one acquire load. */
+uint64_t channel_acked_lsn(const struct channel *channel);
+/* Highest LSN committed. Any thread. */
+uint64_t channel_committed_lsn(const struct channel *channel);
+
+/* ---- receiver, one thread ---- */
+
+/* The next record, not yet consumed; the same one again until channel_consume. -EAGAIN: none has arrived;
+ * -EBADMSG: damaged (said in words; fail-stop, every later call says the same); -ENODATA: none will ever
+ * come (end of the file, or fenced and drained). */
+int channel_next(struct channel *channel, struct channel_record *record);
+void channel_consume(struct channel *channel);
+/* From now on nothing of the peer's can land in the ring. Idempotent. What is in the ring can still be
+ * read; then channel_next says -ENODATA. Must not be called while another thread is in channel_next. */
+int channel_fence(struct channel *channel);
+
+/* ---- both ends, one thread each (the polling thread) ---- */
+
+/* Tells the peer that we live, and (receiver) how far we are: consumed LSNs are credits. Call every few ms;
+ * sends at most one small message a call. */
+void channel_heartbeat(struct channel *channel);
+/* clock_now_ns() of the peer's last sign of life (heartbeat or record); any thread. file: always now. */
+uint64_t channel_peer_seen_ns(const struct channel *channel);
+/* Sender: highest LSN the receiver has consumed, as last reported. Receiver: its own. Any thread. */
+uint64_t channel_consumed_lsn(const struct channel *channel);
+
+struct channel_statistics {
+    uint64_t records, record_bytes; /* committed (sender) or delivered (receiver), frames with padding */
+    uint64_t writes;                /* link operations carrying records */
+    uint64_t stalls;                /* reserve calls that found the ring full */
+    uint64_t torn;                  /* receiver: looks that met a record not yet complete */
+};
+void channel_get_statistics(const struct channel *channel, struct channel_statistics *out);
+
+#endif
