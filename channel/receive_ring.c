@@ -1,0 +1,73 @@
+/* Finds and checks records in the ring. Per event: allocates nothing, takes no lock, makes no system call. */
+#include "channel/receive_ring.h"
+
+#include <string.h>
+
+void receive_ring_init(struct receive_ring *ring, const void *base, uint64_t ring_bytes, uint64_t key,
+                       struct ring_credit *credit)
+{
+    memset(ring, 0, sizeof(*ring));
+    ring->base = base;
+    ring->ring_bytes = ring_bytes;
+    ring->key = key;
+    ring->credit = credit;
+    ring->next_lsn = 1;
+}
+
+static void step(struct receive_ring *ring, uint64_t bytes)
+{
+    ring->index += bytes;
+    /* One writer; relaxed: a count. */
+    atomic_store_explicit(&ring->record_bytes, atomic_load_explicit(&ring->record_bytes, memory_order_relaxed) + bytes,
+                          memory_order_relaxed);
+    /* R1 release, pairs with S1 in send_ring.c: our reads of the frame come before its place is given back. */
+    atomic_store_explicit(&ring->credit->bytes, ring->index, memory_order_release);
+}
+
+enum frame_state receive_ring_look(struct receive_ring *ring, uint64_t available_bytes,
+                                   struct channel_record *record)
+{
+    if (ring->current_bytes != 0) {
+        *record = ring->current;
+        return FRAME_COMPLETE;
+    }
+    /* Twice at most: a pad is followed by a record at the ring's start, never by another pad. */
+    for (int pads = 0; pads < 2; pads++) {
+        uint64_t offset = ring->index & (ring->ring_bytes - 1), room = ring->ring_bytes - offset, bytes = 0;
+        enum frame_state state;
+
+        if (room > available_bytes)
+            room = available_bytes;
+        state = frame_look(ring->base + offset, room, ring->key, ring->next_lsn, &ring->current, &bytes);
+        if (state == FRAME_PAD) {
+            if (offset + bytes != ring->ring_bytes)
+                return FRAME_DAMAGED;
+            step(ring, bytes);
+            if (available_bytes != UINT64_MAX)
+                available_bytes -= bytes;
+            continue;
+        }
+        if (state == FRAME_COMPLETE) {
+            ring->current_bytes = bytes;
+            *record = ring->current;
+        }
+        return state;
+    }
+    return FRAME_DAMAGED;
+}
+
+void receive_ring_consume(struct receive_ring *ring)
+{
+    uint64_t bytes = ring->current_bytes;
+
+    if (bytes == 0)
+        return;
+    ring->current_bytes = 0;
+    step(ring, bytes);
+    /* One writer; relaxed: a count. */
+    atomic_store_explicit(&ring->records, atomic_load_explicit(&ring->records, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+    /* release: the caller's effects of the record come before the word that it is consumed */
+    atomic_store_explicit(&ring->credit->lsn, ring->next_lsn, memory_order_release);
+    ring->next_lsn++;
+}

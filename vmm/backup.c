@@ -1,0 +1,265 @@
+/*
+ * The backup: at each position it fetches the records that bear it, applies each, and goes on. With no record
+ * beyond its position it waits, and so can never run ahead. When the log ends because the primary is gone, it
+ * fences, replays what it has, asks the arbiter, and goes live: from then on primary.c has the machine. The
+ * mirror image is primary.c.
+ */
+#include "vmm/lockstep.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/report.h"
+
+/* While nobody answers at the arbiter's: how often to ask, and how often to say so. */
+#define ARBITER_RETRY_NS (200 * NS_PER_MS)
+#define ARBITER_SAY_NS (10 * NS_PER_S)
+
+/* The old primary can reach us no more, all it left is replayed. Ask who may go on. */
+static int decide(struct lockstep *ls)
+{
+    uint64_t said_ns = 0;
+
+    COUNT_SET(ls->receipt.drained_ns, clock_now_ns());
+    for (;;) {
+        switch (arbiter_claim(ls->arbiter, ls->generation)) {
+        case ARBITER_WON:
+            COUNT_SET(ls->receipt.decided_ns, clock_now_ns());
+            return 0;
+        case ARBITER_LOST:
+            report_error("generation %llu belongs to the other host, which goes on without this backup",
+                         (unsigned long long)ls->generation);
+            COUNT_SET(ls->lost_arbitration, true);
+            return -ECANCELED;
+        case ARBITER_UNREACHABLE:
+            if (clock_now_ns() > said_ns + ARBITER_SAY_NS) {
+                report_warning("the arbiter does not answer; this host stays a backup and asks again");
+                said_ns = clock_now_ns();
+            }
+            clock_sleep_ns(ARBITER_RETRY_NS);
+            if (COUNT_GET(ls->stop_requested))
+                return -ECANCELED;
+        }
+    }
+}
+
+static void backup_go_live(struct lockstep *ls)
+{
+    uint64_t now_ns = clock_now_ns();
+    uint64_t heard_ns = ls->time_heard_ns != 0 ? ls->time_heard_ns : now_ns;
+
+    forced_sync_discard(ls);
+    /* The guest's clock has stood still since the last TIME record; real time went on, and so does its. */
+    ls->clock_offset_ns = (int64_t)(ls->machine.time_ns - heard_ns);
+    COUNT_SET(ls->receipt.live_ns, now_ns);
+    /* R3: the I/O thread sends what is held only after it has seen the role. */
+    atomic_store_explicit(&ls->role, ROLE_ALONE, memory_order_release);
+    report_info("live at position %llu, generation %llu: the guest goes on here",
+                (unsigned long long)ls->machine.position, (unsigned long long)ls->generation);
+}
+
+/*
+ * The next record, which stays until consumed. True: there is one. False: there is none and will be none; we
+ * are live now, or ls->failure says why not.
+ */
+static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
+{
+    for (;;) {
+        int rc = channel_next(ls->channel, record);
+
+        COUNT_SET(ls->beat_ns, clock_now_ns());
+        switch (rc) {
+        case 0:
+            idle_end(&ls->idle);
+            ls->failure = event_check(record);
+            return !ls->failure;
+        case -EAGAIN:
+            if (COUNT_GET(ls->stop_requested)) {
+                ls->failure = -ECANCELED;
+                return false;
+            }
+            if (COUNT_GET(ls->peer_lost)) {
+                if (channel_fence(ls->channel) == 0 && COUNT_GET(ls->receipt.fenced_ns) == 0)
+                    COUNT_SET(ls->receipt.fenced_ns, clock_now_ns());
+                continue; /* drain */
+            }
+            idle_wait(&ls->idle, &ls->options.idle);
+            continue;
+        case -ENODATA:
+            if (ls->arbiter == NULL) {
+                report_error("the log ends at position %llu without the guest's end: the recording was cut off",
+                             (unsigned long long)ls->machine.position);
+                ls->failure = rc;
+                return false;
+            }
+            ls->failure = decide(ls);
+            if (!ls->failure)
+                backup_go_live(ls);
+            return false;
+        default:
+            ls->failure = rc;
+            return false;
+        }
+    }
+}
+
+int backup_fetch_start(struct lockstep *ls, struct event_start *start)
+{
+    struct channel_record record;
+
+    if (!backup_fetch(ls, &record))
+        return ls->failure ? ls->failure : -ECONNRESET;
+    if (record.kind != EVENT_START) {
+        report_error("the log begins with a %s record, not with its start", event_name(record.kind));
+        return -EBADMSG;
+    }
+    memcpy(start, record.payload, sizeof(*start));
+    int rc = vcpu_cpuid_compare(&ls->machine.vcpu,
+                                (const void *)((const uint8_t *)record.payload + sizeof(*start)),
+                                start->cpuid_entries);
+    channel_consume(ls->channel);
+    return rc;
+}
+
+static void note_sent(struct lockstep *ls, uint64_t frames_sent)
+{
+    COUNT_SET(ls->peer_sent_count, frames_sent);
+}
+
+static int compare_output(struct lockstep *ls, const struct event_output *output)
+{
+    if (output->frames_built == ls->frames_built && output->digest == ls->output_digest)
+        return 0;
+    report_error("the machines differ: at position %llu the primary has built %llu frames (digest %016llx), this "
+                 "backup %llu (%016llx)", (unsigned long long)ls->machine.position,
+                 (unsigned long long)output->frames_built, (unsigned long long)output->digest,
+                 (unsigned long long)ls->frames_built, (unsigned long long)ls->output_digest);
+    return -EILSEQ;
+}
+
+enum lockstep_step backup_before_run(struct lockstep *ls)
+{
+    struct channel_record record;
+
+    while (backup_fetch(ls, &record)) {
+        if (record.position > ls->machine.position + 1 ||
+            (record.position == ls->machine.position + 1 && record.kind != EVENT_PAGES && record.kind != EVENT_SYNC))
+            return STEP_RUN; /* the primary got past here by running, so may we */
+        if (record.kind == EVENT_PAGES && record.position > ls->machine.position) {
+            ls->failure = forced_sync_stage(ls, &record);
+            channel_consume(ls->channel);
+        } else if (record.kind == EVENT_SYNC && record.position > ls->machine.position) {
+            ls->failure = forced_sync_load(ls, &record);
+            channel_consume(ls->channel);
+            return ls->failure ? STEP_END : STEP_SYNCED;
+        } else if (record.kind == EVENT_PROGRESS && record.position == ls->machine.position) {
+            note_sent(ls, ((const struct event_progress *)record.payload)->frames_sent);
+            channel_consume(ls->channel);
+        } else {
+            report_error("the machines differ: a %s record for position %llu comes when this backup is done with "
+                         "position %llu", event_name(record.kind), (unsigned long long)record.position,
+                         (unsigned long long)ls->machine.position);
+            ls->failure = -EILSEQ;
+        }
+        if (ls->failure)
+            return STEP_END;
+    }
+    return ls->failure ? STEP_END : STEP_RUN;
+}
+
+void backup_arrive(struct lockstep *ls)
+{
+    struct channel_record record;
+
+    while (!ls->failure && backup_fetch(ls, &record) && record.position <= ls->machine.position) {
+        if (record.position < ls->machine.position) {
+            report_error("the machines differ: a %s record for position %llu comes when this backup is at %llu",
+                         event_name(record.kind), (unsigned long long)record.position,
+                         (unsigned long long)ls->machine.position);
+            ls->failure = -EILSEQ;
+            return;
+        }
+        switch ((enum event_kind)record.kind) {
+        case EVENT_TIME:
+            ls->time_heard_ns = clock_now_ns();
+            /* fall through */
+        case EVENT_FRAME:
+        case EVENT_CONSOLE:
+        case EVENT_VERIFY:
+        case EVENT_SEGMENT_PAGES:
+        case EVENT_SEGMENT:
+            ls->failure = lockstep_apply(ls, &record);
+            break;
+        case EVENT_PROGRESS:
+            note_sent(ls, ((const struct event_progress *)record.payload)->frames_sent);
+            break;
+        case EVENT_OUTPUT: /* followed in backup_emulated, once we have built the frames too */
+            ls->position_closed = true;
+            return;
+        case EVENT_END: /* followed in backup_finish */
+            ls->position_closed = true;
+            if (((const struct event_end *)record.payload)->reason == EVENT_END_STOPPED)
+                ls->machine.ended = EVENT_END_STOPPED;
+            return;
+        case EVENT_START:
+        case EVENT_PAGES:
+        case EVENT_SYNC:
+            report_error("the log has a %s record at position %llu, where none can be", event_name(record.kind),
+                         (unsigned long long)record.position);
+            ls->failure = -EBADMSG;
+            return;
+        }
+        channel_consume(ls->channel);
+    }
+}
+
+void backup_emulated(struct lockstep *ls)
+{
+    struct channel_record record;
+
+    if (!ls->output_pending && !ls->position_closed)
+        return;
+    /* Frames were built: the primary's marker is the next record, or the primary died before it. */
+    if (ls->machine.ended || !backup_fetch(ls, &record))
+        return;
+    if (record.kind != EVENT_OUTPUT || record.position != ls->machine.position) {
+        report_error("the machines differ: this backup has sent frames at position %llu, the primary has not",
+                     (unsigned long long)ls->machine.position);
+        ls->failure = -EILSEQ;
+        return;
+    }
+    ls->failure = compare_output(ls, record.payload);
+    note_sent(ls, ((const struct event_output *)record.payload)->frames_sent);
+    COUNT_ADD(ls->output_records, 1);
+    channel_consume(ls->channel);
+}
+
+int backup_finish(struct lockstep *ls)
+{
+    const struct event_end *end;
+    struct channel_record record;
+    struct vcpu_state state;
+    uint64_t ram_digest = machine_ram_digest(&ls->machine);
+
+    COUNT_SET(ls->end_ram_digest, ram_digest);
+    if (!backup_fetch(ls, &record))
+        return ls->failure; /* the primary died with the guest's last breath; nothing is left to run */
+    if (record.kind != EVENT_END) {
+        report_error("the machines differ: the guest has ended here at position %llu, and goes on at the primary",
+                     (unsigned long long)ls->machine.position);
+        return -EILSEQ;
+    }
+    end = record.payload;
+    if (vcpu_save(&ls->machine.vcpu, &state) < 0)
+        return -EIO;
+    if (end->ram_digest != ram_digest || end->vcpu_digest != vcpu_state_digest(&state)) {
+        report_error("the machines differ at the end, position %llu: RAM %016llx here and %016llx at the primary, "
+                     "vCPU %016llx and %016llx", (unsigned long long)ls->machine.position,
+                     (unsigned long long)ram_digest, (unsigned long long)end->ram_digest,
+                     (unsigned long long)vcpu_state_digest(&state), (unsigned long long)end->vcpu_digest);
+        return -EILSEQ;
+    }
+    COUNT_SET(ls->end_compared, true);
+    channel_consume(ls->channel);
+    return 0;
+}

@@ -1,0 +1,102 @@
+/* Looks at the host without changing it; see check.h. */
+#include "vmm/check.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include "vmm/vcpu.h"
+
+static bool say(bool good, const char *what, const char *found, const char *remedy)
+{
+    printf("%-4s %-22s %s%s%s\n", good ? "ok" : "MISS", what, found, good || *remedy == '\0' ? "" : "; ", good ? "" : remedy);
+    return good;
+}
+
+static bool check_kvm(void)
+{
+    struct guest_memory memory = { .bytes = 2 << 20 };
+    struct vcpu vcpu;
+    int rc;
+
+    memory.base = mmap(NULL, memory.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory.base == MAP_FAILED)
+        return say(false, "KVM", "no memory to try it", "");
+    rc = vcpu_open(&vcpu, &memory, true); /* says what is wrong */
+    vcpu_close(&vcpu);
+    munmap(memory.base, memory.bytes);
+    return say(rc == 0, "KVM", rc == 0 ? "a vCPU with all capabilities can be made" : "cannot be used", "see the error above");
+}
+
+/* A KVM without svm or vmx emulates kernel code in software; a Linux guest does not run on it. */
+static bool check_virtualization(void)
+{
+    char line[4096];
+    bool found = false;
+    FILE *file = fopen("/proc/cpuinfo", "r");
+
+    while (file != NULL && !found && fgets(line, sizeof(line), file) != NULL)
+        found = strncmp(line, "flags", 5) == 0 && (strstr(line, " svm") != NULL || strstr(line, " vmx") != NULL);
+    if (file != NULL)
+        fclose(file);
+    return say(found, "hardware virtualization", found ? "svm or vmx" : "neither svm nor vmx in /proc/cpuinfo",
+               "switch it on in the firmware, or use scripts/lab");
+}
+
+static bool check_rdma(void)
+{
+    char found[256] = "no device";
+    DIR *dir = opendir("/sys/class/infiniband");
+    struct dirent *entry;
+    bool good = false;
+
+    while (dir != NULL && !good && (entry = readdir(dir)) != NULL)
+        if (entry->d_name[0] != '.') {
+            snprintf(found, sizeof(found), "device %.200s", entry->d_name);
+            good = true;
+        }
+    if (dir != NULL)
+        closedir(dir);
+    return say(good, "RDMA", found, "soft-RoCE: modprobe rdma_rxe; rdma link add rxe0 type rxe netdev IFACE");
+}
+
+static bool check_huge_pages(void)
+{
+    unsigned long long free_pages = 0;
+    char line[128], found[64];
+    FILE *file = fopen("/proc/meminfo", "r");
+
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL)
+        (void)sscanf(line, "HugePages_Free: %llu", &free_pages);
+    if (file != NULL)
+        fclose(file);
+    snprintf(found, sizeof(found), "%llu free", free_pages);
+    return say(free_pages >= 64, "huge pages", found, "sysctl vm.nr_hugepages=128 (it works without, more slowly)");
+}
+
+static bool check_memlock(void)
+{
+    struct rlimit limit;
+    char found[64] = "unlimited";
+    bool good;
+
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    good = limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= (64u << 20);
+    if (limit.rlim_cur != RLIM_INFINITY)
+        snprintf(found, sizeof(found), "%llu KiB", (unsigned long long)limit.rlim_cur / 1024);
+    return say(good, "locked memory", found, "ulimit -l unlimited (RDMA registers the ring)");
+}
+
+int check_run(const struct options *options)
+{
+    bool good = check_kvm();
+
+    (void)options;
+    good = check_virtualization() && good;
+    good = check_rdma() && good;
+    good = check_memlock() && good;
+    (void)check_huge_pages();
+    return good ? 0 : 1;
+}

@@ -1,0 +1,93 @@
+/*
+ * The one list of record kinds, and what each carries. A record is an input of the machine, or a mark that
+ * tells the backup how far it may go; it bears the position at which it takes effect.
+ *
+ * All payloads are little-endian plain structs (both hosts are x86-64); docs/wire-format.md has the bytes.
+ */
+#ifndef FTVMM_VMM_EVENT_H
+#define FTVMM_VMM_EVENT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "channel/channel.h"
+
+enum event_kind {
+    EVENT_START = 1,    /* how the machine began; position 0; first record of every log */
+    EVENT_TIME = 2,     /* input: virtual time is now `time_ns` */
+    EVENT_FRAME = 3,    /* input: an Ethernet frame for the guest; payload: the frame */
+    EVENT_CONSOLE = 4,  /* input: bytes typed at the console; payload: the bytes */
+    EVENT_OUTPUT = 5,   /* mark: all inputs of this position are logged, and the guest has sent so many frames */
+    EVENT_PROGRESS = 6, /* mark: the primary has arrived at this position */
+    EVENT_PAGES = 7,    /* part of a forced sync: pages written since the last one */
+    EVENT_SYNC = 8,     /* the forced sync itself: the vCPU's state at this position */
+    EVENT_VERIFY = 9,   /* check: the registers on arrival at this position */
+    EVENT_SEGMENT_PAGES = 10, /* check: digests of the pages written in this segment */
+    EVENT_SEGMENT = 11, /* check: digest of all RAM and of the whole vCPU at this position */
+    EVENT_END = 12,     /* the guest has ended at this position */
+};
+
+/* The kind's name for people; "unknown" for anything else. */
+const char *event_name(uint16_t kind);
+
+#define EVENT_CPUID_MAX 64
+
+struct event_start {
+    uint64_t time_ns;            /* virtual time, always 0 at present */
+    int64_t unix_seconds;        /* of the CMOS clock at virtual time 0 */
+    uint8_t rng_seed[32];        /* handed to the guest by the boot protocol */
+    uint32_t verify;             /* 1: VERIFY and SEGMENT records follow */
+    uint32_t cpuid_entries;      /* of what follows this struct: struct kvm_cpuid_entry2 */
+};
+
+struct event_time {
+    uint64_t time_ns; /* ns of virtual time, never less than the last */
+};
+
+struct event_output {
+    uint64_t frames_built; /* by the guest, since the start */
+    uint64_t frames_sent;  /* that have left the primary's port */
+    uint64_t digest;       /* chain over all frames built (XXH3-64 of the frame, seeded with the last digest) */
+};
+
+struct event_progress {
+    uint64_t frames_sent;
+};
+
+/* EVENT_PAGES: `pages` of these, one behind the other; a page of zeroes carries no bytes. */
+struct event_page {
+    uint64_t gpa;   /* page-aligned */
+    uint32_t bytes; /* 0 (all zeroes) or 4096 that follow */
+    uint32_t reserved;
+};
+
+struct event_segment_page {
+    uint64_t page; /* number: gpa / 4096 */
+    uint64_t digest;
+};
+
+struct event_segment {
+    uint64_t ram_digest;  /* sum over all pages of XXH3-64(contents, seed = page number) */
+    uint64_t vcpu_digest; /* of struct vcpu_state */
+};
+
+struct event_end {
+    uint64_t ram_digest;
+    uint64_t vcpu_digest;
+    uint32_t reason; /* enum event_end_reason */
+    uint32_t reserved;
+};
+
+enum event_end_reason {
+    EVENT_END_SHUTDOWN = 1, /* triple fault: how the guest reboots */
+    EVENT_END_HALTED = 2,   /* HLT with interrupts off */
+    EVENT_END_STOPPED = 3,  /* the operator stopped it */
+};
+
+/*
+ * Checks that `record` is a well-formed event: known kind, payload of a size its kind allows. Returns 0, or
+ * -EBADMSG after saying what is wrong. Everything the peer sends passes here before anything looks at it.
+ */
+int event_check(const struct channel_record *record);
+
+#endif

@@ -1,0 +1,228 @@
+/*
+ * The I/O thread. One round: frames in and out, the channel's completions, a heartbeat, a look at the peer's, and
+ * a kick for a vCPU that runs too long while an input waits. It never waits for the machine thread.
+ */
+#include "vmm/io_thread.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/report.h"
+
+/* The lag is measured against marks: which LSN was committed when. */
+#define LAG_MARKS 256
+#define LAG_MARK_NS (5 * NS_PER_MS)
+/* What may leave when the guest has ended: held frames get this long. */
+#define LEAVE_NS (500 * NS_PER_MS)
+#define ARBITER_RETRY_NS (200 * NS_PER_MS)
+#define ARBITER_SAY_NS (10 * NS_PER_S)
+#define ANNOUNCEMENTS 3
+#define ANNOUNCE_NS (200 * NS_PER_MS)
+
+struct io {
+    struct lockstep *ls;
+    struct idle idle;
+    uint64_t heartbeat_due_ns;
+    uint64_t kicked_ns;
+    uint64_t arbiter_asked_ns, arbiter_said_ns;
+    unsigned announcements_left;
+    uint64_t announce_due_ns;
+    bool was_backup;
+    struct {
+        uint64_t lsn, at_ns;
+    } marks[LAG_MARKS]; /* a ring, oldest overwritten */
+    uint64_t mark_count, mark_seen; /* made; consumed by the backup */
+};
+
+/* The vCPU thread beats at every exit and wherever it waits; if it is stuck, so is the guest, and the peer
+ * should know: no heartbeat goes out then. */
+static bool machine_beats(const struct io *io, uint64_t now_ns)
+{
+    const struct lockstep *ls = io->ls;
+
+    return !COUNT_GET(ls->running) || COUNT_GET(ls->finished) ||
+           now_ns < COUNT_GET(ls->beat_ns) + ls->options.peer_timeout_ns / 2;
+}
+
+static void kick_if_needed(struct io *io, uint64_t now_ns)
+{
+    struct lockstep *ls = io->ls;
+    uint64_t beat_limit_ns = ls->options.peer_timeout_ns / 8;
+    uint64_t delay_ns = ls->options.max_input_delay_ns;
+
+    if (!COUNT_GET(ls->running) || COUNT_GET(ls->finished))
+        return;
+    if (now_ns < io->kicked_ns + delay_ns)
+        return;
+    if ((lockstep_role_now(ls) != ROLE_BACKUP && lockstep_input_overdue(ls, now_ns)) ||
+        now_ns > COUNT_GET(ls->beat_ns) + beat_limit_ns || COUNT_GET(ls->lost_arbitration)) {
+        vcpu_kick(&ls->machine.vcpu);
+        io->kicked_ns = now_ns;
+    }
+}
+
+/* How long ago the newest record was committed that the backup has consumed; sets the throttle. */
+static void watch_lag(struct io *io, uint64_t now_ns)
+{
+    struct lockstep *ls = io->ls;
+    uint64_t consumed = channel_consumed_lsn(ls->channel);
+    uint64_t committed = channel_committed_lsn(ls->channel);
+    uint64_t newest = io->mark_count;
+    uint64_t lag_ns = 0, permille = 0;
+
+    if (newest == 0 || (now_ns > io->marks[(newest - 1) % LAG_MARKS].at_ns + LAG_MARK_NS &&
+                        committed > io->marks[(newest - 1) % LAG_MARKS].lsn)) {
+        io->marks[newest % LAG_MARKS].lsn = committed;
+        io->marks[newest % LAG_MARKS].at_ns = now_ns;
+        io->mark_count++;
+    }
+    if (io->mark_seen + LAG_MARKS < io->mark_count)
+        io->mark_seen = io->mark_count - LAG_MARKS;
+    while (io->mark_seen < io->mark_count && io->marks[io->mark_seen % LAG_MARKS].lsn <= consumed)
+        io->mark_seen++;
+    if (io->mark_seen < io->mark_count)
+        lag_ns = now_ns - io->marks[io->mark_seen % LAG_MARKS].at_ns;
+    COUNT_SET(ls->lag_ns, lag_ns);
+    if (lag_ns > ls->options.lag_soft_ns)
+        permille = (lag_ns - ls->options.lag_soft_ns) * 950 / (ls->options.lag_hard_ns - ls->options.lag_soft_ns);
+    COUNT_SET(ls->throttle_permille, permille < 950 ? permille : 950);
+}
+
+/* The primary's peer is silent: ask who may go on. The output stays held meanwhile. */
+static void decide_alone(struct io *io, uint64_t now_ns)
+{
+    struct lockstep *ls = io->ls;
+    enum arbiter_verdict verdict;
+
+    if (now_ns < io->arbiter_asked_ns + ARBITER_RETRY_NS)
+        return;
+    io->arbiter_asked_ns = now_ns;
+    verdict = arbiter_claim(ls->arbiter, ls->generation);
+    switch (verdict) {
+    case ARBITER_WON:
+        COUNT_SET(ls->receipt.decided_ns, clock_now_ns());
+        COUNT_SET(ls->receipt.live_ns, clock_now_ns());
+        COUNT_SET(ls->throttle_permille, 0);
+        atomic_store_explicit(&ls->role, ROLE_ALONE, memory_order_release); /* R3 */
+        report_warning("the backup is lost; generation %llu goes on here, without protection",
+                       (unsigned long long)ls->generation);
+        return;
+    case ARBITER_LOST:
+        COUNT_SET(ls->lost_arbitration, true);
+        vcpu_kick(&ls->machine.vcpu);
+        lockstep_wake(ls);
+        report_error("the backup has gone live with generation %llu: this host stops its guest and sends nothing more",
+                     (unsigned long long)ls->generation);
+        return;
+    case ARBITER_UNREACHABLE:
+        if (now_ns > io->arbiter_said_ns + ARBITER_SAY_NS) {
+            report_warning("the backup is silent and the arbiter does not answer; output stays held, asking again");
+            io->arbiter_said_ns = now_ns;
+        }
+    }
+}
+
+static void watch_peer(struct io *io, uint64_t now_ns)
+{
+    struct lockstep *ls = io->ls;
+    uint64_t seen_ns = channel_peer_seen_ns(ls->channel);
+
+    if (ls->arbiter == NULL)
+        return;
+    if (!COUNT_GET(ls->peer_lost)) {
+        if (now_ns < seen_ns + ls->options.peer_timeout_ns)
+            return;
+        COUNT_SET(ls->receipt.peer_seen_ns, seen_ns);
+        COUNT_SET(ls->receipt.detected_ns, now_ns);
+        COUNT_SET(ls->peer_lost, true);
+        report_warning("no sign of life from the %s for %llu ms",
+                       lockstep_role_now(ls) == ROLE_BACKUP ? "primary" : "backup",
+                       (unsigned long long)((now_ns - seen_ns) / NS_PER_MS));
+    }
+    /* A backup's machine thread fences, drains and decides in backup_fetch. */
+    if (lockstep_role_now(ls) == ROLE_PRIMARY && !COUNT_GET(ls->finished))
+        decide_alone(io, now_ns);
+}
+
+static void poll_channel(struct io *io, uint64_t now_ns)
+{
+    struct lockstep *ls = io->ls;
+    enum lockstep_role role = lockstep_role_now(ls);
+
+    if (role == ROLE_PRIMARY) {
+        (void)channel_poll(ls->channel); /* broken is a hint; the heartbeat decides */
+        watch_lag(io, now_ns);
+    }
+    if (now_ns >= io->heartbeat_due_ns && machine_beats(io, now_ns)) {
+        channel_heartbeat(ls->channel);
+        io->heartbeat_due_ns = now_ns + ls->options.heartbeat_ns;
+    }
+    watch_peer(io, now_ns);
+}
+
+static unsigned poll_net(struct io *io, uint64_t now_ns)
+{
+    struct lockstep *ls = io->ls;
+    unsigned moved = 0;
+
+    if (COUNT_GET(ls->lost_arbitration))
+        return 0; /* not one frame more */
+    switch (lockstep_role_now(ls)) {
+    case ROLE_BACKUP:
+        io->was_backup = true;
+        return net_poll_standby(ls->net, COUNT_GET(ls->peer_sent_count));
+    case ROLE_PRIMARY:
+        moved = net_poll_live(ls->net, channel_acked_lsn(ls->channel));
+        break;
+    case ROLE_ALONE:
+        if (io->was_backup) { /* just gone live: first the LAN must learn where the guest is, then what was held */
+            io->was_backup = false;
+            COUNT_SET(ls->receipt.resent_frames, net_held_count(ls->net) - net_sent_count(ls->net));
+            io->announcements_left = ANNOUNCEMENTS;
+        }
+        if (io->announcements_left > 0 && now_ns >= io->announce_due_ns) {
+            net_announce(ls->net);
+            io->announcements_left--;
+            io->announce_due_ns = now_ns + ANNOUNCE_NS;
+        }
+        moved = net_poll_live(ls->net, UINT64_MAX);
+        break;
+    }
+    if (COUNT_GET(ls->taking_frames) && net_receive_waiting(ls->net))
+        lockstep_wake(ls);
+    return moved;
+}
+
+void *io_thread_run(void *arg)
+{
+    struct lockstep *ls = arg;
+    struct io *io = calloc(1, sizeof(*io));
+    uint64_t leave_ns = UINT64_MAX;
+
+    if (io == NULL)
+        report_bug("no memory for the I/O thread");
+    io->ls = ls;
+    for (;;) {
+        uint64_t now_ns = clock_now_ns();
+        unsigned moved = 0;
+
+        if (ls->channel != NULL)
+            poll_channel(io, now_ns);
+        if (ls->net != NULL)
+            moved = poll_net(io, now_ns);
+        kick_if_needed(io, now_ns);
+        if (atomic_load_explicit(&ls->finished, memory_order_acquire)) {
+            if (leave_ns == UINT64_MAX)
+                leave_ns = now_ns + LEAVE_NS;
+            if (now_ns > leave_ns || ls->net == NULL || COUNT_GET(ls->lost_arbitration) ||
+                net_sent_count(ls->net) == net_held_count(ls->net))
+                break;
+        }
+        if (moved > 0)
+            idle_end(&io->idle);
+        else
+            idle_wait(&io->idle, &ls->options.idle);
+    }
+    free(io);
+    return NULL;
+}

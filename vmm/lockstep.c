@@ -1,0 +1,195 @@
+/* The one loop that both roles run, and the one function by which a record acts on the machine. */
+#include "vmm/lockstep.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "base/report.h"
+
+const char *role_name(enum lockstep_role role)
+{
+    switch (role) {
+    case ROLE_ALONE: return "alone";
+    case ROLE_PRIMARY: return "primary";
+    case ROLE_BACKUP: return "backup";
+    }
+    return "unknown";
+}
+
+static bool is_backup(const struct lockstep *ls)
+{
+    return lockstep_role_now(ls) == ROLE_BACKUP;
+}
+
+void lockstep_wake(struct lockstep *ls)
+{
+    uint64_t one = 1;
+
+    /* Dekker with primary_sleep: it stores `sleeping`, then looks for inputs; we stored an input, then look
+     * whether it sleeps. Sequential consistency makes one of the two see the other. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&ls->sleeping, memory_order_seq_cst) && write(ls->wake_fd, &one, sizeof(one)) < 0)
+        return; /* the counter is full: it is awake already */
+}
+
+bool lockstep_input_overdue(const struct lockstep *ls, uint64_t now_ns)
+{
+    uint64_t delay_ns = ls->options.max_input_delay_ns;
+    uint64_t deadline_ns = COUNT_GET(ls->deadline_ns);
+
+    if (now_ns < COUNT_GET(ls->arrived_ns) + delay_ns)
+        return false;
+    if (deadline_ns != UINT64_MAX && now_ns > deadline_ns + delay_ns)
+        return true;
+    if (COUNT_GET(ls->stop_requested) || !byte_ring_empty(ls->console_in))
+        return true;
+    return ls->net != NULL && COUNT_GET(ls->taking_frames) && net_receive_waiting(ls->net);
+}
+
+void lockstep_frame_out(void *ctx, const uint8_t *frame, size_t bytes)
+{
+    struct lockstep *ls = ctx;
+
+    ls->frames_built++;
+    ls->output_digest = XXH3_64bits_withSeed(frame, bytes, ls->output_digest);
+    if (!ls->output_pending) {
+        ls->output_pending = true;
+        ls->output_lsn = lockstep_role_now(ls) == ROLE_PRIMARY ? channel_committed_lsn(ls->channel) + 1 : 0;
+    }
+    if (ls->net != NULL)
+        (void)net_hold(ls->net, frame, bytes, ls->output_lsn); /* full: a lost frame, counted there */
+}
+
+void lockstep_console_out(void *ctx, uint8_t byte)
+{
+    struct lockstep *ls = ctx;
+
+    if (!is_backup(ls))
+        (void)byte_ring_put(ls->console_out, byte); /* full: nobody reads the console */
+}
+
+int lockstep_apply(struct lockstep *ls, const struct channel_record *record)
+{
+    const struct event_time *time = record->payload;
+
+    switch ((enum event_kind)record->kind) {
+    case EVENT_TIME:
+        machine_apply_time(&ls->machine, time->time_ns);
+        COUNT_ADD(ls->time_records, 1);
+        COUNT_SET(ls->virtual_ns, time->time_ns);
+        return 0;
+    case EVENT_FRAME:
+        machine_apply_frame(&ls->machine, record->payload, record->bytes);
+        COUNT_ADD(ls->frame_records, 1);
+        return 0;
+    case EVENT_CONSOLE:
+        machine_apply_console(&ls->machine, record->payload, record->bytes);
+        return 0;
+    case EVENT_VERIFY:
+    case EVENT_SEGMENT_PAGES:
+    case EVENT_SEGMENT:
+        return verify_compare(ls->verify, ls, record);
+    case EVENT_START:
+    case EVENT_OUTPUT:
+    case EVENT_PROGRESS:
+    case EVENT_PAGES:
+    case EVENT_SYNC:
+    case EVENT_END:
+        break;
+    }
+    report_bug("a %s record is not applied but followed", event_name(record->kind));
+}
+
+static enum lockstep_step before_run(struct lockstep *ls)
+{
+    return is_backup(ls) ? backup_before_run(ls) : primary_before_run(ls);
+}
+
+static enum lockstep_step run(struct lockstep *ls)
+{
+    for (;;) {
+        enum vcpu_exit exit = machine_run(&ls->machine);
+
+        COUNT_SET(ls->beat_ns, clock_now_ns());
+        if (exit == VCPU_EXIT_FAILED) {
+            ls->failure = -EIO;
+            return STEP_END;
+        }
+        if (exit != VCPU_EXIT_INTERRUPTED)
+            return STEP_RUN;
+        if (COUNT_GET(ls->lost_arbitration)) {
+            ls->failure = -ECANCELED;
+            return STEP_END;
+        }
+        /* A backup is on its way to a position that the primary has reached: nothing can be due before it. */
+        if (!is_backup(ls)) {
+            enum lockstep_step step = primary_interrupted(ls);
+            if (step != STEP_RUN)
+                return step;
+        }
+    }
+}
+
+static void arrive(struct lockstep *ls)
+{
+    uint64_t now_ns = clock_now_ns();
+
+    COUNT_SET(ls->arrived_ns, now_ns);
+    COUNT_SET(ls->beat_ns, now_ns);
+    COUNT_SET(ls->positions, ls->machine.position);
+    ls->position_closed = false;
+    ls->output_pending = false;
+    if (is_backup(ls))
+        backup_arrive(ls);
+    if (!is_backup(ls) && !ls->failure) /* also when the backup has just gone live here */
+        primary_arrive(ls);
+}
+
+static void emulated(struct lockstep *ls)
+{
+    if (is_backup(ls))
+        backup_emulated(ls);
+    else
+        primary_emulated(ls);
+}
+
+int lockstep_run(struct lockstep *ls)
+{
+    struct machine *machine = &ls->machine;
+
+    COUNT_SET(ls->running, true);
+    while (!ls->failure) {
+        enum lockstep_step step = before_run(ls);
+
+        if (step == STEP_RUN)
+            step = run(ls);
+        if (step == STEP_END)
+            break;
+        arrive(ls);
+        if (!ls->failure && !machine->ended)
+            ls->failure = machine_emulate(machine);
+        if (ls->failure)
+            break;
+        emulated(ls);
+        if (!ls->failure && machine_sleeps(machine))
+            primary_sleep(ls);
+        if (ls->failure)
+            break;
+        if (machine->ended) {
+            ls->failure = is_backup(ls) ? backup_finish(ls) : primary_finish(ls);
+            COUNT_SET(ls->ended, machine->ended);
+            break;
+        }
+        if (machine_resume(machine) < 0)
+            ls->failure = -EIO;
+    }
+    if (COUNT_GET(ls->lost_arbitration))
+        ls->failure = -ECANCELED;
+    atomic_store_explicit(&ls->finished, true, memory_order_release);
+    return ls->failure;
+}

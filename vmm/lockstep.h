@@ -1,0 +1,174 @@
+/*
+ * Lockstep: a machine, the log of its inputs, and the role this process plays. The primary logs each input and
+ * applies it; the backup fetches each input and applies it; one function applies (lockstep_apply). primary.c and
+ * backup.c are meant to be read side by side.
+ *
+ * Threads: the *machine* thread runs lockstep_run and owns everything here that is not atomic; the *I/O* thread
+ * (io_thread.c) polls network and channel and judges whether the peer lives; the *main* thread (supervisor.c)
+ * has console, signals and status. They meet in the atomics below and in the two console rings.
+ */
+#ifndef FTVMM_VMM_LOCKSTEP_H
+#define FTVMM_VMM_LOCKSTEP_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/byte_ring.h"
+#include "base/idle.h"
+#include "channel/channel.h"
+#include "dpdk-net/net.h"
+#include "vmm/arbiter.h"
+#include "vmm/event.h"
+#include "vmm/machine.h"
+#include "vmm/verify.h"
+
+enum lockstep_role {
+    ROLE_ALONE,   /* live, nobody protects it: `ftvmm run`, or what is left of a pair */
+    ROLE_PRIMARY, /* live, inputs logged, output held until acknowledged */
+    ROLE_BACKUP,  /* replays; sends nothing */
+};
+
+const char *role_name(enum lockstep_role role);
+
+/* Milestones of a failover, in clock_now_ns(); 0: not reached. */
+struct failover_receipt {
+    _Atomic uint64_t peer_seen_ns; /* last sign of life */
+    _Atomic uint64_t detected_ns;  /* silence exceeded the limit */
+    _Atomic uint64_t fenced_ns;    /* nothing of the old primary's can land any more */
+    _Atomic uint64_t drained_ns;   /* all that was in the ring is replayed */
+    _Atomic uint64_t decided_ns;   /* the arbiter has answered */
+    _Atomic uint64_t live_ns;      /* the guest runs on as the live one */
+    _Atomic uint64_t resent_frames; /* held frames sent again */
+};
+
+struct lockstep_options {
+    uint64_t heartbeat_ns;       /* between heartbeats */
+    uint64_t peer_timeout_ns;    /* silence that means: ask the arbiter */
+    uint64_t max_input_delay_ns; /* how long an input may wait for a position before a forced sync */
+    uint64_t lag_soft_ns, lag_hard_ns; /* from which lag on the primary is slowed, and slowed most */
+    uint64_t stop_after_ns;      /* stop the guest after so long; 0: never */
+    struct idle_policy idle;
+    uint64_t segment_ns;         /* --verify: virtual time between digests of all RAM */
+};
+
+struct lockstep {
+    struct lockstep_options options;
+    struct machine machine;
+    struct net *net;         /* NULL: the guest has no cable */
+    struct channel *channel; /* NULL: never had a peer */
+    struct arbiter *arbiter; /* NULL for run, record and replay */
+    uint64_t generation;
+    struct verify *verify;   /* NULL: not asked for */
+
+    /* -- machine thread -- */
+    int64_t clock_offset_ns;   /* virtual time = clock_now_ns() + this, while live */
+    uint64_t frames_built;
+    uint64_t output_digest;    /* chain over the frames built */
+    uint64_t output_lsn;       /* of the OUTPUT record that this position's frames wait for */
+    bool output_pending;       /* frames were built at this position */
+    bool position_closed;      /* backup: the log says that this position takes no further input */
+    uint64_t logged_position;  /* of the last record */
+    uint64_t logged_ns;        /* when */
+    uint64_t time_heard_ns;    /* backup: when the last TIME record came */
+    uint64_t *unsent_pages;    /* pages written since the last forced sync; one bit a page */
+    struct staged_sync *staged; /* backup: pages of a forced sync that is not complete yet */
+    struct idle idle;
+    int failure;               /* -errno that ends the machine thread */
+
+    /* -- crossing threads; each is a lone value, so relaxed order suffices unless its user says otherwise -- */
+    _Atomic int role;                /* machine thread and I/O thread change it, each at one place */
+    _Atomic bool peer_lost;          /* I/O thread: the peer is silent for too long */
+    _Atomic bool lost_arbitration;   /* the other side is live: stop at once */
+    _Atomic bool stop_requested;
+    _Atomic bool finished;           /* machine thread has left lockstep_run */
+    _Atomic bool running;            /* the guest has started */
+    _Atomic uint64_t arrived_ns;     /* clock at the last position */
+    _Atomic uint64_t beat_ns;        /* clock at the machine thread's last sign of life */
+    _Atomic uint64_t deadline_ns;    /* clock at which a device wants to act; UINT64_MAX: never */
+    _Atomic bool taking_frames;      /* the guest has room for one */
+    _Atomic uint64_t throttle_permille; /* share of time the vCPU rests, to let the backup catch up */
+    _Atomic uint64_t peer_sent_count; /* backup: frames that the primary reported as sent */
+    _Atomic bool sleeping;           /* the machine thread waits on wake_fd */
+    int wake_fd;
+    struct byte_ring *console_in, *console_out;
+    struct failover_receipt receipt;
+
+    /* -- counters: machine thread writes, status reads -- */
+    _Atomic uint64_t positions, positions_compared, segments_compared;
+    _Atomic uint64_t time_records, frame_records, output_records, forced_syncs, forced_pages, forced_max_pages;
+    _Atomic uint64_t forced_ns, throttled_ns, log_full_ns;
+    _Atomic uint64_t lag_ns;         /* I/O thread: age of the oldest record that the backup has not consumed */
+    _Atomic uint64_t virtual_ns;
+    _Atomic uint32_t ended;          /* enum event_end_reason */
+    _Atomic uint64_t end_ram_digest;
+    _Atomic bool end_compared;       /* backup: the primary's END digests matched ours */
+};
+
+/* A counter that one thread writes and others glance at. */
+#define COUNT_ADD(counter, n) atomic_fetch_add_explicit(&(counter), (n), memory_order_relaxed)
+#define COUNT_SET(counter, n) atomic_store_explicit(&(counter), (n), memory_order_relaxed)
+#define COUNT_GET(counter) atomic_load_explicit(&(counter), memory_order_relaxed)
+
+static inline enum lockstep_role lockstep_role_now(const struct lockstep *ls)
+{
+    /* R3 in backup_go_live and io_thread_decide: what those did before is seen by who sees the new role. */
+    return (enum lockstep_role)atomic_load_explicit(&ls->role, memory_order_acquire);
+}
+
+/*
+ * Runs the guest until it ends, is stopped, or the pair forbids it to go on. The machine is booted; the channel
+ * (if any) has joined. 0: ended or stopped in order. -ECANCELED: lost the arbitration. -EILSEQ: the two machines
+ * differ (said in words). Other -errno: said in words.
+ */
+int lockstep_run(struct lockstep *ls);
+
+/* Applies one input record, or compares one check; the one function by which a record acts on the machine. */
+int lockstep_apply(struct lockstep *ls, const struct channel_record *record);
+
+/* Machine output callbacks (struct machine_output), ctx = struct lockstep. */
+void lockstep_frame_out(void *ctx, const uint8_t *frame, size_t bytes);
+void lockstep_console_out(void *ctx, uint8_t byte);
+
+/* Makes the machine thread look for inputs, if it sleeps. Any thread. */
+void lockstep_wake(struct lockstep *ls);
+
+/* Some input has been waiting too long for the guest to reach a position by itself. Any thread. */
+bool lockstep_input_overdue(const struct lockstep *ls, uint64_t now_ns);
+
+/* What the guest does next. */
+enum lockstep_step {
+    STEP_RUN,    /* run the guest up to its next position */
+    STEP_SYNCED, /* a forced sync has made the next position already */
+    STEP_END,    /* no further step; ls->failure says why */
+};
+
+/* ---- primary.c: also for ROLE_ALONE, whose log is nowhere ---- */
+enum lockstep_step primary_before_run(struct lockstep *ls);
+enum lockstep_step primary_interrupted(struct lockstep *ls);
+void primary_arrive(struct lockstep *ls);
+void primary_emulated(struct lockstep *ls);
+void primary_sleep(struct lockstep *ls);
+int primary_finish(struct lockstep *ls);
+/* Opens a record / seals it. Between the two the payload is built in place. */
+void *primary_log_begin(struct lockstep *ls, enum event_kind kind, uint64_t position, size_t bytes);
+void primary_log_end(struct lockstep *ls);
+
+/* ---- backup.c ---- */
+enum lockstep_step backup_before_run(struct lockstep *ls);
+void backup_arrive(struct lockstep *ls);
+void backup_emulated(struct lockstep *ls);
+int backup_finish(struct lockstep *ls);
+/* Waits for the START record, checks it and copies it out (with its CPUID table). 0 or -errno. */
+int backup_fetch_start(struct lockstep *ls, struct event_start *start);
+
+/* ---- forced_sync.c ---- */
+/* Logs the whole vCPU and the pages written since the last sync as the position after this one. */
+int forced_sync_log(struct lockstep *ls);
+/* Keeps an EVENT_PAGES record until its EVENT_SYNC has come. */
+int forced_sync_stage(struct lockstep *ls, const struct channel_record *record);
+/* Loads the staged pages and the vCPU. */
+int forced_sync_load(struct lockstep *ls, const struct channel_record *record);
+void forced_sync_discard(struct lockstep *ls);
+
+#endif

@@ -1,0 +1,341 @@
+/* The command line: commands, options, their defaults and their checks. */
+#include "vmm/options.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "base/report.h"
+
+static const char help[] =
+    "usage: ftvmm COMMAND [OPTIONS]\n"
+    "\n"
+    "commands\n"
+    "  run                  run a guest without protection\n"
+    "  primary              run a guest and log its inputs to a backup (--backup ADDRESS)\n"
+    "  backup               follow a primary, and take over when it dies (--listen ADDRESS)\n"
+    "  record FILE          run a guest and log its inputs to a file\n"
+    "  replay FILE          run a recorded guest again, and compare how it ends\n"
+    "  check                say whether this host can do its part, and what is missing\n"
+    "\n"
+    "guest (the same on both hosts of a pair)\n"
+    "  --kernel PATH        a Debian bzImage (required)\n"
+    "  --initrd PATH        its initial RAM disk\n"
+    "  --append TEXT        added to the kernel's command line\n"
+    "  --memory MIB         RAM, 64 to 3072; default 256\n"
+    "  --name VM            name of the virtual machine; default vm\n"
+    "  --mac ADDRESS        of its network card; default: made from the name\n"
+    "  --net PORT           its cable: af_packet:IFACE, tap:NAME, memif:SOCKET, or any DPDK device string;\n"
+    "                       default: no cable\n"
+    "  --console WHERE      stdio, none, or a file that is appended to; default stdio for run, none otherwise\n"
+    "\n"
+    "pair\n"
+    "  --backup ADDRESS     primary: where the backup listens: verbs:HOST:PORT, shm:NAME\n"
+    "  --listen ADDRESS     backup: where to listen\n"
+    "  --arbiter dir:PATH   a directory on storage that both hosts share (required for a pair)\n"
+    "  --join-timeout S     how long to wait for the other host; default 60; 0: for ever\n"
+    "  --heartbeat MS       between signs of life; default 50\n"
+    "  --peer-timeout MS    silence after which the arbiter is asked; default 1000\n"
+    "  --ring MIB           size of the log's ring, a power of two, the same on both hosts; default 16\n"
+    "  --verify             primary, record: log digests of registers and RAM, for the other side to compare\n"
+    "  --segment MS         --verify: guest time between digests of RAM; default 1000\n"
+    "\n"
+    "running\n"
+    "  --max-input-delay US how long an input may wait for the guest before a forced sync; default 10000\n"
+    "  --poll SPIN,SLEEP    idle threads look again at once for SPIN us, then sleep SLEEP us between looks;\n"
+    "                       default 0,50 on up to 4 CPUs, else 100,20\n"
+    "  --stop-after S       stop the guest after so many seconds\n"
+    "  --status FILE        write the state as JSON there, twice a second and at the end\n"
+    "  --help, --version\n"
+    "\n"
+    "exit status: 0 the guest ended or was stopped; 1 an error; 2 wrong use; 3 the other host has the guest;\n"
+    "4 the two machines differ. SIGTERM and SIGINT stop the guest.\n";
+
+enum option_id {
+    OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_NET, OPT_CONSOLE, OPT_BACKUP,
+    OPT_LISTEN, OPT_ARBITER, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING, OPT_VERIFY, OPT_SEGMENT,
+    OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_HELP, OPT_VERSION,
+};
+
+static const struct option long_options[] = {
+    { "kernel", required_argument, NULL, OPT_KERNEL },
+    { "initrd", required_argument, NULL, OPT_INITRD },
+    { "append", required_argument, NULL, OPT_APPEND },
+    { "memory", required_argument, NULL, OPT_MEMORY },
+    { "name", required_argument, NULL, OPT_NAME },
+    { "mac", required_argument, NULL, OPT_MAC },
+    { "net", required_argument, NULL, OPT_NET },
+    { "console", required_argument, NULL, OPT_CONSOLE },
+    { "backup", required_argument, NULL, OPT_BACKUP },
+    { "listen", required_argument, NULL, OPT_LISTEN },
+    { "arbiter", required_argument, NULL, OPT_ARBITER },
+    { "join-timeout", required_argument, NULL, OPT_JOIN_TIMEOUT },
+    { "heartbeat", required_argument, NULL, OPT_HEARTBEAT },
+    { "peer-timeout", required_argument, NULL, OPT_PEER_TIMEOUT },
+    { "ring", required_argument, NULL, OPT_RING },
+    { "verify", no_argument, NULL, OPT_VERIFY },
+    { "segment", required_argument, NULL, OPT_SEGMENT },
+    { "max-input-delay", required_argument, NULL, OPT_MAX_INPUT_DELAY },
+    { "poll", required_argument, NULL, OPT_POLL },
+    { "stop-after", required_argument, NULL, OPT_STOP_AFTER },
+    { "status", required_argument, NULL, OPT_STATUS },
+    { "help", no_argument, NULL, OPT_HELP },
+    { "version", no_argument, NULL, OPT_VERSION },
+    { NULL, 0, NULL, 0 },
+};
+
+static const struct {
+    const char *name;
+    enum command command;
+    bool takes_file;
+} commands[] = {
+    { "run", COMMAND_RUN, false },       { "primary", COMMAND_PRIMARY, false }, { "backup", COMMAND_BACKUP, false },
+    { "record", COMMAND_RECORD, true },  { "replay", COMMAND_REPLAY, true },    { "check", COMMAND_CHECK, false },
+};
+
+static int wrong_use(const char *format, const char *what)
+{
+    char sentence[512];
+
+    snprintf(sentence, sizeof(sentence), format, what);
+    report_error("%s; see 'ftvmm --help'", sentence);
+    return -EINVAL;
+}
+
+static int parse_number(const char *name, const char *text, uint64_t least, uint64_t most, uint64_t *out)
+{
+    char *end;
+
+    errno = 0;
+    *out = strtoull(text, &end, 10);
+    if (errno == 0 && *text >= '0' && *text <= '9' && *end == '\0' && *out >= least && *out <= most)
+        return 0;
+    report_error("--%s takes a whole number from %llu to %llu, not '%s'", name, (unsigned long long)least,
+                 (unsigned long long)most, text);
+    return -EINVAL;
+}
+
+static int parse_mac(const char *text, uint8_t mac[6])
+{
+    unsigned byte[6];
+    char rest;
+
+    if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%c", &byte[0], &byte[1], &byte[2], &byte[3], &byte[4], &byte[5],
+               &rest) != 6)
+        return wrong_use("'%s' is no MAC address (52:54:00:12:34:56)", text);
+    if (byte[0] & 1)
+        return wrong_use("'%s' is a multicast address, not one card's", text);
+    for (unsigned i = 0; i < 6; i++)
+        mac[i] = (uint8_t)byte[i];
+    return 0;
+}
+
+static int parse_poll(const char *text, struct idle_policy *policy)
+{
+    unsigned spin_us, sleep_us;
+    char rest;
+
+    if (sscanf(text, "%u,%u%c", &spin_us, &sleep_us, &rest) != 2 || spin_us > 1000000 || sleep_us > 100000)
+        return wrong_use("--poll takes SPIN,SLEEP in microseconds (100,20), not '%s'", text);
+    policy->spin_ns = spin_us * NS_PER_US;
+    policy->sleep_ns = sleep_us * NS_PER_US;
+    return 0;
+}
+
+static void set_defaults(struct options *options)
+{
+    bool many_cpus = sysconf(_SC_NPROCESSORS_ONLN) > 4;
+
+    *options = (struct options){
+        .vm = "vm",
+        .machine = { .memory_bytes = UINT64_C(256) << 20 },
+        .ring_bytes = UINT64_C(16) << 20,
+        .join_timeout_ns = 60 * NS_PER_S,
+        .lockstep = {
+            .heartbeat_ns = 50 * NS_PER_MS,
+            .peer_timeout_ns = 1000 * NS_PER_MS,
+            .max_input_delay_ns = 10 * NS_PER_MS,
+            .lag_soft_ns = 100 * NS_PER_MS,
+            .lag_hard_ns = 1000 * NS_PER_MS,
+            .segment_ns = 1000 * NS_PER_MS,
+            .idle = { .spin_ns = many_cpus ? 100 * NS_PER_US : 0, .sleep_ns = (many_cpus ? 20 : 50) * NS_PER_US },
+        },
+    };
+}
+
+static int parse_option(struct options *options, int id, const char *text, const char **append, bool *have_mac)
+{
+    struct lockstep_options *lockstep = &options->lockstep;
+    uint64_t number = 0;
+    int rc = 0;
+
+    switch (id) {
+    case OPT_KERNEL: options->machine.kernel_path = text; break;
+    case OPT_INITRD: options->machine.initrd_path = text; break;
+    case OPT_APPEND: *append = text; break;
+    case OPT_MEMORY:
+        rc = parse_number("memory", text, 64, 3072, &number);
+        options->machine.memory_bytes = number << 20;
+        break;
+    case OPT_NAME: options->vm = text; break;
+    case OPT_MAC:
+        *have_mac = true;
+        rc = parse_mac(text, options->machine.mac);
+        break;
+    case OPT_NET: options->net_port = text; break;
+    case OPT_CONSOLE: options->console = text; break;
+    case OPT_BACKUP:
+    case OPT_LISTEN:
+        if ((id == OPT_BACKUP) != (options->command == COMMAND_PRIMARY) ||
+            (id == OPT_LISTEN) != (options->command == COMMAND_BACKUP))
+            return wrong_use("--%s does not belong to this command: a primary has --backup, a backup has --listen",
+                             id == OPT_BACKUP ? "backup" : "listen");
+        options->peer = text;
+        break;
+    case OPT_ARBITER: options->arbiter = text; break;
+    case OPT_JOIN_TIMEOUT:
+        rc = parse_number("join-timeout", text, 0, 1000000, &number);
+        options->join_timeout_ns = number == 0 ? UINT64_MAX : number * NS_PER_S;
+        break;
+    case OPT_HEARTBEAT:
+        rc = parse_number("heartbeat", text, 1, 10000, &number);
+        lockstep->heartbeat_ns = number * NS_PER_MS;
+        break;
+    case OPT_PEER_TIMEOUT:
+        rc = parse_number("peer-timeout", text, 5, 600000, &number);
+        lockstep->peer_timeout_ns = number * NS_PER_MS;
+        break;
+    case OPT_RING:
+        rc = parse_number("ring", text, 1, 4096, &number);
+        if (rc == 0 && (number & (number - 1)) != 0)
+            return wrong_use("--ring takes a power of two, not '%s'", text);
+        options->ring_bytes = number << 20;
+        break;
+    case OPT_VERIFY: options->verify = true; break;
+    case OPT_SEGMENT:
+        rc = parse_number("segment", text, 1, 1000000, &number);
+        lockstep->segment_ns = number * NS_PER_MS;
+        break;
+    case OPT_MAX_INPUT_DELAY:
+        rc = parse_number("max-input-delay", text, 100, 10000000, &number);
+        lockstep->max_input_delay_ns = number * NS_PER_US;
+        break;
+    case OPT_POLL: rc = parse_poll(text, &lockstep->idle); break;
+    case OPT_STOP_AFTER:
+        rc = parse_number("stop-after", text, 1, 1000000, &number);
+        lockstep->stop_after_ns = number * NS_PER_S;
+        break;
+    case OPT_STATUS: options->status_path = text; break;
+    default: return wrong_use("%s", "an option is wrong");
+    }
+    return rc;
+}
+
+static int check_pair(const struct options *options)
+{
+    const struct lockstep_options *lockstep = &options->lockstep;
+
+    if (options->command != COMMAND_PRIMARY && options->command != COMMAND_BACKUP)
+        return 0;
+    if (options->peer == NULL)
+        return wrong_use("%s is missing", options->command == COMMAND_PRIMARY ? "--backup ADDRESS" : "--listen ADDRESS");
+    if (options->arbiter == NULL)
+        return wrong_use("%s is missing: without an arbiter both hosts could go live after a network failure",
+                         "--arbiter dir:PATH");
+    if (lockstep->peer_timeout_ns < 4 * lockstep->heartbeat_ns)
+        return wrong_use("%s must be at least four times --heartbeat", "--peer-timeout");
+    return 0;
+}
+
+/* A MAC of our own making, the same wherever the VM has this name; 52:54:00 is the usual range of VMs. */
+static void mac_from_name(const char *vm, uint8_t mac[6])
+{
+    uint64_t digest = XXH3_64bits(vm, strlen(vm));
+    const uint8_t made[6] = { 0x52, 0x54, 0x00, (uint8_t)digest, (uint8_t)(digest >> 8), (uint8_t)(digest >> 16) };
+
+    memcpy(mac, made, 6);
+}
+
+static int finish(struct options *options, const char *append, bool have_mac)
+{
+    if (options->command != COMMAND_CHECK && options->machine.kernel_path == NULL)
+        return wrong_use("%s is missing: name a Debian kernel, for example /boot/vmlinuz-...-cloud-amd64",
+                         "--kernel PATH");
+    if (!have_mac)
+        mac_from_name(options->vm, options->machine.mac);
+    if (asprintf(&options->command_line, "%s%s%s", BOOT_DEFAULT_COMMAND_LINE, *append ? " " : "", append) < 0) {
+        options->command_line = NULL;
+        return -ENOMEM;
+    }
+    options->machine.command_line = options->command_line;
+    options->machine.log_dirty = options->command != COMMAND_RUN;
+    if (options->console == NULL)
+        options->console = options->command == COMMAND_RUN ? "stdio" : "none";
+    return check_pair(options);
+}
+
+int options_parse(struct options *options, int argc, char **argv, int *exit_status)
+{
+    const char *append = "";
+    bool have_mac = false, known = false, takes_file = false;
+    int id;
+
+    set_defaults(options);
+    *exit_status = 2;
+    if (argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)) {
+        fputs(help, stdout);
+        *exit_status = 0;
+        return -ECANCELED;
+    }
+    if (argc >= 2 && strcmp(argv[1], "--version") == 0) {
+        puts("ftvmm " FTVMM_VERSION);
+        *exit_status = 0;
+        return -ECANCELED;
+    }
+    if (argc < 2)
+        return wrong_use("%s", "a command is missing");
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]) && !known; i++)
+        if (strcmp(argv[1], commands[i].name) == 0) {
+            known = true;
+            options->command = commands[i].command;
+            takes_file = commands[i].takes_file;
+        }
+    if (!known)
+        return wrong_use("there is no command '%s'", argv[1]);
+    argc--;
+    argv++;
+    while ((id = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
+        if (id == '?')
+            return wrong_use("%s", "an option is unknown or lacks its value");
+        if (id == OPT_HELP || id == OPT_VERSION) {
+            fputs(id == OPT_HELP ? help : "ftvmm " FTVMM_VERSION "\n", stdout);
+            *exit_status = 0;
+            return -ECANCELED;
+        }
+        if (parse_option(options, id, optarg, &append, &have_mac) < 0)
+            return -EINVAL;
+    }
+    if (takes_file) {
+        static char address[4096];
+
+        if (optind >= argc)
+            return wrong_use("%s needs the name of a file", commands[options->command].name);
+        snprintf(address, sizeof(address), "file:%s", argv[optind++]);
+        options->peer = address;
+    }
+    if (optind < argc)
+        return wrong_use("'%s' is one word too many", argv[optind]);
+    return finish(options, append, have_mac);
+}
+
+void options_free(struct options *options)
+{
+    free(options->command_line);
+    options->command_line = NULL;
+}

@@ -1,0 +1,35 @@
+/* What the command line asked for. */
+#ifndef FTVMM_VMM_OPTIONS_H
+#define FTVMM_VMM_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vmm/lockstep.h"
+
+enum command { COMMAND_RUN, COMMAND_PRIMARY, COMMAND_BACKUP, COMMAND_RECORD, COMMAND_REPLAY, COMMAND_CHECK };
+
+struct options {
+    enum command command;
+    const char *vm;
+    struct machine_options machine;
+    char *command_line;     /* owned; machine.command_line points here */
+    const char *net_port;   /* NULL: no cable */
+    const char *peer;       /* channel address: --backup, --listen, or file:PATH of record and replay */
+    const char *arbiter;
+    const char *status_path;
+    const char *console;    /* "stdio", "none" or a path */
+    bool verify;
+    uint64_t ring_bytes;
+    uint64_t join_timeout_ns;
+    struct lockstep_options lockstep;
+};
+
+/*
+ * Parses and checks the command line. 0: go on. Otherwise the process should end with the status in
+ * *exit_status (0 after --help or --version, 2 after a wrong use, which has been said in words).
+ */
+int options_parse(struct options *options, int argc, char **argv, int *exit_status);
+void options_free(struct options *options);
+
+#endif

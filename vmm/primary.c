@@ -1,0 +1,282 @@
+/*
+ * The primary: at each position it takes the inputs that wait, logs each, applies each, and goes on. A machine
+ * that runs alone does the same, and its log is nowhere. The mirror image is backup.c.
+ */
+#include "vmm/lockstep.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/report.h"
+
+/* Virtual time is logged anew for a guest that looks at a clock if it is older than this. Finer than any
+ * guest can tell through an exit, coarse enough to spare records in a burst of reads. */
+#define TIME_GRANULARITY_NS (10 * NS_PER_US)
+/* A primary that logs nothing tells the backup this often how far it has come. */
+#define PROGRESS_NS NS_PER_MS
+/* How long the last record may take to be acknowledged before the primary leaves without it. */
+#define FINISH_NS (5 * NS_PER_S)
+
+static uint64_t virtual_now_ns(const struct lockstep *ls)
+{
+    return clock_now_ns() + (uint64_t)ls->clock_offset_ns;
+}
+
+/* The record being built: `record` describes it for lockstep_apply, `nowhere` holds it when there is no log. */
+static struct {
+    struct channel_record record;
+    bool in_ring;
+    _Alignas(8) uint8_t nowhere[CHANNEL_PAYLOAD_MAX_BYTES];
+} building; /* the machine thread's own */
+
+void *primary_log_begin(struct lockstep *ls, enum event_kind kind, uint64_t position, size_t bytes)
+{
+    void *payload = building.nowhere;
+    uint64_t blocked_ns = 0;
+
+    building.in_ring = false;
+    while (lockstep_role_now(ls) == ROLE_PRIMARY) {
+        int rc = channel_reserve(ls->channel, (uint16_t)kind, position, bytes, &payload);
+
+        if (rc == 0) {
+            building.in_ring = true;
+            break;
+        }
+        if (rc == -EMSGSIZE)
+            report_bug("a %s record of %zu bytes does not fit the log", event_name((uint16_t)kind), bytes);
+        /* Full: the backup lags. Broken: the I/O thread asks the arbiter, and then we are alone or lost. Either
+         * way this thread lives, and says so. */
+        payload = building.nowhere;
+        if (COUNT_GET(ls->lost_arbitration) || ls->failure)
+            break;
+        if (blocked_ns == 0)
+            blocked_ns = clock_now_ns();
+        clock_sleep_ns(50 * NS_PER_US);
+        COUNT_SET(ls->beat_ns, clock_now_ns());
+    }
+    if (blocked_ns != 0)
+        COUNT_ADD(ls->log_full_ns, clock_now_ns() - blocked_ns);
+    building.record = (struct channel_record){
+        .position = position, .kind = (uint16_t)kind, .bytes = (uint32_t)bytes, .payload = payload
+    };
+    return payload;
+}
+
+void primary_log_end(struct lockstep *ls)
+{
+    if (building.in_ring)
+        building.record.lsn = channel_commit(ls->channel);
+    ls->logged_position = building.record.position;
+    ls->logged_ns = clock_now_ns();
+}
+
+/* One input: logged, then applied. */
+static void primary_input(struct lockstep *ls, enum event_kind kind, const void *bytes, size_t count)
+{
+    void *payload = primary_log_begin(ls, kind, ls->machine.position, count);
+
+    memcpy(payload, bytes, count);
+    primary_log_end(ls);
+    /* Applied from the caller's copy: the ring's may be gone once the backup has consumed it. */
+    building.record.payload = bytes;
+    if (lockstep_apply(ls, &building.record) < 0)
+        ls->failure = -EIO;
+}
+
+static void input_time(struct lockstep *ls, uint64_t now_ns)
+{
+    struct event_time time = { .time_ns = now_ns };
+
+    primary_input(ls, EVENT_TIME, &time, sizeof(time));
+}
+
+/* Takes every input that waits now. True if there was one. */
+static bool primary_take_inputs(struct lockstep *ls)
+{
+    struct machine *machine = &ls->machine;
+    uint64_t now_ns = virtual_now_ns(ls);
+    const void *frame;
+    size_t bytes;
+    bool any = false;
+
+    if (now_ns >= machine_deadline_ns(machine) ||
+        (machine_reads_time(machine) && now_ns > machine->time_ns + TIME_GRANULARITY_NS)) {
+        input_time(ls, now_ns);
+        any = true;
+    }
+    while (ls->net != NULL && machine_can_take_frame(machine) && (frame = net_receive_peek(ls->net, &bytes))) {
+        primary_input(ls, EVENT_FRAME, frame, bytes);
+        net_receive_pop(ls->net);
+        any = true;
+    }
+    if (!byte_ring_empty(ls->console_in) && machine_console_room(machine) > 0) {
+        uint8_t typed[16];
+        size_t room = machine_console_room(machine);
+        size_t count = byte_ring_take(ls->console_in, typed, room < sizeof(typed) ? room : sizeof(typed));
+
+        if (count > 0) {
+            primary_input(ls, EVENT_CONSOLE, typed, count);
+            any = true;
+        }
+    }
+    return any;
+}
+
+static void publish(struct lockstep *ls)
+{
+    uint64_t deadline_ns = machine_deadline_ns(&ls->machine);
+
+    COUNT_SET(ls->deadline_ns, deadline_ns == UINT64_MAX ? UINT64_MAX : deadline_ns - (uint64_t)ls->clock_offset_ns);
+    COUNT_SET(ls->taking_frames, machine_can_take_frame(&ls->machine));
+}
+
+static void log_progress(struct lockstep *ls)
+{
+    struct event_progress *progress =
+        primary_log_begin(ls, EVENT_PROGRESS, ls->machine.position, sizeof(*progress));
+
+    progress->frames_sent = ls->net != NULL ? net_sent_count(ls->net) : 0;
+    primary_log_end(ls);
+}
+
+/* Rests in proportion to the time the guest just ran, so that a lagging backup catches up gently. */
+static void throttle(struct lockstep *ls)
+{
+    uint64_t permille = COUNT_GET(ls->throttle_permille);
+    static uint64_t rested_ns; /* when the last rest ended */
+    uint64_t now_ns = clock_now_ns();
+
+    if (permille > 0 && rested_ns != 0 && now_ns > rested_ns) {
+        uint64_t ran_ns = now_ns - rested_ns;
+        uint64_t rest_ns = ran_ns * permille / (1000 - permille);
+
+        if (rest_ns > 10 * NS_PER_MS)
+            rest_ns = 10 * NS_PER_MS;
+        if (rest_ns < 20 * NS_PER_US)
+            return; /* let it add up to something that a sleep can keep */
+        clock_sleep_ns(rest_ns);
+        COUNT_ADD(ls->throttled_ns, rest_ns);
+        now_ns += rest_ns;
+    }
+    rested_ns = now_ns;
+}
+
+enum lockstep_step primary_before_run(struct lockstep *ls)
+{
+    publish(ls);
+    if (COUNT_GET(ls->lost_arbitration)) {
+        ls->failure = -ECANCELED;
+        return STEP_END;
+    }
+    return STEP_RUN;
+}
+
+enum lockstep_step primary_interrupted(struct lockstep *ls)
+{
+    if (!lockstep_input_overdue(ls, clock_now_ns()))
+        return STEP_RUN;
+    ls->failure = forced_sync_log(ls);
+    return ls->failure ? STEP_END : STEP_SYNCED;
+}
+
+void primary_arrive(struct lockstep *ls)
+{
+    bool any;
+
+    if (ls->verify != NULL && lockstep_role_now(ls) == ROLE_PRIMARY)
+        ls->failure = verify_log(ls->verify, ls);
+    if (ls->failure || ls->position_closed) /* closed: went live in the midst of this position */
+        return;
+    throttle(ls);
+    any = primary_take_inputs(ls);
+    if (COUNT_GET(ls->stop_requested) && !ls->machine.ended)
+        ls->machine.ended = EVENT_END_STOPPED;
+    if (!any && lockstep_role_now(ls) == ROLE_PRIMARY && clock_now_ns() > ls->logged_ns + PROGRESS_NS)
+        log_progress(ls);
+}
+
+void primary_emulated(struct lockstep *ls)
+{
+    struct event_output *output;
+
+    if (!ls->output_pending || lockstep_role_now(ls) != ROLE_PRIMARY)
+        return;
+    output = primary_log_begin(ls, EVENT_OUTPUT, ls->machine.position, sizeof(*output));
+    output->frames_built = ls->frames_built;
+    output->frames_sent = ls->net != NULL ? net_sent_count(ls->net) : 0;
+    output->digest = ls->output_digest;
+    primary_log_end(ls);
+    if (building.in_ring && building.record.lsn != ls->output_lsn)
+        report_bug("frames wait for LSN %llu but their marker has %llu", (unsigned long long)ls->output_lsn,
+                   (unsigned long long)building.record.lsn);
+    COUNT_ADD(ls->output_records, 1);
+}
+
+/* The guest has halted: waits for an input that wakes it. Each is logged at this position. */
+void primary_sleep(struct lockstep *ls)
+{
+    struct pollfd wake = { .fd = ls->wake_fd, .events = POLLIN };
+    uint64_t ignored;
+
+    if (lockstep_role_now(ls) == ROLE_PRIMARY && ls->logged_position < ls->machine.position)
+        log_progress(ls); /* the backup can come here too, and be ready */
+    while (!ls->failure && machine_sleeps(&ls->machine)) {
+        struct timespec timeout;
+        uint64_t deadline_ns, now_ns;
+
+        COUNT_SET(ls->beat_ns, clock_now_ns());
+        atomic_store_explicit(&ls->sleeping, true, memory_order_seq_cst);
+        atomic_thread_fence(memory_order_seq_cst); /* see lockstep_wake */
+        if (primary_take_inputs(ls)) {
+            atomic_store_explicit(&ls->sleeping, false, memory_order_relaxed);
+            continue;
+        }
+        if (COUNT_GET(ls->lost_arbitration))
+            ls->failure = -ECANCELED;
+        if (COUNT_GET(ls->stop_requested))
+            ls->machine.ended = EVENT_END_STOPPED;
+        publish(ls);
+        deadline_ns = machine_deadline_ns(&ls->machine);
+        now_ns = virtual_now_ns(ls);
+        if (!ls->failure && machine_sleeps(&ls->machine) && deadline_ns > now_ns) {
+            uint64_t wait_ns = deadline_ns - now_ns;
+
+            if (wait_ns > 20 * NS_PER_MS)
+                wait_ns = 20 * NS_PER_MS; /* to beat, and to notice a stop */
+            timeout = (struct timespec){ .tv_nsec = (long)wait_ns };
+            if (ppoll(&wake, 1, &timeout, NULL) > 0 && read(ls->wake_fd, &ignored, sizeof(ignored)) < 0)
+                ls->failure = -errno;
+        }
+        atomic_store_explicit(&ls->sleeping, false, memory_order_relaxed);
+    }
+    COUNT_SET(ls->arrived_ns, clock_now_ns());
+}
+
+int primary_finish(struct lockstep *ls)
+{
+    struct event_end *end;
+    struct vcpu_state state;
+    uint64_t ram_digest = machine_ram_digest(&ls->machine);
+    uint64_t give_up_ns = clock_now_ns() + FINISH_NS;
+    uint64_t lsn;
+
+    COUNT_SET(ls->end_ram_digest, ram_digest);
+    if (lockstep_role_now(ls) != ROLE_PRIMARY)
+        return 0;
+    if (vcpu_save(&ls->machine.vcpu, &state) < 0)
+        return -EIO;
+    end = primary_log_begin(ls, EVENT_END, ls->machine.position, sizeof(*end));
+    *end = (struct event_end){
+        .ram_digest = ram_digest, .vcpu_digest = vcpu_state_digest(&state), .reason = ls->machine.ended
+    };
+    primary_log_end(ls);
+    lsn = building.record.lsn;
+    while (channel_acked_lsn(ls->channel) < lsn && lockstep_role_now(ls) == ROLE_PRIMARY &&
+           clock_now_ns() < give_up_ns) {
+        COUNT_SET(ls->beat_ns, clock_now_ns());
+        clock_sleep_ns(NS_PER_MS);
+    }
+    return 0;
+}

@@ -1,0 +1,413 @@
+/*
+ * A session: arbiter, machine, network, channel, threads, in this order, and back. The main thread then looks
+ * after console, signals and status until the machine thread has finished.
+ */
+#include "vmm/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/report.h"
+#include "vmm/io_thread.h"
+#include "vmm/status.h"
+
+#define ROUND_NS (20 * NS_PER_MS)
+#define STATUS_NS (500 * NS_PER_MS)
+
+struct session {
+    const struct options *options;
+    struct lockstep *ls;
+    int signal_fd;
+    int console_in_fd, console_out_fd;
+    pthread_t io_thread, machine_thread;
+    bool io_started, machine_started;
+    bool joining_cancelled;
+    int result; /* of the machine thread */
+};
+
+static bool is_live_command(enum command command)
+{
+    return command == COMMAND_RUN || command == COMMAND_PRIMARY || command == COMMAND_RECORD;
+}
+
+static int open_console(struct session *session)
+{
+    const char *console = session->options->console;
+
+    session->console_in_fd = session->console_out_fd = -1;
+    if (strcmp(console, "none") == 0)
+        return 0;
+    if (strcmp(console, "stdio") == 0) {
+        session->console_in_fd = STDIN_FILENO;
+        session->console_out_fd = STDOUT_FILENO;
+        return 0;
+    }
+    session->console_out_fd = open(console, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (session->console_out_fd >= 0)
+        return 0;
+    int error = errno;
+    report_error("the console file '%s' does not open: %s", console, strerror(error));
+    return -error;
+}
+
+static int open_signals(struct session *session)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    session->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return session->signal_fd < 0 ? -errno : 0;
+}
+
+/* Opening the channel may wait long for the peer; a thread that waits for the signal can cancel it. */
+static void *cancel_on_signal(void *arg)
+{
+    struct session *session = arg;
+    struct pollfd signals = { .fd = session->signal_fd, .events = POLLIN };
+
+    if (poll(&signals, 1, -1) > 0)
+        __atomic_store_n(&session->joining_cancelled, true, __ATOMIC_RELAXED);
+    return NULL;
+}
+
+static int open_channel(struct session *session, const struct channel_hello *hello)
+{
+    const struct options *options = session->options;
+    struct channel_options channel = {
+        .address = options->peer,
+        .ring_bytes = options->ring_bytes,
+        .join_timeout_ns = options->join_timeout_ns,
+        .hello = *hello,
+        .cancel = &session->joining_cancelled,
+    };
+    bool sender = is_live_command(options->command);
+    pthread_t watcher;
+    int rc = pthread_create(&watcher, NULL, cancel_on_signal, session);
+
+    if (rc != 0)
+        return -rc;
+    if (sender)
+        rc = channel_open_sender(&session->ls->channel, &channel);
+    else
+        rc = channel_open_receiver(&session->ls->channel, &channel);
+    pthread_cancel(watcher);
+    pthread_join(watcher, NULL);
+    return rc;
+}
+
+static int open_arbiter(struct session *session)
+{
+    const struct options *options = session->options;
+    struct lockstep *ls = session->ls;
+    int rc;
+
+    if (options->arbiter == NULL)
+        return 0;
+    rc = arbiter_open(&ls->arbiter, options->arbiter, options->vm);
+    if (rc == 0 && options->command == COMMAND_PRIMARY)
+        rc = arbiter_begin(ls->arbiter, &ls->generation);
+    return rc;
+}
+
+static int open_net(struct session *session)
+{
+    struct net_options net = { .port = session->options->net_port };
+
+    if (net.port == NULL)
+        return 0;
+    memcpy(net.mac, session->options->machine.mac, sizeof(net.mac));
+    return net_open(&session->ls->net, &net);
+}
+
+static int open_machine(struct session *session)
+{
+    struct machine_output output = {
+        .ctx = session->ls, .frame = lockstep_frame_out, .console = lockstep_console_out
+    };
+    struct lockstep *ls = session->ls;
+    int rc = machine_open(&ls->machine, &session->options->machine, &output);
+
+    if (rc < 0)
+        return rc;
+    if (session->options->machine.log_dirty) {
+        ls->unsent_pages = calloc((ls->machine.memory.bytes / GUEST_PAGE_BYTES + 63) / 64, sizeof(uint64_t));
+        if (ls->unsent_pages == NULL)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+/* All that is opened before the guest can begin. */
+static int session_open(struct session *session)
+{
+    const struct options *options = session->options;
+    struct lockstep *ls = session->ls;
+    struct channel_hello hello = { 0 };
+    int rc;
+
+    ls->options = options->lockstep;
+    ls->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    ls->console_in = calloc(1, sizeof(*ls->console_in));
+    ls->console_out = calloc(1, sizeof(*ls->console_out));
+    if (ls->wake_fd < 0 || ls->console_in == NULL || ls->console_out == NULL)
+        return -ENOMEM;
+    COUNT_SET(ls->role, options->command == COMMAND_RUN ? ROLE_ALONE
+                        : is_live_command(options->command) ? ROLE_PRIMARY
+                                                            : ROLE_BACKUP);
+    rc = open_signals(session);
+    if (rc == 0)
+        rc = open_console(session);
+    if (rc == 0)
+        rc = machine_configuration_digest(&options->machine, hello.digest);
+    if (rc == 0)
+        rc = open_machine(session);
+    if (rc == 0)
+        rc = open_net(session);
+    if (rc == 0)
+        rc = open_arbiter(session);
+    if (rc < 0 || options->peer == NULL)
+        return rc;
+    strncpy(hello.vm, options->vm, sizeof(hello.vm) - 1);
+    hello.generation = ls->generation;
+    rc = open_channel(session, &hello);
+    if (rc < 0)
+        return rc;
+    if (options->command == COMMAND_BACKUP) {
+        ls->generation = channel_peer(ls->channel)->generation;
+        rc = arbiter_check(ls->arbiter, ls->generation);
+    }
+    return rc;
+}
+
+static int make_start(const struct session *session, struct event_start *start)
+{
+    *start = (struct event_start){
+        .unix_seconds = (int64_t)time(NULL),
+        .verify = session->options->verify && session->options->command != COMMAND_RUN,
+        .cpuid_entries = vcpu_cpuid(&session->ls->machine.vcpu)->nent,
+    };
+    return getrandom(start->rng_seed, sizeof(start->rng_seed), 0) == sizeof(start->rng_seed) ? 0 : -EIO;
+}
+
+static void log_start(struct lockstep *ls, const struct event_start *start)
+{
+    size_t cpuid_bytes = start->cpuid_entries * sizeof(struct kvm_cpuid_entry2);
+    uint8_t *payload;
+
+    if (lockstep_role_now(ls) != ROLE_PRIMARY)
+        return;
+    payload = primary_log_begin(ls, EVENT_START, 0, sizeof(*start) + cpuid_bytes);
+    memcpy(payload, start, sizeof(*start));
+    memcpy(payload + sizeof(*start), vcpu_cpuid(&ls->machine.vcpu)->entries, cpuid_bytes);
+    primary_log_end(ls);
+}
+
+/* Both roles begin alike: the primary makes START and logs it, the backup fetches it; then both boot. */
+static int machine_begin(struct session *session)
+{
+    struct lockstep *ls = session->ls;
+    struct event_start start;
+    int rc;
+
+    if (is_live_command(session->options->command)) {
+        rc = make_start(session, &start);
+        if (rc == 0)
+            log_start(ls, &start);
+    } else {
+        rc = backup_fetch_start(ls, &start);
+    }
+    if (rc == 0)
+        rc = machine_boot(&ls->machine, &session->options->machine, &start);
+    if (rc == 0 && start.verify) {
+        vcpu_want_registers(&ls->machine.vcpu);
+        rc = verify_open(&ls->verify, ls);
+    }
+    if (rc == 0)
+        rc = vcpu_enter_thread(&ls->machine.vcpu);
+    ls->clock_offset_ns = (int64_t)(start.time_ns - clock_now_ns());
+    COUNT_SET(ls->beat_ns, clock_now_ns());
+    COUNT_SET(ls->arrived_ns, clock_now_ns());
+    COUNT_SET(ls->deadline_ns, UINT64_MAX);
+    return rc;
+}
+
+static void *machine_thread_run(void *arg)
+{
+    struct session *session = arg;
+    int rc = machine_begin(session);
+
+    if (rc == 0)
+        rc = lockstep_run(session->ls);
+    session->result = rc;
+    atomic_store_explicit(&session->ls->finished, true, memory_order_release);
+    return NULL;
+}
+
+static void drain_console(struct session *session)
+{
+    uint8_t bytes[4096];
+    size_t count;
+
+    while ((count = byte_ring_take(session->ls->console_out, bytes, sizeof(bytes))) > 0)
+        if (session->console_out_fd >= 0 && write(session->console_out_fd, bytes, count) < 0)
+            return; /* a console that takes nothing loses it; the guest does not wait */
+}
+
+static void read_console(struct session *session)
+{
+    uint8_t bytes[256];
+    ssize_t got = read(session->console_in_fd, bytes, sizeof(bytes));
+
+    if (got <= 0) {
+        session->console_in_fd = -1;
+        return;
+    }
+    for (ssize_t i = 0; i < got; i++)
+        (void)byte_ring_put(session->ls->console_in, bytes[i]);
+    lockstep_wake(session->ls);
+}
+
+static void request_stop(struct lockstep *ls)
+{
+    COUNT_SET(ls->stop_requested, true);
+    lockstep_wake(ls);
+}
+
+static void main_thread_rounds(struct session *session)
+{
+    struct lockstep *ls = session->ls;
+    uint64_t status_due_ns = 0;
+    uint64_t stop_ns = ls->options.stop_after_ns ? clock_now_ns() + ls->options.stop_after_ns : UINT64_MAX;
+
+    while (!atomic_load_explicit(&ls->finished, memory_order_acquire)) {
+        struct pollfd fds[2] = { { .fd = session->signal_fd, .events = POLLIN },
+                                 { .fd = session->console_in_fd, .events = POLLIN } };
+        struct timespec round = { .tv_nsec = ROUND_NS };
+        struct signalfd_siginfo info;
+
+        (void)ppoll(fds, 2, &round, NULL);
+        if (fds[0].revents && read(session->signal_fd, &info, sizeof(info)) == sizeof(info))
+            request_stop(ls);
+        if (fds[1].revents)
+            read_console(session);
+        drain_console(session);
+        if (clock_now_ns() > stop_ns)
+            request_stop(ls);
+        if (session->options->status_path != NULL && clock_now_ns() > status_due_ns) {
+            int rc = status_write(session->options->status_path, session->options->vm, ls);
+
+            if (rc < 0 && status_due_ns == 0)
+                report_warning("the status file '%s' cannot be written: %s", session->options->status_path,
+                               strerror(-rc));
+            status_due_ns = clock_now_ns() + STATUS_NS;
+        }
+    }
+    drain_console(session);
+}
+
+static int start_threads(struct session *session)
+{
+    int rc = pthread_create(&session->io_thread, NULL, io_thread_run, session->ls);
+
+    session->io_started = rc == 0;
+    if (rc == 0)
+        rc = pthread_create(&session->machine_thread, NULL, machine_thread_run, session);
+    session->machine_started = rc == 0 && session->io_started;
+    if (rc != 0)
+        report_error("a thread does not start: %s", strerror(rc));
+    if (!session->machine_started)
+        atomic_store_explicit(&session->ls->finished, true, memory_order_release);
+    return -rc;
+}
+
+static void session_close(struct session *session)
+{
+    struct lockstep *ls = session->ls;
+
+    channel_close(ls->channel);
+    net_close(ls->net);
+    machine_close(&ls->machine);
+    arbiter_close(ls->arbiter);
+    verify_close(ls->verify);
+    forced_sync_discard(ls);
+    free(ls->unsent_pages);
+    free(ls->console_in);
+    free(ls->console_out);
+    if (ls->wake_fd >= 0)
+        close(ls->wake_fd);
+    if (session->signal_fd >= 0)
+        close(session->signal_fd);
+    free(ls);
+}
+
+static int exit_status(const struct session *session, int rc)
+{
+    const struct lockstep *ls = session->ls;
+
+    if (COUNT_GET(ls->lost_arbitration))
+        return 3;
+    if (rc == -EILSEQ)
+        return 4;
+    if (rc == 0 || (rc == -ECANCELED && COUNT_GET(ls->stop_requested)))
+        return 0;
+    return 1;
+}
+
+static void say_goodbye(const struct lockstep *ls)
+{
+    static const char *const words[] = { "", "it restarted (a triple fault, as 'reboot' makes)", "it halted", "it was stopped" };
+    uint32_t ended = COUNT_GET(ls->ended);
+
+    if (ended == 0)
+        return;
+    report_info("the guest has ended at position %llu: %s; RAM digest %016llx%s", (unsigned long long)COUNT_GET(ls->positions),
+                words[ended], (unsigned long long)COUNT_GET(ls->end_ram_digest),
+                COUNT_GET(ls->end_compared) ? ", equal to the primary's to the last byte" : "");
+}
+
+int session_run(const struct options *options)
+{
+    struct session session = { .options = options, .signal_fd = -1, .console_in_fd = -1, .console_out_fd = -1 };
+    int rc, status;
+
+    session.ls = calloc(1, sizeof(*session.ls));
+    if (session.ls == NULL)
+        return 1;
+    session.ls->wake_fd = -1;
+    session.ls->machine.vcpu = (struct vcpu){ .kvm_fd = -1, .vm_fd = -1, .fd = -1 };
+    rc = session_open(&session);
+    if (rc == 0)
+        rc = start_threads(&session);
+    if (rc == 0) {
+        main_thread_rounds(&session);
+        rc = 0;
+    }
+    if (session.machine_started) {
+        pthread_join(session.machine_thread, NULL);
+        rc = session.result;
+    }
+    if (session.io_started)
+        pthread_join(session.io_thread, NULL);
+    if (session.machine_started && options->status_path != NULL)
+        (void)status_write(options->status_path, options->vm, session.ls);
+    say_goodbye(session.ls);
+    status = exit_status(&session, rc);
+    session_close(&session);
+    return status;
+}

@@ -1,0 +1,162 @@
+/* Builds the status document from the counters; see status.h. Units stand in the names. */
+#include "vmm/status.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cjson/cJSON.h>
+
+static void add(cJSON *object, const char *name, uint64_t value)
+{
+    cJSON_AddNumberToObject(object, name, (double)value);
+}
+
+static void add_failover(cJSON *root, const struct lockstep *ls)
+{
+    const struct failover_receipt *receipt = &ls->receipt;
+    uint64_t seen_ns = COUNT_GET(receipt->peer_seen_ns);
+    const struct {
+        const char *name;
+        uint64_t at_ns;
+    } steps[] = {
+        { "detected_us", COUNT_GET(receipt->detected_ns) }, { "fenced_us", COUNT_GET(receipt->fenced_ns) },
+        { "drained_us", COUNT_GET(receipt->drained_ns) },   { "decided_us", COUNT_GET(receipt->decided_ns) },
+        { "live_us", COUNT_GET(receipt->live_ns) },
+    };
+    cJSON *failover;
+
+    if (COUNT_GET(receipt->detected_ns) == 0)
+        return;
+    /* Times count from the peer's last sign of life. */
+    failover = cJSON_AddObjectToObject(root, "failover");
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
+        if (steps[i].at_ns != 0)
+            add(failover, steps[i].name, (steps[i].at_ns - seen_ns) / NS_PER_US);
+    add(failover, "resent_frames", COUNT_GET(receipt->resent_frames));
+}
+
+static void add_channel(cJSON *root, const struct lockstep *ls)
+{
+    struct channel_statistics statistics;
+    cJSON *channel;
+
+    if (ls->channel == NULL)
+        return;
+    channel_get_statistics(ls->channel, &statistics);
+    channel = cJSON_AddObjectToObject(root, "channel");
+    add(channel, "records", statistics.records);
+    add(channel, "record_bytes", statistics.record_bytes);
+    add(channel, "writes", statistics.writes);
+    add(channel, "stalls", statistics.stalls);
+    add(channel, "torn", statistics.torn);
+    add(channel, "lag_us", COUNT_GET(ls->lag_ns) / NS_PER_US);
+    add(channel, "throttled_ms", COUNT_GET(ls->throttled_ns) / NS_PER_MS);
+    add(channel, "log_full_ms", COUNT_GET(ls->log_full_ns) / NS_PER_MS);
+}
+
+static void add_net(cJSON *root, const struct lockstep *ls)
+{
+    struct net_statistics statistics;
+    const struct histogram *hold;
+    cJSON *net, *held;
+
+    if (ls->net == NULL)
+        return;
+    net_get_statistics(ls->net, &statistics);
+    net = cJSON_AddObjectToObject(root, "net");
+    add(net, "received_frames", statistics.received);
+    add(net, "transmitted_frames", statistics.transmitted);
+    add(net, "received_bytes", statistics.received_bytes);
+    add(net, "transmitted_bytes", statistics.transmitted_bytes);
+    add(net, "dropped_receive_full", statistics.dropped_receive_full);
+    add(net, "dropped_oversize", statistics.dropped_oversize);
+    add(net, "dropped_hold_full", statistics.dropped_hold_full);
+    add(net, "dropped_transmit", statistics.dropped_transmit);
+    hold = net_hold_histogram(ls->net);
+    held = cJSON_AddObjectToObject(net, "output_hold");
+    add(held, "samples", hold->samples);
+    add(held, "p50_us", histogram_percentile(hold, 50) / NS_PER_US);
+    add(held, "p90_us", histogram_percentile(hold, 90) / NS_PER_US);
+    add(held, "p99_us", histogram_percentile(hold, 99) / NS_PER_US);
+    add(held, "p999_us", histogram_percentile(hold, 99.9) / NS_PER_US);
+    add(held, "max_us", hold->max / NS_PER_US);
+}
+
+static const char *ended_name(uint32_t reason)
+{
+    switch (reason) {
+    case EVENT_END_SHUTDOWN: return "shutdown";
+    case EVENT_END_HALTED: return "halted";
+    case EVENT_END_STOPPED: return "stopped";
+    default: return NULL;
+    }
+}
+
+static cJSON *status_build(const char *vm, const struct lockstep *ls)
+{
+    static uint64_t first_ns;
+    uint64_t now_ns = clock_now_ns();
+    uint64_t deadline_ns = COUNT_GET(ls->receipt.detected_ns);
+    cJSON *root = cJSON_CreateObject(), *lockstep;
+    const char *ended = ended_name(COUNT_GET(ls->ended));
+    char digest[17];
+
+    if (first_ns == 0)
+        first_ns = now_ns;
+    cJSON_AddStringToObject(root, "vm", vm);
+    cJSON_AddStringToObject(root, "role", role_name(lockstep_role_now(ls)));
+    add(root, "generation", ls->generation);
+    cJSON_AddBoolToObject(root, "protected", lockstep_role_now(ls) == ROLE_PRIMARY && ls->arbiter != NULL &&
+                                                 deadline_ns == 0);
+    cJSON_AddBoolToObject(root, "running", COUNT_GET(ls->running) && !COUNT_GET(ls->finished));
+    cJSON_AddBoolToObject(root, "lost_arbitration", COUNT_GET(ls->lost_arbitration));
+    add(root, "uptime_ms", (now_ns - first_ns) / NS_PER_MS);
+    add(root, "virtual_ms", COUNT_GET(ls->virtual_ns) / NS_PER_MS);
+    if (ended != NULL) {
+        cJSON_AddStringToObject(root, "ended", ended);
+        snprintf(digest, sizeof(digest), "%016llx", (unsigned long long)COUNT_GET(ls->end_ram_digest));
+        cJSON_AddStringToObject(root, "ram_digest", digest);
+        cJSON_AddBoolToObject(root, "end_compared", COUNT_GET(ls->end_compared));
+    }
+    lockstep = cJSON_AddObjectToObject(root, "lockstep");
+    add(lockstep, "positions", COUNT_GET(ls->positions));
+    add(lockstep, "positions_compared", COUNT_GET(ls->positions_compared));
+    add(lockstep, "segments_compared", COUNT_GET(ls->segments_compared));
+    add(lockstep, "time_records", COUNT_GET(ls->time_records));
+    add(lockstep, "frame_records", COUNT_GET(ls->frame_records));
+    add(lockstep, "output_records", COUNT_GET(ls->output_records));
+    add(lockstep, "forced_syncs", COUNT_GET(ls->forced_syncs));
+    add(lockstep, "forced_pages", COUNT_GET(ls->forced_pages));
+    add(lockstep, "forced_max_pages", COUNT_GET(ls->forced_max_pages));
+    add(lockstep, "forced_ms", COUNT_GET(ls->forced_ns) / NS_PER_MS);
+    add_channel(root, ls);
+    add_net(root, ls);
+    add_failover(root, ls);
+    return root;
+}
+
+int status_write(const char *path, const char *vm, const struct lockstep *ls)
+{
+    cJSON *root = status_build(vm, ls);
+    char *text = cJSON_Print(root);
+    char temporary[4096];
+    int rc = 0, fd;
+
+    cJSON_Delete(root);
+    if (text == NULL)
+        return -ENOMEM;
+    snprintf(temporary, sizeof(temporary), "%s.new", path);
+    fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
+        rc = -errno;
+    if (fd >= 0 && close(fd) < 0 && rc == 0)
+        rc = -errno;
+    if (rc == 0 && rename(temporary, path) < 0)
+        rc = -errno;
+    free(text);
+    return rc;
+}

@@ -1,0 +1,135 @@
+/*
+ * One virtual CPU on KVM: running it up to its next synchronous exit, injecting interrupts, and its state.
+ * linux/kvm.h's styles (ioctl, errno) end here. Source: Documentation/virt/kvm/api.rst.
+ *
+ * All functions are for the vCPU's own thread, except vcpu_kick.
+ */
+#ifndef FTVMM_VMM_VCPU_H
+#define FTVMM_VMM_VCPU_H
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vmm/guest_memory.h"
+
+/* Why vcpu_run came back. All but INTERRUPTED and FAILED happen at a point that only the guest's own
+ * execution determines, and count on the exits clock. */
+enum vcpu_exit {
+    VCPU_EXIT_IO,          /* run->io */
+    VCPU_EXIT_MMIO,        /* run->mmio */
+    VCPU_EXIT_HLT,
+    VCPU_EXIT_MSR_READ,    /* run->msr */
+    VCPU_EXIT_MSR_WRITE,   /* run->msr */
+    VCPU_EXIT_WINDOW,      /* the guest can take an interrupt now, as vcpu_want_window asked */
+    VCPU_EXIT_SHUTDOWN,    /* triple fault; the registers are those of the reset vCPU */
+    VCPU_EXIT_FORCED,      /* not from vcpu_run: a forced sync took the place of an exit */
+    VCPU_EXIT_INTERRUPTED, /* kicked: the guest is at an arbitrary instruction */
+    VCPU_EXIT_FAILED,      /* KVM could not go on; said in words */
+};
+
+#define VCPU_MSR_COUNT 12
+
+/* All of the vCPU's state that a guest can see, as forced sync ships it. */
+struct vcpu_state {
+    struct kvm_regs regs;
+    struct kvm_sregs sregs;
+    struct kvm_debugregs debugregs;
+    struct kvm_vcpu_events events;
+    struct kvm_mp_state mp_state;
+    uint32_t reserved;
+    uint64_t msrs[VCPU_MSR_COUNT];
+    struct kvm_xsave xsave;
+};
+
+/* What is compared at every position under --verify: cheap to read at an exit. */
+struct vcpu_registers {
+    struct kvm_regs regs;
+    uint64_t sregs_digest;
+};
+
+struct vcpu {
+    int kvm_fd, vm_fd, fd;
+    struct kvm_run *run;
+    size_t run_bytes;
+    bool stepping; /* KVM_GUESTDBG_SINGLESTEP is on */
+    struct kvm_cpuid2 *cpuid;
+    pthread_t thread; /* set by vcpu_enter_thread */
+    const struct guest_memory *memory; /* to look at the byte before RIP */
+    uint64_t window_steps; /* interrupt windows that opened in the shadow of an STI */
+};
+
+/*
+ * Opens /dev/kvm and makes a VM with `memory` as its RAM and one vCPU without in-kernel interrupt
+ * controller. `log_dirty`: KVM notes the pages the guest writes, for vcpu_dirty_pages. Errors are said in
+ * words (no /dev/kvm, no permission, a capability that this KVM lacks) and returned as -errno. On failure
+ * vcpu_close cleans up.
+ */
+int vcpu_open(struct vcpu *vcpu, const struct guest_memory *memory, bool log_dirty);
+void vcpu_close(struct vcpu *vcpu);
+
+/* The CPUID table the guest sees: the host's, less all that would not be the same twice (docs/determinism.md).
+ * Owned by the vCPU. */
+const struct kvm_cpuid2 *vcpu_cpuid(const struct vcpu *vcpu);
+/* 0 if `entries` are the same table as ours; else -EPROTO after naming the first leaf that differs. */
+int vcpu_cpuid_compare(const struct vcpu *vcpu, const struct kvm_cpuid_entry2 *entries, uint32_t count);
+
+/* Claims the vCPU for the calling thread and lets vcpu_kick reach it. */
+int vcpu_enter_thread(struct vcpu *vcpu);
+/* Makes the vCPU leave the guest, from any thread; it may come back INTERRUPTED once more than needed. */
+void vcpu_kick(struct vcpu *vcpu);
+
+/* Runs until the next exit. */
+enum vcpu_exit vcpu_run(struct vcpu *vcpu);
+/* Completes the instruction of the last I/O or MSR exit without running another: afterwards state may be read
+ * or loaded. 0 or -errno. */
+int vcpu_complete(struct vcpu *vcpu);
+
+/* May vcpu_inject be called before the next run? */
+static inline bool vcpu_can_inject(const struct vcpu *vcpu)
+{
+    return vcpu->run->ready_for_interrupt_injection && vcpu->run->if_flag;
+}
+/* Injects an external interrupt; only when vcpu_can_inject. 0 or -errno. */
+int vcpu_inject(struct vcpu *vcpu, uint8_t vector);
+static inline void vcpu_want_window(struct vcpu *vcpu, bool want)
+{
+    vcpu->run->request_interrupt_window = want;
+}
+
+/* Registers as of the last exit, without a system call; after changing them call vcpu_set_registers. */
+static inline struct kvm_regs *vcpu_regs(struct vcpu *vcpu)
+{
+    return &vcpu->run->s.regs.regs;
+}
+static inline void vcpu_set_registers(struct vcpu *vcpu)
+{
+    vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+}
+/* From the next exit on, the special registers come with the others. */
+static inline void vcpu_want_registers(struct vcpu *vcpu)
+{
+    vcpu->run->kvm_valid_regs |= KVM_SYNC_X86_SREGS;
+}
+/* What VERIFY compares, as of the last exit (after vcpu_want_registers). */
+void vcpu_get_registers(struct vcpu *vcpu, struct vcpu_registers *out);
+
+/* Whole state; only after vcpu_complete or an INTERRUPTED exit. 0 or -errno. */
+int vcpu_save(struct vcpu *vcpu, struct vcpu_state *out);
+int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state);
+/* Digest of what the guest can see of it: registers, segments, control, debug, MSRs, x87 and SSE (XXH3-64). */
+uint64_t vcpu_state_digest(const struct vcpu_state *state);
+/* Name of the first register in which the two differ, and its values; NULL if none does. */
+const char *vcpu_regs_difference(const struct kvm_regs *ours, const struct kvm_regs *theirs, uint64_t values[2]);
+
+/* Sets the state at boot from general and special registers. */
+int vcpu_set_boot_state(struct vcpu *vcpu, const struct kvm_regs *regs, const struct kvm_sregs *sregs);
+int vcpu_get_sregs(struct vcpu *vcpu, struct kvm_sregs *sregs);
+int vcpu_set_sregs(struct vcpu *vcpu, const struct kvm_sregs *sregs);
+
+/* ORs the pages that the guest has written since the last call into `bitmap` (one bit a page), and forgets
+ * them. 0 or -errno. */
+int vcpu_dirty_pages(struct vcpu *vcpu, uint64_t *bitmap);
+
+#endif

@@ -1,0 +1,238 @@
+/* The vCPU while it runs: one call per exit, and the saving and loading of its state. */
+#include "vmm/vcpu.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "base/report.h"
+
+/* What a guest can read of its MSRs without an exit, in the order that loading needs: EFER first. */
+static const uint32_t msr_numbers[VCPU_MSR_COUNT] = {
+    0xC0000080, 0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084, 0xC0000100,
+    0xC0000101, 0xC0000102, 0x174,      0x175,      0x176,      0x277,
+};
+
+struct msr_list {
+    struct kvm_msrs head;
+    struct kvm_msr_entry entries[VCPU_MSR_COUNT];
+};
+
+static int set_stepping(struct vcpu *vcpu, bool on)
+{
+    struct kvm_guest_debug debug = { .control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0 };
+
+    if (ioctl(vcpu->fd, KVM_SET_GUEST_DEBUG, &debug) < 0) {
+        report_error("KVM cannot single-step the guest: %s", strerror(errno));
+        return -errno;
+    }
+    vcpu->stepping = on;
+    return 0;
+}
+
+/*
+ * True if the instruction before RIP may have been STI (FB), so that an interrupt window that is open here
+ * may be open by mistake: some hosts open it in the STI's shadow, others one instruction later. A false
+ * alarm (FB as the last byte of a longer instruction) costs one step and is the same on both hosts.
+ */
+static bool in_sti_shadow(struct vcpu *vcpu)
+{
+    struct kvm_translation where = { .linear_address = vcpu_regs(vcpu)->rip - 1 };
+    const uint8_t *byte;
+
+    if (ioctl(vcpu->fd, KVM_TRANSLATE, &where) < 0 || !where.valid)
+        return false;
+    byte = guest_memory_at(vcpu->memory, where.physical_address, 1);
+    return byte != NULL && *byte == 0xFB;
+}
+
+static enum vcpu_exit failed(const struct vcpu *vcpu)
+{
+    const struct kvm_run *run = vcpu->run;
+    const struct kvm_regs *regs = &run->s.regs.regs;
+
+    if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
+        report_error("KVM cannot go on: internal error %u at RIP 0x%llx (data 0x%llx 0x%llx)", run->internal.suberror,
+                     (unsigned long long)regs->rip, (unsigned long long)run->internal.data[0],
+                     (unsigned long long)run->internal.data[1]);
+    else if (run->exit_reason == KVM_EXIT_FAIL_ENTRY)
+        report_error("the CPU refuses to enter the guest: reason 0x%llx at RIP 0x%llx",
+                     (unsigned long long)run->fail_entry.hardware_entry_failure_reason, (unsigned long long)regs->rip);
+    else
+        report_error("KVM left the guest for a reason that this program does not know: %u at RIP 0x%llx",
+                     run->exit_reason, (unsigned long long)regs->rip);
+    return VCPU_EXIT_FAILED;
+}
+
+enum vcpu_exit vcpu_run(struct vcpu *vcpu)
+{
+    struct kvm_run *run = vcpu->run;
+
+    for (;;) {
+        int rc = ioctl(vcpu->fd, KVM_RUN, 0);
+
+        if (rc < 0 && errno != EINTR) {
+            report_error("KVM_RUN: %s", strerror(errno));
+            return VCPU_EXIT_FAILED;
+        }
+        if (rc < 0) { /* kicked: exit_reason says INTR, or nothing if immediate_exit was set before entry */
+            run->immediate_exit = 0;
+            if (vcpu->stepping && set_stepping(vcpu, false) < 0)
+                return VCPU_EXIT_FAILED;
+            return VCPU_EXIT_INTERRUPTED;
+        }
+        if (vcpu->stepping) {
+            if (set_stepping(vcpu, false) < 0)
+                return VCPU_EXIT_FAILED;
+            if (run->exit_reason == KVM_EXIT_DEBUG) {
+                if (vcpu_can_inject(vcpu))
+                    return VCPU_EXIT_WINDOW;
+                continue; /* the instruction closed the window again */
+            }
+        }
+        switch (run->exit_reason) {
+        case KVM_EXIT_IO: return VCPU_EXIT_IO;
+        case KVM_EXIT_MMIO: return VCPU_EXIT_MMIO;
+        case KVM_EXIT_HLT: return VCPU_EXIT_HLT;
+        case KVM_EXIT_X86_RDMSR: return VCPU_EXIT_MSR_READ;
+        case KVM_EXIT_X86_WRMSR: return VCPU_EXIT_MSR_WRITE;
+        case KVM_EXIT_SHUTDOWN: return VCPU_EXIT_SHUTDOWN;
+        case KVM_EXIT_INTR: return VCPU_EXIT_INTERRUPTED;
+        case KVM_EXIT_IRQ_WINDOW_OPEN:
+            if (!in_sti_shadow(vcpu))
+                return VCPU_EXIT_WINDOW;
+            vcpu->window_steps++;
+            if (set_stepping(vcpu, true) < 0)
+                return VCPU_EXIT_FAILED;
+            continue;
+        default: return failed(vcpu);
+        }
+    }
+}
+
+int vcpu_complete(struct vcpu *vcpu)
+{
+    int rc;
+
+    vcpu->run->immediate_exit = 1;
+    rc = ioctl(vcpu->fd, KVM_RUN, 0);
+    vcpu->run->immediate_exit = 0;
+    if (rc < 0 && errno != EINTR) {
+        report_error("KVM_RUN while completing an instruction: %s", strerror(errno));
+        return -errno;
+    }
+    return 0;
+}
+
+int vcpu_inject(struct vcpu *vcpu, uint8_t vector)
+{
+    struct kvm_interrupt interrupt = { .irq = vector };
+
+    if (ioctl(vcpu->fd, KVM_INTERRUPT, &interrupt) < 0) {
+        report_error("KVM refuses interrupt %u: %s", vector, strerror(errno));
+        return -errno;
+    }
+    return 0;
+}
+
+void vcpu_get_registers(struct vcpu *vcpu, struct vcpu_registers *out)
+{
+    out->regs = *vcpu_regs(vcpu);
+    out->sregs_digest = XXH3_64bits(&vcpu->run->s.regs.sregs, sizeof(vcpu->run->s.regs.sregs));
+}
+
+#define GET(request, field)                                                                                            \
+    do {                                                                                                               \
+        if (ioctl(vcpu->fd, request, field) < 0) {                                                                     \
+            report_error("vCPU state cannot be read: " #request ": %s", strerror(errno));                             \
+            return -errno;                                                                                             \
+        }                                                                                                              \
+    } while (0)
+
+#define SET(request, field)                                                                                            \
+    do {                                                                                                               \
+        if (ioctl(vcpu->fd, request, field) < 0) {                                                                     \
+            report_error("vCPU state cannot be loaded: " #request ": %s", strerror(errno));                           \
+            return -errno;                                                                                             \
+        }                                                                                                              \
+    } while (0)
+
+int vcpu_save(struct vcpu *vcpu, struct vcpu_state *out)
+{
+    struct msr_list list = { .head.nmsrs = VCPU_MSR_COUNT };
+
+    memset(out, 0, sizeof(*out));
+    for (unsigned i = 0; i < VCPU_MSR_COUNT; i++)
+        list.entries[i].index = msr_numbers[i];
+    GET(KVM_GET_REGS, &out->regs);
+    GET(KVM_GET_SREGS, &out->sregs);
+    GET(KVM_GET_DEBUGREGS, &out->debugregs);
+    GET(KVM_GET_VCPU_EVENTS, &out->events);
+    GET(KVM_GET_MP_STATE, &out->mp_state);
+    GET(KVM_GET_XSAVE, &out->xsave);
+    if (ioctl(vcpu->fd, KVM_GET_MSRS, &list) != VCPU_MSR_COUNT) {
+        report_error("vCPU state cannot be read: KVM_GET_MSRS");
+        return -EIO;
+    }
+    for (unsigned i = 0; i < VCPU_MSR_COUNT; i++)
+        out->msrs[i] = list.entries[i].data;
+    return 0;
+}
+
+int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state)
+{
+    struct msr_list list = { .head.nmsrs = VCPU_MSR_COUNT };
+    struct kvm_sregs sregs = state->sregs;
+
+    /* KVM_GET_SREGS on SVM may tell an available TSS although the one in use is always busy. */
+    if (sregs.tr.type == 1)
+        sregs.tr.type = 3;
+    for (unsigned i = 0; i < VCPU_MSR_COUNT; i++)
+        list.entries[i] = (struct kvm_msr_entry){ .index = msr_numbers[i], .data = state->msrs[i] };
+    SET(KVM_SET_SREGS, &sregs);
+    if (ioctl(vcpu->fd, KVM_SET_MSRS, &list) != VCPU_MSR_COUNT) {
+        report_error("vCPU state cannot be loaded: KVM_SET_MSRS");
+        return -EIO;
+    }
+    SET(KVM_SET_XSAVE, &state->xsave);
+    SET(KVM_SET_DEBUGREGS, &state->debugregs);
+    SET(KVM_SET_REGS, &state->regs);
+    SET(KVM_SET_VCPU_EVENTS, &state->events);
+    SET(KVM_SET_MP_STATE, &state->mp_state);
+    vcpu->run->kvm_dirty_regs = 0;
+    return 0;
+}
+
+/* x87 and SSE registers in the FXSAVE layout (Intel SDM 1, 10.5.1). What follows is padding and the XSAVE header,
+ * whose XSTATE_BV tells what the host's CPU remembers of initial states: not the guest's business. */
+#define FXSAVE_REGISTER_BYTES 416
+
+uint64_t vcpu_state_digest(const struct vcpu_state *state)
+{
+    uint64_t digest = XXH3_64bits(&state->regs, sizeof(state->regs));
+
+    digest = XXH3_64bits_withSeed(&state->sregs, sizeof(state->sregs), digest);
+    digest = XXH3_64bits_withSeed(&state->debugregs, sizeof(state->debugregs), digest);
+    digest = XXH3_64bits_withSeed(state->msrs, sizeof(state->msrs), digest);
+    return XXH3_64bits_withSeed(&state->xsave, FXSAVE_REGISTER_BYTES, digest);
+}
+
+#define REGISTERS(X)                                                                                                   \
+    X(rip) X(rflags) X(rax) X(rbx) X(rcx) X(rdx) X(rsi) X(rdi) X(rsp) X(rbp) X(r8) X(r9) X(r10) X(r11) X(r12) X(r13)   \
+    X(r14) X(r15)
+
+const char *vcpu_regs_difference(const struct kvm_regs *ours, const struct kvm_regs *theirs, uint64_t values[2])
+{
+#define X(name)                                                                                                        \
+    if (ours->name != theirs->name) {                                                                                  \
+        values[0] = ours->name;                                                                                        \
+        values[1] = theirs->name;                                                                                      \
+        return #name;                                                                                                  \
+    }
+    REGISTERS(X)
+#undef X
+    return NULL;
+}

@@ -1,0 +1,208 @@
+/* Logs and compares digests of the machine; see verify.h. */
+#include "vmm/verify.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/report.h"
+#include "vmm/dirty.h"
+#include "vmm/lockstep.h"
+#include "vmm/ram_digest.h"
+
+#define SEGMENT_PAGES_PER_RECORD 4096u
+
+int verify_open(struct verify **out, const struct lockstep *ls)
+{
+    const struct guest_memory *memory = &ls->machine.memory;
+    uint64_t pages = memory->bytes / GUEST_PAGE_BYTES;
+    struct verify *verify = calloc(1, sizeof(*verify));
+
+    *out = NULL;
+    if (verify == NULL)
+        return -ENOMEM;
+    verify->written_pages = calloc((pages + 63) / 64, sizeof(uint64_t));
+    verify->page_digests = calloc(pages, sizeof(uint64_t));
+    if (verify->written_pages == NULL || verify->page_digests == NULL) {
+        verify_close(verify);
+        return -ENOMEM;
+    }
+    for (uint64_t page = 0; page < pages; page++) {
+        verify->page_digests[page] = page_digest(memory->base + page * GUEST_PAGE_BYTES, page);
+        verify->ram_digest += verify->page_digests[page];
+    }
+    *out = verify;
+    return 0;
+}
+
+void verify_close(struct verify *verify)
+{
+    if (verify == NULL)
+        return;
+    free(verify->written_pages);
+    free(verify->page_digests);
+    free(verify);
+}
+
+/* Takes the pages written since the last segment and renews their digests. */
+static int segment_digest(struct verify *verify, struct lockstep *ls)
+{
+    const struct guest_memory *memory = &ls->machine.memory;
+    uint64_t pages = memory->bytes / GUEST_PAGE_BYTES;
+    int rc = dirty_collect(ls);
+
+    if (rc < 0)
+        return rc;
+    for (uint64_t page = 0; page < pages; page++) {
+        if (!(verify->written_pages[page / 64] >> (page % 64) & 1))
+            continue;
+        verify->ram_digest -= verify->page_digests[page];
+        verify->page_digests[page] = page_digest(memory->base + page * GUEST_PAGE_BYTES, page);
+        verify->ram_digest += verify->page_digests[page];
+    }
+    return 0;
+}
+
+static void segment_forget(struct verify *verify, const struct lockstep *ls)
+{
+    memset(verify->written_pages, 0, (ls->machine.memory.bytes / GUEST_PAGE_BYTES + 63) / 64 * sizeof(uint64_t));
+    verify->segment_time_ns = ls->machine.time_ns;
+    verify->collected = false;
+}
+
+static void log_segment_pages(struct verify *verify, struct lockstep *ls)
+{
+    uint64_t pages = ls->machine.memory.bytes / GUEST_PAGE_BYTES;
+    uint64_t page = 0;
+
+    while (page < pages) {
+        struct event_segment_page batch[SEGMENT_PAGES_PER_RECORD];
+        size_t count = 0;
+
+        for (; page < pages && count < SEGMENT_PAGES_PER_RECORD; page++)
+            if (verify->written_pages[page / 64] >> (page % 64) & 1)
+                batch[count++] = (struct event_segment_page){ .page = page, .digest = verify->page_digests[page] };
+        if (count == 0)
+            break;
+        memcpy(primary_log_begin(ls, EVENT_SEGMENT_PAGES, ls->machine.position, count * sizeof(batch[0])), batch,
+               count * sizeof(batch[0]));
+        primary_log_end(ls);
+    }
+}
+
+static int log_segment(struct verify *verify, struct lockstep *ls)
+{
+    struct event_segment *segment;
+    struct vcpu_state state;
+    int rc = segment_digest(verify, ls);
+
+    if (rc == 0)
+        rc = vcpu_save(&ls->machine.vcpu, &state);
+    if (rc < 0)
+        return rc;
+    log_segment_pages(verify, ls);
+    segment = primary_log_begin(ls, EVENT_SEGMENT, ls->machine.position, sizeof(*segment));
+    segment->ram_digest = verify->ram_digest;
+    segment->vcpu_digest = vcpu_state_digest(&state);
+    primary_log_end(ls);
+    segment_forget(verify, ls);
+    return 0;
+}
+
+int verify_log(struct verify *verify, struct lockstep *ls)
+{
+    struct vcpu_registers *registers =
+        primary_log_begin(ls, EVENT_VERIFY, ls->machine.position, sizeof(*registers));
+
+    vcpu_get_registers(&ls->machine.vcpu, registers);
+    primary_log_end(ls);
+    if (ls->machine.time_ns < verify->segment_time_ns + ls->options.segment_ns)
+        return 0;
+    return log_segment(verify, ls);
+}
+
+static int compare_registers(struct lockstep *ls, const struct vcpu_registers *theirs)
+{
+    struct vcpu_registers ours;
+    uint64_t values[2] = { 0, 0 };
+    const char *name;
+
+    vcpu_get_registers(&ls->machine.vcpu, &ours);
+    name = vcpu_regs_difference(&ours.regs, &theirs->regs, values);
+    if (name == NULL && ours.sregs_digest == theirs->sregs_digest) {
+        COUNT_ADD(ls->positions_compared, 1);
+        return 0;
+    }
+    if (name == NULL) {
+        name = "digest of the special registers";
+        values[0] = ours.sregs_digest;
+        values[1] = theirs->sregs_digest;
+    }
+    report_error("the machines differ: at position %llu (exit kind %d, RIP 0x%llx) %s is 0x%llx here and 0x%llx at the "
+                 "primary", (unsigned long long)ls->machine.position, (int)ls->machine.exit,
+                 (unsigned long long)ours.regs.rip, name, (unsigned long long)values[0],
+                 (unsigned long long)values[1]);
+    return -EILSEQ;
+}
+
+static int compare_pages(struct verify *verify, struct lockstep *ls, const struct channel_record *record)
+{
+    const struct event_segment_page *theirs = record->payload;
+    uint64_t pages = ls->machine.memory.bytes / GUEST_PAGE_BYTES;
+
+    if (!verify->collected) {
+        int rc = segment_digest(verify, ls);
+        if (rc < 0)
+            return rc;
+        verify->collected = true;
+    }
+    for (size_t i = 0; i < record->bytes / sizeof(theirs[0]); i++) {
+        if (theirs[i].page < pages && verify->page_digests[theirs[i].page] == theirs[i].digest)
+            continue;
+        report_error("the machines differ: at position %llu the page at 0x%llx has digest %016llx here and %016llx at "
+                     "the primary", (unsigned long long)ls->machine.position,
+                     (unsigned long long)theirs[i].page * GUEST_PAGE_BYTES,
+                     (unsigned long long)(theirs[i].page < pages ? verify->page_digests[theirs[i].page] : 0),
+                     (unsigned long long)theirs[i].digest);
+        return -EILSEQ;
+    }
+    return 0;
+}
+
+static int compare_segment(struct verify *verify, struct lockstep *ls, const struct event_segment *theirs)
+{
+    struct vcpu_state state;
+    int rc = verify->collected ? 0 : segment_digest(verify, ls);
+
+    if (rc == 0)
+        rc = vcpu_save(&ls->machine.vcpu, &state);
+    if (rc < 0)
+        return rc;
+    if (theirs->ram_digest != verify->ram_digest) {
+        report_error("the machines differ: at position %llu this backup has written a page that the primary has not; "
+                     "RAM %016llx here, %016llx there", (unsigned long long)ls->machine.position,
+                     (unsigned long long)verify->ram_digest, (unsigned long long)theirs->ram_digest);
+        return -EILSEQ;
+    }
+    if (theirs->vcpu_digest != vcpu_state_digest(&state)) {
+        report_error("the machines differ: at position %llu the vCPU's FPU, MSRs or debug registers are not the "
+                     "primary's", (unsigned long long)ls->machine.position);
+        return -EILSEQ;
+    }
+    segment_forget(verify, ls);
+    COUNT_ADD(ls->segments_compared, 1);
+    return 0;
+}
+
+int verify_compare(struct verify *verify, struct lockstep *ls, const struct channel_record *record)
+{
+    if (verify == NULL) {
+        report_error("the log has %s records although its start announced none", event_name(record->kind));
+        return -EBADMSG;
+    }
+    if (record->kind == EVENT_VERIFY)
+        return compare_registers(ls, record->payload);
+    if (record->kind == EVENT_SEGMENT_PAGES)
+        return compare_pages(verify, ls, record);
+    return compare_segment(verify, ls, record->payload);
+}
