@@ -6,6 +6,7 @@
 #include "vmm/cpuid.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/report.h"

@@ -1,0 +1,182 @@
+/* The channel's public functions: checks what the caller gives, chooses the link, forwards. */
+#include "channel/channel.h"
+
+#include "base/clock.h"
+#include "base/report.h"
+#include "channel/link.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define RING_MIN_BYTES (1u << 20)
+#define RING_MAX_BYTES (1ull << 31)
+
+void *link_allocate(size_t bytes)
+{
+    size_t whole = (bytes + RING_LINE_BYTES - 1) & ~(size_t)(RING_LINE_BYTES - 1);
+    void *memory = aligned_alloc(RING_LINE_BYTES, whole);
+
+    return memory == NULL ? NULL : memset(memory, 0, whole);
+}
+
+uint64_t link_random_key(void)
+{
+    uint64_t key = 0;
+
+    while (key == 0) {
+        if (getrandom(&key, sizeof(key), 0) != (ssize_t)sizeof(key))
+            key = 0;
+    }
+    return key;
+}
+
+static int channel_open(struct channel **out, const struct channel_options *options, bool is_sender)
+{
+    static const struct {
+        const char *prefix;
+        int (*open)(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender);
+        bool has_ring;
+    } links[] = {
+        { "verbs:", link_verbs_open, true },
+        { "shm:", link_shm_open, true },
+        { "file:", link_file_open, false },
+    };
+    const char *address = options->address != NULL ? options->address : "";
+
+    *out = NULL;
+    for (size_t i = 0; i < sizeof(links) / sizeof(links[0]); i++) {
+        size_t length = strlen(links[i].prefix);
+        int result;
+
+        if (strncmp(address, links[i].prefix, length) != 0)
+            continue;
+        if (links[i].has_ring && (options->ring_bytes < RING_MIN_BYTES || options->ring_bytes > RING_MAX_BYTES ||
+                                  (options->ring_bytes & (options->ring_bytes - 1)) != 0)) {
+            report_error("channel ring of %zu bytes: it must be a power of two from %u to %llu bytes",
+                         options->ring_bytes, RING_MIN_BYTES, RING_MAX_BYTES);
+            return -EINVAL;
+        }
+        result = links[i].open(out, options, address + length, is_sender);
+        if (result == 0)
+            atomic_store(&(*out)->peer_seen_ns, clock_now_ns());
+        return result;
+    }
+    report_error("channel address '%s': give verbs:HOST:PORT, shm:NAME or file:PATH", address);
+    return -EINVAL;
+}
+
+int channel_open_sender(struct channel **out, const struct channel_options *options)
+{
+    return channel_open(out, options, true);
+}
+
+int channel_open_receiver(struct channel **out, const struct channel_options *options)
+{
+    return channel_open(out, options, false);
+}
+
+void channel_close(struct channel *channel)
+{
+    if (channel != NULL)
+        channel->operations->close(channel);
+}
+
+const struct channel_hello *channel_peer(const struct channel *channel)
+{
+    return &channel->peer;
+}
+
+/* ---- sender ---- */
+
+int channel_reserve(struct channel *channel, uint16_t kind, uint64_t position, size_t bytes, void **payload)
+{
+    int result;
+
+    /* relaxed: a hint */
+    if (!channel->is_sender || atomic_load_explicit(&channel->down, memory_order_relaxed))
+        return -EPIPE;
+    result = send_ring_reserve(&channel->send, kind, position, bytes, payload);
+    if (result == -EAGAIN && channel->operations->make_room != NULL) {
+        channel->operations->make_room(channel);
+        result = send_ring_reserve(&channel->send, kind, position, bytes, payload);
+    }
+    return result;
+}
+
+uint64_t channel_commit(struct channel *channel)
+{
+    uint64_t lsn = send_ring_commit(&channel->send);
+
+    channel->operations->commit(channel);
+    return lsn;
+}
+
+int channel_poll(struct channel *channel)
+{
+    return channel->operations->poll(channel);
+}
+
+uint64_t channel_acked_lsn(const struct channel *channel)
+{
+    return atomic_load_explicit(&channel->acked_lsn, memory_order_acquire);
+}
+
+uint64_t channel_committed_lsn(const struct channel *channel)
+{
+    return atomic_load_explicit(&channel->send.committed_lsn, memory_order_acquire);
+}
+
+/* ---- receiver ---- */
+
+int channel_next(struct channel *channel, struct channel_record *record)
+{
+    return channel->is_sender ? -ENODATA : channel->operations->next(channel, record);
+}
+
+void channel_consume(struct channel *channel)
+{
+    if (!channel->is_sender)
+        channel->operations->consume(channel);
+}
+
+int channel_fence(struct channel *channel)
+{
+    return channel->is_sender ? -EINVAL : channel->operations->fence(channel);
+}
+
+/* ---- both ---- */
+
+void channel_heartbeat(struct channel *channel)
+{
+    channel->operations->heartbeat(channel);
+}
+
+uint64_t channel_peer_seen_ns(const struct channel *channel)
+{
+    uint64_t seen_ns = atomic_load_explicit(&channel->peer_seen_ns, memory_order_acquire);
+
+    return seen_ns == UINT64_MAX ? clock_now_ns() : seen_ns; /* a file is always there */
+}
+
+uint64_t channel_consumed_lsn(const struct channel *channel)
+{
+    return atomic_load_explicit(&channel->credit->lsn, memory_order_acquire);
+}
+
+void channel_get_statistics(const struct channel *channel, struct channel_statistics *out)
+{
+    /* relaxed: counts of different moments */
+    memset(out, 0, sizeof(*out));
+    if (channel->is_sender) {
+        out->records = atomic_load_explicit(&channel->send.committed_lsn, memory_order_relaxed);
+        out->record_bytes = atomic_load_explicit(&channel->send.committed, memory_order_relaxed);
+    } else {
+        out->records = atomic_load_explicit(&channel->receive.records, memory_order_relaxed);
+        out->record_bytes = atomic_load_explicit(&channel->receive.record_bytes, memory_order_relaxed);
+    }
+    out->writes = atomic_load_explicit(&channel->writes, memory_order_relaxed);
+    out->stalls = atomic_load_explicit(&channel->send.stalls, memory_order_relaxed);
+    out->torn = atomic_load_explicit(&channel->torn, memory_order_relaxed);
+}

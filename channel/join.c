@@ -1,0 +1,129 @@
+/* Compares the ends and says in words what does not fit. */
+#include "channel/join.h"
+
+#include "base/clock.h"
+#include "base/report.h"
+#include "channel/record.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+uint64_t join_vm_hash(const char vm[32])
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325); /* offset basis and prime: FNV, draft-eastlake-fnv-17, 5 */
+
+    for (size_t i = 0; i < 32; i++)
+        hash = (hash ^ (uint8_t)vm[i]) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+struct join_side join_side_of(const struct channel_options *options)
+{
+    struct join_side side = { .version = WIRE_VERSION, .features = JOIN_FEATURES, .ring_bytes = options->ring_bytes,
+                              .hello = options->hello };
+
+    side.vm_hash = join_vm_hash(options->hello.vm);
+    return side;
+}
+
+enum join_refusal join_compare(const struct join_side *sender, const struct join_side *receiver)
+{
+    if (sender->version != receiver->version)
+        return JOIN_VERSION;
+    if (sender->features != receiver->features)
+        return JOIN_FEATURE;
+    if (sender->ring_bytes != receiver->ring_bytes)
+        return JOIN_RING_BYTES;
+    if (sender->vm_hash != receiver->vm_hash)
+        return JOIN_VM;
+    if (receiver->hello.generation != 0 && sender->hello.generation != receiver->hello.generation)
+        return JOIN_GENERATION;
+    if (memcmp(sender->hello.digest, receiver->hello.digest, sizeof(sender->hello.digest)) != 0)
+        return JOIN_DIGEST;
+    return JOIN_ACCEPTED;
+}
+
+const char *join_printable(const char vm[32], char text[33])
+{
+    for (size_t i = 0; i < 32; i++)
+        text[i] = (uint8_t)vm[i] < 0x20 || (uint8_t)vm[i] > 0x7e ? (vm[i] == '\0' ? '\0' : '?') : vm[i];
+    text[32] = '\0';
+    return text;
+}
+
+static void digest_text(const uint8_t digest[16], char text[33])
+{
+    for (size_t i = 0; i < 16; i++)
+        snprintf(text + 2 * i, 3, "%02x", digest[i]);
+}
+
+void join_report_refusal(enum join_refusal refusal, const char *peer, const struct join_side *ours,
+                         const struct join_side *theirs, bool ours_is_receiver)
+{
+    const char *who = ours_is_receiver ? "sender refused" : "receiver refuses us";
+    char our_text[33], their_text[33];
+
+    switch (refusal) {
+    case JOIN_ACCEPTED:
+        return;
+    case JOIN_NOT_FTVMM:
+        report_error("%s: %s: it does not speak this channel's protocol; is another program using the address?",
+                     peer, who);
+        return;
+    case JOIN_VERSION:
+        report_error("%s: %s: it speaks version %u of the channel, we speak %u; install the same ftvmm on both hosts",
+                     peer, who, theirs->version, ours->version);
+        return;
+    case JOIN_FEATURE:
+        report_error("%s: %s: its features are 0x%x, ours 0x%x; install the same ftvmm on both hosts and give both "
+                     "the same options", peer, who, theirs->features, ours->features);
+        return;
+    case JOIN_RING_BYTES:
+        report_error("%s: %s: its ring has %llu bytes, ours %llu; give both ends the same ring size", peer, who,
+                     (unsigned long long)theirs->ring_bytes, (unsigned long long)ours->ring_bytes);
+        return;
+    case JOIN_VM:
+        if (theirs->hello.vm[0] == '\0')
+            report_error("%s: %s: it is for another virtual machine than ours, '%s' (it knows the other name); give "
+                         "both ends the same name, or another address", peer, who,
+                         join_printable(ours->hello.vm, our_text));
+        else
+            report_error("%s: %s: it is for virtual machine '%s', we are for '%s'; give both ends the same name, or "
+                         "another address", peer, who, join_printable(theirs->hello.vm, their_text),
+                         join_printable(ours->hello.vm, our_text));
+        return;
+    case JOIN_GENERATION:
+        report_error("%s: %s: it is of generation %llu, we are of %llu; one of the two is left over from before a "
+                     "go-live and has to be stopped", peer, who, (unsigned long long)theirs->hello.generation,
+                     (unsigned long long)ours->hello.generation);
+        return;
+    case JOIN_DIGEST:
+        digest_text(theirs->hello.digest, their_text);
+        digest_text(ours->hello.digest, our_text);
+        report_error("%s: %s: the digest of its configuration and images is %s, ours %s; both hosts need the same "
+                     "kernel, initramfs, command line and memory size", peer, who, their_text, our_text);
+        return;
+    }
+    report_error("%s: %s for a reason unknown to us (%u); install the same ftvmm on both hosts", peer, who,
+                 (unsigned)refusal);
+}
+
+struct join_deadline join_deadline_of(const struct channel_options *options)
+{
+    uint64_t now_ns = clock_now_ns();
+    struct join_deadline deadline = { .at_ns = UINT64_MAX, .cancel = options->cancel };
+
+    if (options->join_timeout_ns < UINT64_MAX - now_ns)
+        deadline.at_ns = now_ns + options->join_timeout_ns;
+    return deadline;
+}
+
+int join_deadline_check(const struct join_deadline *deadline)
+{
+    /* A signal handler or another thread sets *cancel and nothing is read on the strength of it: relaxed. */
+    if (deadline->cancel != NULL && __atomic_load_n(deadline->cancel, __ATOMIC_RELAXED))
+        return -ECANCELED;
+    return clock_now_ns() >= deadline->at_ns ? -ETIMEDOUT : 0;
+}

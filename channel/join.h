@@ -1,0 +1,56 @@
+/* Joining: do the two ends belong together? What each link compares, and the sentences. */
+#ifndef FTVMM_CHANNEL_JOIN_H
+#define FTVMM_CHANNEL_JOIN_H
+
+#include "channel/channel.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Features both ends must know. None yet; a shared key (HMAC challenge) is to be bit 0. */
+#define JOIN_FEATURES 0u
+
+/* Why a sender is refused. On the wire: never renumber. */
+enum join_refusal {
+    JOIN_ACCEPTED = 0,
+    JOIN_NOT_FTVMM = 1,
+    JOIN_VERSION = 2,
+    JOIN_FEATURE = 3,
+    JOIN_RING_BYTES = 4,
+    JOIN_VM = 5,
+    JOIN_GENERATION = 6,
+    JOIN_DIGEST = 7,
+};
+
+/* What one end says of itself. */
+struct join_side {
+    uint32_t version;
+    uint32_t features;
+    uint64_t ring_bytes; /* 0: of no account (file) */
+    uint64_t vm_hash;    /* join_vm_hash of the name; stands for it where the name does not fit */
+    struct channel_hello hello;
+};
+
+/* Ours. */
+struct join_side join_side_of(const struct channel_options *options);
+/* FNV-1a, 64 bits, over the 32 bytes of the name: tells names apart, protects nothing. */
+uint64_t join_vm_hash(const char vm[32]);
+
+/* Both ends ask the same question. A receiver's generation 0 takes the sender's. */
+enum join_refusal join_compare(const struct join_side *sender, const struct join_side *receiver);
+/* One line on this end: who (`peer`) was or is refused, for what, and what to do. */
+void join_report_refusal(enum join_refusal refusal, const char *peer, const struct join_side *ours,
+                         const struct join_side *theirs, bool ours_is_receiver);
+/* A name for messages: 32 bytes of perhaps unfriendly text made printable. `text` holds 33 bytes. */
+const char *join_printable(const char vm[32], char text[33]);
+
+/* The time that open may take. */
+struct join_deadline {
+    uint64_t at_ns; /* UINT64_MAX: never */
+    const bool *cancel;
+};
+struct join_deadline join_deadline_of(const struct channel_options *options);
+/* 0: go on waiting; -ETIMEDOUT; -ECANCELED. */
+int join_deadline_check(const struct join_deadline *deadline);
+
+#endif

@@ -1,0 +1,64 @@
+/*
+ * The one interface of all links, and what they have in common. `struct channel` is the first member of each
+ * link's own structure. A link is chosen in channel.c by the address.
+ *
+ * What a link promises, in the same words for each, stands at the head of its file.
+ */
+#ifndef FTVMM_CHANNEL_LINK_H
+#define FTVMM_CHANNEL_LINK_H
+
+#include "channel/channel.h"
+#include "channel/receive_ring.h"
+#include "channel/send_ring.h"
+
+#include <stdalign.h>
+#include <stdatomic.h>
+
+struct link_operations {
+    /* ---- sender, committing thread ---- */
+    void (*commit)(struct channel *channel);    /* send.committed has grown: make it travel */
+    void (*make_room)(struct channel *channel); /* the ring is full: help, if the link can. May be NULL */
+    /* ---- receiver, one thread; as in channel.h ---- */
+    int (*next)(struct channel *channel, struct channel_record *record);
+    void (*consume)(struct channel *channel);
+    int (*fence)(struct channel *channel);
+    /* ---- polling thread ---- */
+    int (*poll)(struct channel *channel);
+    void (*heartbeat)(struct channel *channel);
+    /* ---- any, alone. Accepts a half-built object; frees it ---- */
+    void (*close)(struct channel *channel);
+};
+
+struct channel {
+    const struct link_operations *operations;
+    bool is_sender;
+    struct channel_hello peer;
+    struct send_ring send;       /* sender */
+    struct receive_ring receive; /* receiver; file: its counts only */
+    struct ring_credit *credit;  /* of the one ring in use; what channel_consumed_lsn reads */
+    struct ring_credit own_credit; /* where it lies, unless the link puts it elsewhere */
+    alignas(RING_LINE_BYTES) _Atomic uint64_t acked_lsn; /* written by one thread of the link's choice */
+    _Atomic uint64_t peer_seen_ns;                       /* written by the polling thread */
+    _Atomic uint64_t writes;
+    _Atomic uint64_t torn;
+    _Atomic bool down; /* a hint, for ever once true */
+};
+
+/* Each fills *out or returns -errno, having said why. options->address without its "verbs:" etc. is `rest`. */
+int link_verbs_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender);
+int link_shm_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender);
+int link_file_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender);
+
+/* A count with one writer. */
+static inline void link_count(_Atomic uint64_t *count, uint64_t more)
+{
+    atomic_store_explicit(count, atomic_load_explicit(count, memory_order_relaxed) + more, memory_order_relaxed);
+}
+
+/* Zeroed memory for a link's structure, aligned to RING_LINE_BYTES; free() it. NULL: none. */
+void *link_allocate(size_t bytes);
+
+/* A random number that a peer or guest cannot know; never 0. */
+uint64_t link_random_key(void);
+
+#endif
