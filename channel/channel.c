@@ -13,6 +13,8 @@
 #define RING_MIN_BYTES (1u << 20)
 #define RING_MAX_BYTES (1ull << 31)
 
+#define PEER_ALWAYS_SEEN UINT64_MAX /* peer_seen_ns of a file */
+
 void *link_allocate(size_t bytes)
 {
     size_t whole = (bytes + RING_LINE_BYTES - 1) & ~(size_t)(RING_LINE_BYTES - 1);
@@ -60,7 +62,7 @@ static int channel_open(struct channel **out, const struct channel_options *opti
         }
         result = links[i].open(out, options, address + length, is_sender);
         if (result == 0)
-            atomic_store(&(*out)->peer_seen_ns, clock_now_ns());
+            atomic_store(&(*out)->peer_seen_ns, links[i].has_ring ? clock_now_ns() : PEER_ALWAYS_SEEN);
         return result;
     }
     report_error("channel address '%s': give verbs:HOST:PORT, shm:NAME or file:PATH", address);
@@ -157,7 +159,7 @@ uint64_t channel_peer_seen_ns(const struct channel *channel)
 {
     uint64_t seen_ns = atomic_load_explicit(&channel->peer_seen_ns, memory_order_acquire);
 
-    return seen_ns == UINT64_MAX ? clock_now_ns() : seen_ns; /* a file is always there */
+    return seen_ns == PEER_ALWAYS_SEEN ? clock_now_ns() : seen_ns;
 }
 
 uint64_t channel_consumed_lsn(const struct channel *channel)

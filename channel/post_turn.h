@@ -34,8 +34,9 @@ struct post_turn {
     uint32_t in_flight_limit;   /* constant */
 };
 
-/* Sends [from, to) of the ring; called with the turn taken. False: the link is down, stop trying. */
-typedef bool post_function(void *link, uint64_t from, uint64_t to);
+/* Sends [from, to) of the ring, or a first part of it; called with the turn taken. Returns where the part ends;
+ * `from`: the link is down, stop trying. */
+typedef uint64_t post_function(void *link, uint64_t from, uint64_t to);
 
 static inline bool post_turn_take(struct post_turn *turn)
 {
@@ -69,7 +70,8 @@ static inline void post_turn_run(struct post_turn *turn, const _Atomic uint64_t 
         if (to != from &&
             atomic_load_explicit(&turn->in_flight, memory_order_relaxed) < turn->in_flight_limit) { /* only falls */
             atomic_fetch_add_explicit(&turn->in_flight, 1, memory_order_seq_cst);
-            up = post(link, from, to);
+            to = post(link, from, to);
+            up = to != from;
             atomic_store_explicit(&turn->posted, to, memory_order_relaxed); /* published by G */
         }
         post_turn_give(turn);

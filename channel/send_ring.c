@@ -62,10 +62,27 @@ uint64_t send_ring_commit(struct send_ring *ring)
     ring->head = ring->open_index + frame_bytes(ring->open_bytes);
     ring->next_lsn = lsn + 1;
     ring->open_index = NOT_OPEN;
+    /* First the LSN, so that no thread ever sees an ack beyond it. release: with what the caller did before. */
+    atomic_store_explicit(&ring->committed_lsn, lsn, memory_order_release);
     /* S2, pairs with P1 in post_turn.h: the frame's bytes before its publication. Sequentially consistent, not
      * merely release: post_turn.h needs this store ordered with the look at the turn that follows it. */
     atomic_store_explicit(&ring->committed, ring->head, memory_order_seq_cst);
-    /* release: whoever sees the LSN may rely on `committed` covering it */
-    atomic_store_explicit(&ring->committed_lsn, lsn, memory_order_release);
     return lsn;
+}
+
+uint64_t send_ring_cut(const struct send_ring *ring, uint64_t from, uint64_t to, uint64_t at_most_bytes)
+{
+    uint64_t end = from, cut = from;
+
+    if (to - from <= at_most_bytes)
+        return to;
+    while (end != to && (cut == from || end - from < at_most_bytes)) {
+        const struct frame_header *header = (const struct frame_header *)send_ring_at(ring, end);
+        bool pad = header->flags == FRAME_FLAG_PAD;
+
+        end += pad ? header->bytes : frame_bytes(header->bytes);
+        if (!pad && (cut == from || end - from <= at_most_bytes))
+            cut = end;
+    }
+    return cut;
 }

@@ -59,6 +59,10 @@ static inline uint8_t *send_ring_at(const struct send_ring *ring, uint64_t index
     return ring->base + (index & (ring->ring_bytes - 1));
 }
 
+/* The end of the last record that lies wholly within [from, from + at_most_bytes), or of the first one if it is
+ * longer. `to` is the end of a record, committed; so is `from`. */
+uint64_t send_ring_cut(const struct send_ring *ring, uint64_t from, uint64_t to, uint64_t at_most_bytes);
+
 /* The LSN of the record that ends at `index`, which is committed and not yet credited. */
 static inline uint64_t send_ring_lsn_before(const struct send_ring *ring, uint64_t index)
 {

@@ -19,7 +19,8 @@
 struct net_options {
     const char *port;     /* EAL device string ("net_af_packet0,iface=eth1"), a PCI address, or a
                              shorthand: "af_packet:IFACE", "tap:NAME", "memif:SOCKET[,client]" */
-    uint8_t mac[6];       /* of the guest: what net_announce speaks for */
+    uint8_t mac[6];       /* of the guest: what net_announce speaks for, and whose frames are taken (all
+                             zero: anybody's) */
     uint32_t hold_frames; /* capacity of the hold queue; power of two; 0: default 1024 */
     uint32_t receive_frames; /* capacity of the receive queue; power of two; 0: default 256 */
 };
@@ -34,8 +35,9 @@ void net_close(struct net *net); /* accepts NULL */
 
 /* ---- machine thread ---- */
 
-/* Copies a frame (14 .. NET_FRAME_MAX_BYTES) into the hold queue. -ENOBUFS: the queue is full (counted; the
- * caller decides); -EMSGSIZE. Frames are numbered from 0 in the order of these calls. */
+/* Copies a frame (14 .. NET_FRAME_MAX_BYTES) into the hold queue. -ENOBUFS: the queue is full (counted);
+ * -EMSGSIZE. Frames are numbered from 0 in the order of these calls; a refused one takes a number too, so
+ * that two hosts which see the same frames number them alike. */
 int net_hold(struct net *net, const void *frame, size_t bytes, uint64_t lsn);
 /* Frames held so far (the number of the next one). */
 uint64_t net_held_count(const struct net *net);
@@ -45,19 +47,19 @@ void net_receive_pop(struct net *net);
 
 /* ---- I/O thread ---- */
 
-/* Frames arriving go to the receive queue; held frames whose LSN is <= acked_lsn go to the wire, in order.
- * Returns frames moved (0: idle, for the caller's polling policy). */
+/* Frames arriving (for the guest's MAC, or for many) go to the receive queue; held frames whose LSN is
+ * <= acked_lsn go to the wire, in order. Returns frames moved (0: idle, for the caller's polling policy). */
 unsigned net_poll_live(struct net *net, uint64_t acked_lsn);
 /* Frames arriving are dropped; held frames with a number < sent_count are forgotten (the primary sent
  * them). Returns frames moved. */
 unsigned net_poll_standby(struct net *net, uint64_t sent_count);
 /* Tells the LAN where the guest's MAC now is: RARP, and gratuitous ARP / unsolicited NA for the addresses
- * the guest was seen to use as a sender (learned in net_hold from ARP, IPv4 and NDP frames). */
+ * the guest was seen to use as a sender (learned from the held ARP, IPv4, IPv6 and NDP frames). */
 void net_announce(struct net *net);
 
 /* ---- any thread ---- */
 
-/* Frames that have gone to the wire (live) or been forgotten (standby). */
+/* All frames numbered below this have gone to the wire (live), been forgotten (standby), or been dropped. */
 uint64_t net_sent_count(const struct net *net);
 /* True if a frame waits for the guest. */
 bool net_receive_waiting(const struct net *net);
@@ -69,6 +71,7 @@ struct net_statistics {
     uint64_t dropped_oversize;           /* arrived larger than NET_FRAME_MAX_BYTES, or in several segments */
     uint64_t dropped_hold_full;          /* sent by the guest while the hold queue was full */
     uint64_t dropped_transmit;           /* the port took none for a long time */
+    uint64_t received_for_others;        /* addressed to another station, and not kept */
 };
 void net_get_statistics(const struct net *net, struct net_statistics *out);
 /* Output hold: ns from net_hold to the frame's release. Written by the I/O thread. */

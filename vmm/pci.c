@@ -4,20 +4,20 @@
 #include <errno.h>
 #include <string.h>
 
-#define ADDRESS_ENABLE 0x80000000u
-#define ADDRESS_WRITABLE 0x80FFFFFCu
-#define CONFIG_VENDOR 0x00u
-#define CONFIG_DEVICE 0x02u
-#define CONFIG_REVISION 0x08u
-#define CONFIG_CLASS 0x09u
-#define CONFIG_CACHE_LINE 0x0Cu
-#define CONFIG_LATENCY 0x0Du
+#define ADDRESS_ENABLE          0x80000000u
+#define ADDRESS_WRITABLE        0x80FFFFFCu
+#define CONFIG_VENDOR           0x00u
+#define CONFIG_DEVICE           0x02u
+#define CONFIG_REVISION         0x08u
+#define CONFIG_CLASS            0x09u
+#define CONFIG_CACHE_LINE       0x0Cu
+#define CONFIG_LATENCY          0x0Du
 #define CONFIG_SUBSYSTEM_VENDOR 0x2Cu
-#define CONFIG_SUBSYSTEM 0x2Eu
+#define CONFIG_SUBSYSTEM        0x2Eu
 #define CONFIG_FIRST_CAPABILITY 0x40u
-#define BAR_IO_SPACE 0x1u
-#define BAR_IO_FLAGS 0x3u
-#define INTERRUPT_PIN_A 1u
+#define BAR_IO_SPACE            0x1u
+#define BAR_IO_FLAGS            0x3u
+#define INTERRUPT_PIN_A         1u
 
 static uint16_t config_u16(const struct pci_function *function, unsigned offset)
 {
@@ -227,23 +227,25 @@ static void config_write(struct pci *pci, unsigned slot, unsigned offset, unsign
 
 uint32_t pci_read(struct pci *pci, uint16_t port, unsigned bytes)
 {
-    int slot;
+    uint32_t ones = bytes < 4 ? (UINT32_C(1) << (8 * bytes)) - 1 : UINT32_MAX;
+    uint32_t inside_ones = UINT32_MAX;
     unsigned offset;
     unsigned inside;
+    int slot;
 
     if (port == PCI_ADDRESS_PORT && bytes == 4)
         return pci->state.address;
     if (port < PCI_DATA_PORT || port >= PCI_DATA_PORT + 4 || bytes == 0 || bytes > 4)
-        return UINT32_MAX;
+        return ones;
     slot = selected_slot(pci);
     if (slot < 0)
-        return UINT32_MAX;
+        return ones;
+    /* An access that runs past the data port reads ones there. */
     offset = port - PCI_DATA_PORT;
     inside = bytes < 4 - offset ? bytes : 4 - offset;
-    offset += pci->state.address & 0xFC;
-    if (inside == 4)
-        return config_read(pci, (unsigned)slot, offset, 4);
-    return config_read(pci, (unsigned)slot, offset, inside) | UINT32_MAX << (8 * inside);
+    if (inside < 4)
+        inside_ones = (UINT32_C(1) << (8 * inside)) - 1;
+    return config_read(pci, (unsigned)slot, (pci->state.address & 0xFC) + offset, inside) | (ones & ~inside_ones);
 }
 
 void pci_write(struct pci *pci, uint16_t port, unsigned bytes, uint32_t value)

@@ -13,23 +13,23 @@
 #include "vmm/pic.h"
 
 #define PCI_ADDRESS_PORT 0xCF8u /* to 0xCFB */
-#define PCI_DATA_PORT 0xCFCu    /* to 0xCFF */
-#define PCI_SLOTS 8u
-#define PCI_BARS 6u
+#define PCI_DATA_PORT    0xCFCu /* to 0xCFF */
+#define PCI_SLOTS        8u
+#define PCI_BARS         6u
 #define PCI_CONFIG_BYTES 256u
 
 /* Offsets in configuration space, PCI 3.0 figure 6-1. */
-#define PCI_CONFIG_COMMAND 0x04u
-#define PCI_CONFIG_STATUS 0x06u
-#define PCI_CONFIG_BAR0 0x10u
-#define PCI_CONFIG_CAPABILITIES 0x34u
+#define PCI_CONFIG_COMMAND        0x04u
+#define PCI_CONFIG_STATUS         0x06u
+#define PCI_CONFIG_BAR0           0x10u
+#define PCI_CONFIG_CAPABILITIES   0x34u
 #define PCI_CONFIG_INTERRUPT_LINE 0x3Cu
-#define PCI_CONFIG_INTERRUPT_PIN 0x3Du
-#define PCI_COMMAND_IO 0x0001u
-#define PCI_COMMAND_MASTER 0x0004u
-#define PCI_COMMAND_INTX_DISABLE 0x0400u
-#define PCI_STATUS_INTX 0x0008u
-#define PCI_STATUS_CAPABILITIES 0x0010u
+#define PCI_CONFIG_INTERRUPT_PIN  0x3Du
+#define PCI_COMMAND_IO            0x0001u
+#define PCI_COMMAND_MASTER        0x0004u
+#define PCI_COMMAND_INTX_DISABLE  0x0400u
+#define PCI_STATUS_INTX           0x0008u
+#define PCI_STATUS_CAPABILITIES   0x0010u
 
 struct pci_function {
     uint8_t config[PCI_CONFIG_BYTES];
@@ -100,7 +100,7 @@ void pci_set_interrupt(struct pci *pci, unsigned slot, bool level);
 int pci_io_find(const struct pci *pci, uint16_t port, unsigned *bar, uint16_t *offset);
 
 /* Port access to 0xCF8-0xCFF, `bytes` 1, 2 or 4. CONFIG_ADDRESS answers dword accesses at 0xCF8 only; absent
- * functions and other ports read all ones. */
+ * functions and other ports read all ones. As everywhere here, bits above `bytes` read 0. */
 uint32_t pci_read(struct pci *pci, uint16_t port, unsigned bytes);
 void pci_write(struct pci *pci, uint16_t port, unsigned bytes, uint32_t value);
 

@@ -3,18 +3,18 @@
 
 #include <string.h>
 
-#define PIC_CASCADE_INPUT 2u
+#define PIC_CASCADE_INPUT        2u
 #define PIC_MASTER_ELCR_WRITABLE 0xF8u /* inputs 0, 1, 2 are always edge triggered; PIIX3, 2.5.13 */
-#define PIC_SLAVE_ELCR_WRITABLE 0xDEu  /* so are 8 and 13 */
-#define PIC_FIRMWARE_SLAVE_ELCR 0x0Cu  /* inputs 10 and 11 */
-#define PIC_SPURIOUS_INPUT 7u
+#define PIC_SLAVE_ELCR_WRITABLE  0xDEu /* so are 8 and 13 */
+#define PIC_FIRMWARE_SLAVE_ELCR  0x0Cu /* inputs 10 and 11 */
+#define PIC_SPURIOUS_INPUT       7u
 
-#define ICW1_SELECT 0x10u
-#define ICW1_SINGLE 0x02u
-#define ICW1_NEEDS_ICW4 0x01u
+#define ICW1_SELECT               0x10u
+#define ICW1_SINGLE               0x02u
+#define ICW1_NEEDS_ICW4           0x01u
 #define ICW4_SPECIAL_FULLY_NESTED 0x10u
-#define ICW4_AUTO_EOI 0x02u
-#define OCW3_SELECT 0x08u
+#define ICW4_AUTO_EOI             0x02u
+#define OCW3_SELECT               0x08u
 
 enum { PIC_MASTER, PIC_SLAVE };
 
@@ -66,7 +66,7 @@ static int chip_request(const struct pic *pic, unsigned which)
         blocking &= (uint8_t)~chip->mask;
     /* The master lets the slave through again, which sorts its own inputs; 8259A, special fully nested mode. */
     if (chip->special_fully_nested && which == PIC_MASTER)
-        blocking &= (uint8_t)~(1u << PIC_CASCADE_INPUT);
+        blocking &= (uint8_t) ~(1u << PIC_CASCADE_INPUT);
     served = chip_highest(chip, blocking);
     if (served < 0)
         return request;
@@ -76,7 +76,7 @@ static int chip_request(const struct pic *pic, unsigned which)
 /* What INTA does to one chip for `input`. */
 static void chip_acknowledge(struct pic_chip *chip, unsigned input)
 {
-    chip->edges &= (uint8_t)~(1u << input);
+    chip->edges &= (uint8_t) ~(1u << input);
     if (!chip->auto_eoi)
         chip->in_service |= 1u << input;
     else if (chip->rotate_on_auto_eoi)
@@ -153,13 +153,13 @@ static void chip_end_of_interrupt(struct pic_chip *chip, uint8_t command)
         input = chip_highest(chip, chip->special_mask ? chip->in_service & (uint8_t)~chip->mask : chip->in_service);
         if (input < 0)
             break;
-        chip->in_service &= (uint8_t)~(1u << input);
+        chip->in_service &= (uint8_t) ~(1u << input);
         if (operation == 5)
             chip->lowest = (uint8_t)input;
         break;
     case 3: /* specific EOI */
     case 7: /* and rotate */
-        chip->in_service &= (uint8_t)~(1u << input);
+        chip->in_service &= (uint8_t) ~(1u << input);
         if (operation == 7)
             chip->lowest = (uint8_t)input;
         break;

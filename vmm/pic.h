@@ -9,10 +9,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PIC_LINES 16u
-#define PIC_MASTER_PORT 0x20u /* and 0x21 */
-#define PIC_SLAVE_PORT 0xA0u  /* and 0xA1 */
-#define PIC_ELCR_PORT 0x4D0u  /* and 0x4D1 */
+#define PIC_LINES       16u
+#define PIC_MASTER_PORT 0x20u  /* and 0x21 */
+#define PIC_SLAVE_PORT  0xA0u  /* and 0xA1 */
+#define PIC_ELCR_PORT   0x4D0u /* and 0x4D1 */
 
 struct pic_chip {
     uint8_t lines;           /* levels of the eight inputs now */

@@ -5,21 +5,21 @@
 
 #include "base/clock.h"
 
-#define PIT_NEVER INT64_MAX
-#define PIT_MODE_PORT (PIT_PORT + 3)
-#define PIT_ACCESS_LATCH 0u
-#define PIT_ACCESS_LOW 1u
-#define PIT_ACCESS_HIGH 2u
-#define PIT_ACCESS_BOTH 3u
-#define PIT_READ_BACK 3u /* "channel" 3 of a control word */
-#define PIT_STATUS_OUTPUT 0x80u
+#define PIT_NEVER             INT64_MAX
+#define PIT_MODE_PORT         (PIT_PORT + 3)
+#define PIT_ACCESS_LATCH      0u
+#define PIT_ACCESS_LOW        1u
+#define PIT_ACCESS_HIGH       2u
+#define PIT_ACCESS_BOTH       3u
+#define PIT_READ_BACK         3u /* "channel" 3 of a control word */
+#define PIT_STATUS_OUTPUT     0x80u
 #define PIT_STATUS_NULL_COUNT 0x40u
-#define PIT_SPEAKER_CHANNEL 2u
-#define CONTROL_GATE2 0x01u
-#define CONTROL_WRITABLE 0x0Fu
-#define CONTROL_REFRESH 0x10u
-#define CONTROL_OUTPUT2 0x20u
-#define PIT_REFRESH_TICKS 18 /* a PC's memory refresh: about every 15 us; AT technical reference */
+#define PIT_SPEAKER_CHANNEL   2u
+#define CONTROL_GATE2         0x01u
+#define CONTROL_WRITABLE      0x0Fu
+#define CONTROL_REFRESH       0x10u
+#define CONTROL_OUTPUT2       0x20u
+#define PIT_REFRESH_TICKS     18 /* a PC's memory refresh: about every 15 us; AT technical reference */
 
 __extension__ typedef unsigned __int128 wide;
 

@@ -12,11 +12,11 @@
 
 #include "vmm/pic.h"
 
-#define PIT_HZ UINT64_C(1193182)
-#define PIT_PORT 0x40u /* to 0x43 */
+#define PIT_HZ           UINT64_C(1193182)
+#define PIT_PORT         0x40u /* to 0x43 */
 #define PIT_CONTROL_PORT 0x61u
-#define PIT_IRQ 0u
-#define PIT_CHANNELS 3u
+#define PIT_IRQ          0u
+#define PIT_CHANNELS     3u
 
 struct pit_channel {
     int64_t start_tick;    /* tick at which the running count was (or will be) loaded, one after the write; while
@@ -60,7 +60,6 @@ uint64_t pit_deadline_ns(const struct pit *pit);
 
 /* Port access to 0x40-0x43 and 0x61, `bytes` 1, 2 or 4 (split into byte accesses). Both advance first. */
 uint32_t pit_read(struct pit *pit, uint16_t port, unsigned bytes, uint64_t now_ns, struct pic *pic);
-void pit_write(struct pit *pit, uint16_t port, unsigned bytes, uint32_t value, uint64_t now_ns,
-               struct pic *pic);
+void pit_write(struct pit *pit, uint16_t port, unsigned bytes, uint32_t value, uint64_t now_ns, struct pic *pic);
 
 #endif

@@ -5,49 +5,49 @@
 
 #include "base/clock.h"
 
-#define RTC_SECOND 0x00u
+#define RTC_SECOND       0x00u
 #define RTC_SECOND_ALARM 0x01u
-#define RTC_MINUTE 0x02u
+#define RTC_MINUTE       0x02u
 #define RTC_MINUTE_ALARM 0x03u
-#define RTC_HOUR 0x04u
-#define RTC_HOUR_ALARM 0x05u
-#define RTC_WEEKDAY 0x06u
-#define RTC_DAY 0x07u
-#define RTC_MONTH 0x08u
-#define RTC_YEAR 0x09u
-#define RTC_A 0x0Au
-#define RTC_B 0x0Bu
-#define RTC_C 0x0Cu
-#define RTC_D 0x0Du
-#define RTC_CENTURY 0x32u
+#define RTC_HOUR         0x04u
+#define RTC_HOUR_ALARM   0x05u
+#define RTC_WEEKDAY      0x06u
+#define RTC_DAY          0x07u
+#define RTC_MONTH        0x08u
+#define RTC_YEAR         0x09u
+#define RTC_A            0x0Au
+#define RTC_B            0x0Bu
+#define RTC_C            0x0Cu
+#define RTC_D            0x0Du
+#define RTC_CENTURY      0x32u
 
 #define A_UPDATE_IN_PROGRESS 0x80u
-#define A_INITIAL 0x26u /* 32,768 Hz time base; periodic rate 1,024 Hz, as PC firmware sets it */
-#define B_SET 0x80u
-#define B_BINARY 0x04u
-#define B_24_HOURS 0x02u
-#define FLAG_PERIODIC 0x40u /* these three have the same place in B (enable) and C (flag) */
-#define FLAG_ALARM 0x20u
-#define FLAG_UPDATE 0x10u
-#define FLAGS_ENABLED(rtc) ((rtc)->cmos[RTC_B] & (FLAG_PERIODIC | FLAG_ALARM | FLAG_UPDATE))
-#define C_INTERRUPT 0x80u
-#define D_POWER_GOOD 0x80u
-#define HOUR_PM 0x80u
-#define ALARM_ANY 0xC0u /* both bits set: matches always */
+#define A_INITIAL            0x26u /* 32,768 Hz time base; periodic rate 1,024 Hz, as PC firmware sets it */
+#define B_SET                0x80u
+#define B_BINARY             0x04u
+#define B_24_HOURS           0x02u
+#define FLAG_PERIODIC        0x40u /* these three have the same place in B (enable) and C (flag) */
+#define FLAG_ALARM           0x20u
+#define FLAG_UPDATE          0x10u
+#define FLAGS_ENABLED(rtc)   ((rtc)->cmos[RTC_B] & (FLAG_PERIODIC | FLAG_ALARM | FLAG_UPDATE))
+#define C_INTERRUPT          0x80u
+#define D_POWER_GOOD         0x80u
+#define HOUR_PM              0x80u
+#define ALARM_ANY            0xC0u /* both bits set: matches always */
 
-#define RTC_BASE_HZ 32768u
+#define RTC_BASE_HZ       32768u
 #define UPDATE_WARNING_NS 244000u /* UIP rises 244 us before the time changes; MC146818, table 6 */
-#define DAY_SECONDS 86400
-#define YEARS_400_DAYS INT64_C(146097)
+#define DAY_SECONDS       86400
+#define YEARS_400_DAYS    INT64_C(146097)
 #define YEARS_400_SECONDS (YEARS_400_DAYS * DAY_SECONDS)
-#define DAYS_TO_1970 INT64_C(719468) /* from 0000-03-01 */
+#define DAYS_TO_1970      INT64_C(719468) /* from 0000-03-01 */
 
 __extension__ typedef unsigned __int128 wide;
 
 struct date {
     int64_t year;
-    unsigned month; /* 1 to 12 */
-    unsigned day;   /* 1 to 31 */
+    unsigned month;   /* 1 to 12 */
+    unsigned day;     /* 1 to 31 */
     unsigned weekday; /* 1 is Sunday */
     unsigned hour;
     unsigned minute;

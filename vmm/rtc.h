@@ -13,15 +13,15 @@
 #include "vmm/pic.h"
 
 #define RTC_INDEX_PORT 0x70u
-#define RTC_DATA_PORT 0x71u
-#define RTC_IRQ 8u
+#define RTC_DATA_PORT  0x71u
+#define RTC_IRQ        8u
 #define RTC_CMOS_BYTES 128u
 
 /* All state; copy it to transfer it. */
 struct rtc {
-    int64_t offset_seconds; /* Unix time shown = this + whole seconds of virtual time */
-    uint64_t now_ns;        /* time of the last call */
-    uint8_t index;          /* port 0x70, without the NMI bit */
+    int64_t offset_seconds;       /* Unix time shown = this + whole seconds of virtual time */
+    uint64_t now_ns;              /* time of the last call */
+    uint8_t index;                /* port 0x70, without the NMI bit */
     uint8_t cmos[RTC_CMOS_BYTES]; /* RAM, status registers, alarm; time registers only while SET holds them */
 };
 
@@ -38,7 +38,6 @@ uint64_t rtc_deadline_ns(const struct rtc *rtc);
 
 /* Port access, `bytes` 1, 2 or 4 (split into byte accesses; 0x70 reads 0xFF). Both advance first. */
 uint32_t rtc_read(struct rtc *rtc, uint16_t port, unsigned bytes, uint64_t now_ns, struct pic *pic);
-void rtc_write(struct rtc *rtc, uint16_t port, unsigned bytes, uint32_t value, uint64_t now_ns,
-               struct pic *pic);
+void rtc_write(struct rtc *rtc, uint16_t port, unsigned bytes, uint32_t value, uint64_t now_ns, struct pic *pic);
 
 #endif

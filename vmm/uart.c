@@ -5,40 +5,40 @@
 
 #define UART_PORTS 8u
 
-#define IER_RECEIVED 0x01u
+#define IER_RECEIVED       0x01u
 #define IER_TRANSMIT_EMPTY 0x02u
-#define IER_LINE_STATUS 0x04u
-#define IER_MODEM_STATUS 0x08u
-#define IER_WRITABLE 0x0Fu
+#define IER_LINE_STATUS    0x04u
+#define IER_MODEM_STATUS   0x08u
+#define IER_WRITABLE       0x0Fu
 
-#define IIR_NONE 0x01u
-#define IIR_MODEM_STATUS 0x00u
+#define IIR_NONE           0x01u
+#define IIR_MODEM_STATUS   0x00u
 #define IIR_TRANSMIT_EMPTY 0x02u
-#define IIR_RECEIVED 0x04u
-#define IIR_LINE_STATUS 0x06u
-#define IIR_TIMEOUT 0x0Cu
-#define IIR_FIFO_ENABLED 0xC0u
+#define IIR_RECEIVED       0x04u
+#define IIR_LINE_STATUS    0x06u
+#define IIR_TIMEOUT        0x0Cu
+#define IIR_FIFO_ENABLED   0xC0u
 
-#define FCR_ENABLE 0x01u
+#define FCR_ENABLE        0x01u
 #define FCR_CLEAR_RECEIVE 0x02u
-#define FCR_KEPT 0xC9u /* enable, DMA mode, trigger level */
+#define FCR_KEPT          0xC9u /* enable, DMA mode, trigger level */
 
 #define LCR_DIVISOR_LATCH 0x80u
 
-#define MCR_DTR 0x01u
-#define MCR_RTS 0x02u
-#define MCR_OUT1 0x04u
-#define MCR_OUT2 0x08u
+#define MCR_DTR      0x01u
+#define MCR_RTS      0x02u
+#define MCR_OUT1     0x04u
+#define MCR_OUT2     0x08u
 #define MCR_LOOPBACK 0x10u
 #define MCR_WRITABLE 0x1Fu
 
-#define LSR_DATA_READY 0x01u
-#define LSR_OVERRUN 0x02u
+#define LSR_DATA_READY        0x01u
+#define LSR_OVERRUN           0x02u
 #define LSR_TRANSMITTER_EMPTY 0x60u /* THRE and TEMT: transmission takes no time */
 
 #define MSR_CTS 0x10u
 #define MSR_DSR 0x20u
-#define MSR_RI 0x40u
+#define MSR_RI  0x40u
 #define MSR_DCD 0x80u
 
 static unsigned fifo_capacity(const struct uart_state *state)
@@ -75,7 +75,7 @@ static uint8_t fifo_pop(struct uart_state *state)
 
 static unsigned fifo_trigger(const struct uart_state *state)
 {
-    static const uint8_t trigger_bytes[4] = { 1, 4, 8, 14 };
+    static const uint8_t trigger_bytes[4] = {1, 4, 8, 14};
 
     return state->fifo_control & FCR_ENABLE ? trigger_bytes[state->fifo_control >> 6] : 1;
 }

@@ -11,8 +11,8 @@
 
 #include "vmm/pic.h"
 
-#define UART_PORT 0x3F8u /* to 0x3FF */
-#define UART_IRQ 4u
+#define UART_PORT       0x3F8u /* to 0x3FF */
+#define UART_IRQ        4u
 #define UART_FIFO_BYTES 16u
 
 /* State part: no pointers, copy it to transfer it. */

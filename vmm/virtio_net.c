@@ -5,52 +5,52 @@
 #include <string.h>
 
 /* Identity; virtio 1.2, 4.1.2. */
-#define PCI_VENDOR_VIRTIO 0x1AF4u
+#define PCI_VENDOR_VIRTIO     0x1AF4u
 #define PCI_DEVICE_VIRTIO_NET 0x1041u /* 0x1040 + device id 1 */
-#define PCI_SUBSYSTEM_VIRTIO 0x1100u
-#define PCI_CLASS_ETHERNET 0x020000u
-#define PCI_REVISION_MODERN 1u
+#define PCI_SUBSYSTEM_VIRTIO  0x1100u
+#define PCI_CLASS_ETHERNET    0x020000u
+#define PCI_REVISION_MODERN   1u
 
 /* Capabilities; virtio 1.2, 4.1.4. */
-#define PCI_CAP_VENDOR 0x09u
-#define CAP_BYTES 16u
-#define CAP_NOTIFY_BYTES 20u
+#define PCI_CAP_VENDOR          0x09u
+#define CAP_BYTES               16u
+#define CAP_NOTIFY_BYTES        20u
 #define CAP_ACCESS_WINDOW_BYTES 20u
-#define CAP_BAR 4u
-#define CAP_OFFSET 8u
-#define CAP_LENGTH 12u
-#define CAP_WINDOW_DATA 16u
+#define CAP_BAR                 4u
+#define CAP_OFFSET              8u
+#define CAP_LENGTH              12u
+#define CAP_WINDOW_DATA         16u
 enum { CAP_COMMON = 1, CAP_NOTIFY = 2, CAP_ISR = 3, CAP_DEVICE = 4, CAP_ACCESS_WINDOW = 5 };
 
 /* Where the structures lie in the BAR. Linux demands 4-byte alignment of common and device, 2 of notify. */
-#define BAR_INDEX 0u
-#define BAR_COMMON 0x00u
-#define BAR_COMMON_BYTES 60u /* up to queue_reset; virtio 1.2, 4.1.4.3 */
-#define BAR_ISR 0x40u
-#define BAR_NOTIFY 0x44u
+#define BAR_INDEX             0u
+#define BAR_COMMON            0x00u
+#define BAR_COMMON_BYTES      60u /* up to queue_reset; virtio 1.2, 4.1.4.3 */
+#define BAR_ISR               0x40u
+#define BAR_NOTIFY            0x44u
 #define BAR_NOTIFY_MULTIPLIER 2u
-#define BAR_NOTIFY_BYTES (VIRTIO_NET_QUEUES * BAR_NOTIFY_MULTIPLIER)
-#define BAR_DEVICE 0x50u
-#define BAR_DEVICE_BYTES 12u
+#define BAR_NOTIFY_BYTES      (VIRTIO_NET_QUEUES * BAR_NOTIFY_MULTIPLIER)
+#define BAR_DEVICE            0x50u
+#define BAR_DEVICE_BYTES      12u
 
-#define ISR_QUEUE 1u
+#define ISR_QUEUE  1u
 #define ISR_CONFIG 2u
 
-#define STATUS_DRIVER_OK 0x04u
+#define STATUS_DRIVER_OK   0x04u
 #define STATUS_FEATURES_OK 0x08u
 #define STATUS_NEEDS_RESET 0x40u
-#define STATUS_OF_DRIVER 0x8Fu
+#define STATUS_OF_DRIVER   0x8Fu
 
-#define FEATURE_MTU (UINT64_C(1) << 3)
-#define FEATURE_MAC (UINT64_C(1) << 5)
-#define FEATURE_STATUS (UINT64_C(1) << 16)
-#define FEATURE_INDIRECT (UINT64_C(1) << 28)
+#define FEATURE_MTU       (UINT64_C(1) << 3)
+#define FEATURE_MAC       (UINT64_C(1) << 5)
+#define FEATURE_STATUS    (UINT64_C(1) << 16)
+#define FEATURE_INDIRECT  (UINT64_C(1) << 28)
 #define FEATURE_EVENT_IDX (UINT64_C(1) << 29)
 #define FEATURE_VERSION_1 (UINT64_C(1) << 32)
 #define FEATURES_OFFERED                                                                                               \
     (FEATURE_MTU | FEATURE_MAC | FEATURE_STATUS | FEATURE_INDIRECT | FEATURE_EVENT_IDX | FEATURE_VERSION_1)
 
-#define LINK_UP 1u
+#define LINK_UP        1u
 #define NO_MSIX_VECTOR 0xFFFFu
 
 /* virtio 1.2, 5.1.6; all zero but num_buffers, which is 1 without mergeable buffers. */
@@ -84,13 +84,13 @@ static const struct {
     uint8_t offset;
     uint8_t bytes;
 } common_registers[COMMON_REGISTERS] = {
-    [DEVICE_FEATURE_SELECT] = { 0, 4 }, [DEVICE_FEATURE] = { 4, 4 },     [DRIVER_FEATURE_SELECT] = { 8, 4 },
-    [DRIVER_FEATURE] = { 12, 4 },       [MSIX_CONFIG] = { 16, 2 },       [NUM_QUEUES] = { 18, 2 },
-    [DEVICE_STATUS] = { 20, 1 },        [CONFIG_GENERATION] = { 21, 1 }, [QUEUE_SELECT] = { 22, 2 },
-    [QUEUE_SIZE] = { 24, 2 },           [QUEUE_MSIX_VECTOR] = { 26, 2 }, [QUEUE_ENABLE] = { 28, 2 },
-    [QUEUE_NOTIFY_OFF] = { 30, 2 },     [QUEUE_DESC_LOW] = { 32, 4 },    [QUEUE_DESC_HIGH] = { 36, 4 },
-    [QUEUE_DRIVER_LOW] = { 40, 4 },     [QUEUE_DRIVER_HIGH] = { 44, 4 }, [QUEUE_DEVICE_LOW] = { 48, 4 },
-    [QUEUE_DEVICE_HIGH] = { 52, 4 },
+    [DEVICE_FEATURE_SELECT] = {0, 4}, [DEVICE_FEATURE] = {4, 4},     [DRIVER_FEATURE_SELECT] = {8, 4},
+    [DRIVER_FEATURE] = {12, 4},       [MSIX_CONFIG] = {16, 2},       [NUM_QUEUES] = {18, 2},
+    [DEVICE_STATUS] = {20, 1},        [CONFIG_GENERATION] = {21, 1}, [QUEUE_SELECT] = {22, 2},
+    [QUEUE_SIZE] = {24, 2},           [QUEUE_MSIX_VECTOR] = {26, 2}, [QUEUE_ENABLE] = {28, 2},
+    [QUEUE_NOTIFY_OFF] = {30, 2},     [QUEUE_DESC_LOW] = {32, 4},    [QUEUE_DESC_HIGH] = {36, 4},
+    [QUEUE_DRIVER_LOW] = {40, 4},     [QUEUE_DRIVER_HIGH] = {44, 4}, [QUEUE_DEVICE_LOW] = {48, 4},
+    [QUEUE_DEVICE_HIGH] = {52, 4},
 };
 
 static void put_bytes(uint8_t *target, uint32_t value, unsigned bytes)
@@ -191,7 +191,7 @@ bool virtio_net_can_receive(const struct virtio_net *net)
 int virtio_net_receive(struct virtio_net *net, const uint8_t *frame, size_t bytes)
 {
     struct virtqueue *queue = &net->state.queues[VIRTIO_NET_RX];
-    uint8_t header[VIRTIO_NET_HEADER_BYTES] = { [HEADER_NUM_BUFFERS] = 1 };
+    uint8_t header[VIRTIO_NET_HEADER_BYTES] = {[HEADER_NUM_BUFFERS] = 1};
     struct virtqueue_chain chain;
 
     if (bytes < VIRTIO_NET_FRAME_BYTES_MIN || bytes > VIRTIO_NET_FRAME_BYTES_MAX)
@@ -299,8 +299,9 @@ static uint32_t common_read(struct virtio_net_state *state, enum common_register
     case DRIVER_FEATURE_SELECT:
         return state->driver_feature_select;
     case DRIVER_FEATURE:
-        return state->driver_feature_select > 1 ? 0
-                                                : (uint32_t)(state->driver_features >> 32 * state->driver_feature_select);
+        return state->driver_feature_select > 1
+                   ? 0
+                   : (uint32_t)(state->driver_features >> 32 * state->driver_feature_select);
     case MSIX_CONFIG:
     case QUEUE_MSIX_VECTOR:
         return NO_MSIX_VECTOR;
@@ -407,7 +408,8 @@ static void bar_image(struct virtio_net *net, uint8_t image[VIRTIO_NET_BAR_BYTES
 
     memset(image, 0, VIRTIO_NET_BAR_BYTES);
     for (unsigned reg = 0; reg < COMMON_REGISTERS; reg++)
-        put_bytes(image + BAR_COMMON + common_registers[reg].offset, common_read(state, reg), common_registers[reg].bytes);
+        put_bytes(image + BAR_COMMON + common_registers[reg].offset, common_read(state, reg),
+                  common_registers[reg].bytes);
     /* virtio 1.2, 5.1.4: mac, status, max_virtqueue_pairs (unused without MQ), mtu */
     memcpy(image + BAR_DEVICE, state->mac, sizeof(state->mac));
     put_bytes(image + BAR_DEVICE + 6, state->link_up ? LINK_UP : 0, 2);
@@ -420,12 +422,12 @@ uint32_t virtio_net_io_read(struct virtio_net *net, uint16_t offset, unsigned by
     uint8_t isr = net->state.isr;
 
     if (bytes == 0 || bytes > 4 || offset + bytes > VIRTIO_NET_BAR_BYTES)
-        return UINT32_MAX;
+        return UINT32_MAX >> (32 - 8 * (bytes < 4 && bytes > 0 ? bytes : 4));
     if (offset > BAR_ISR || offset + bytes <= BAR_ISR) {
         bar_image(net, image);
         return get_bytes(image + offset, bytes);
     }
-    net->state.isr = 0;
+    net->state.isr = 0; /* reading acknowledges; virtio 1.2, 4.1.4.5 */
     pci_set_interrupt(net->pci, net->slot, false);
     return (uint32_t)isr << 8 * (BAR_ISR - offset);
 }
@@ -496,7 +498,7 @@ static void window_after_write(void *ctx, unsigned offset, unsigned bytes)
 
 static int add_capability(struct virtio_net *net, uint8_t type, uint32_t offset, uint32_t length, uint8_t bytes)
 {
-    uint8_t cap[CAP_NOTIFY_BYTES] = { [0] = PCI_CAP_VENDOR, [2] = bytes, [3] = type, [CAP_BAR] = BAR_INDEX };
+    uint8_t cap[CAP_NOTIFY_BYTES] = {[0] = PCI_CAP_VENDOR, [2] = bytes, [3] = type, [CAP_BAR] = BAR_INDEX};
 
     put_bytes(cap + CAP_OFFSET, offset, 4);
     put_bytes(cap + CAP_LENGTH, length, 4);
@@ -517,7 +519,7 @@ int virtio_net_init(struct virtio_net *net, struct pci *pci, unsigned slot, uint
         .class_code = PCI_CLASS_ETHERNET,
         .revision = PCI_REVISION_MODERN,
     };
-    struct pci_watch watch = { .ctx = net, .before_read = window_before_read, .after_write = window_after_write };
+    struct pci_watch watch = {.ctx = net, .before_read = window_before_read, .after_write = window_after_write};
     uint8_t *writable;
     int err;
 

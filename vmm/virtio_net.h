@@ -15,14 +15,14 @@
 #include "vmm/pci.h"
 #include "vmm/virtqueue.h"
 
-#define VIRTIO_NET_QUEUE_SIZE 256u
-#define VIRTIO_NET_MTU 1500u
+#define VIRTIO_NET_QUEUE_SIZE   256u
+#define VIRTIO_NET_MTU          1500u
 #define VIRTIO_NET_HEADER_BYTES 12u
 /* Ethernet header, one VLAN tag, MTU; no frame check sequence. */
 #define VIRTIO_NET_FRAME_BYTES_MAX 1518u
 #define VIRTIO_NET_FRAME_BYTES_MIN 14u
-#define VIRTIO_NET_BAR_BYTES 128u
-#define VIRTIO_NET_IRQ 11u
+#define VIRTIO_NET_BAR_BYTES       128u
+#define VIRTIO_NET_IRQ             11u
 
 enum virtio_net_queue {
     VIRTIO_NET_RX,

@@ -4,17 +4,17 @@
 #include <errno.h>
 #include <string.h>
 
-#define DESCRIPTOR_BYTES 16u
-#define DESCRIPTOR_NEXT 1u
-#define DESCRIPTOR_WRITE 2u
-#define DESCRIPTOR_INDIRECT 4u
-#define RING_HEADER_BYTES 4u /* flags and idx of either ring */
-#define RING_INDEX_OFFSET 2u
-#define AVAILABLE_ENTRY_BYTES 2u
-#define USED_ENTRY_BYTES 8u
-#define RING_EVENT_BYTES 2u
+#define DESCRIPTOR_BYTES       16u
+#define DESCRIPTOR_NEXT        1u
+#define DESCRIPTOR_WRITE       2u
+#define DESCRIPTOR_INDIRECT    4u
+#define RING_HEADER_BYTES      4u /* flags and idx of either ring */
+#define RING_INDEX_OFFSET      2u
+#define AVAILABLE_ENTRY_BYTES  2u
+#define USED_ENTRY_BYTES       8u
+#define RING_EVENT_BYTES       2u
 #define AVAILABLE_NO_INTERRUPT 1u
-#define USED_NO_NOTIFY 1u
+#define USED_NO_NOTIFY         1u
 
 /* As in guest memory; virtio 1.2, 2.7.5. Little endian, as the host is (x86-64). */
 struct descriptor {
@@ -97,7 +97,8 @@ static int chain_add(struct virtqueue *queue, const struct guest_memory *memory,
     unsigned filled = (unsigned)chain->readable + chain->writable;
     struct virtqueue_buffer *buffer = &chain->buffers[filled];
 
-    if (filled == queue->size || (uint64_t)chain->readable_bytes + chain->writable_bytes + descriptor->bytes > UINT32_MAX)
+    if (filled == queue->size ||
+        (uint64_t)chain->readable_bytes + chain->writable_bytes + descriptor->bytes > UINT32_MAX)
         return queue_break(queue, VIRTQUEUE_CHAIN_TOO_LONG);
     if (descriptor->bytes == 0)
         return queue_break(queue, VIRTQUEUE_BUFFER_EMPTY);
@@ -192,7 +193,7 @@ void virtqueue_unpop(struct virtqueue *queue)
 
 void virtqueue_push(struct virtqueue *queue, struct guest_memory *memory, uint16_t head, uint32_t written_bytes)
 {
-    uint32_t entry[2] = { head, written_bytes };
+    uint32_t entry[2] = {head, written_bytes};
     uint64_t offset = RING_HEADER_BYTES + (uint64_t)(queue->used_next % queue->size) * USED_ENTRY_BYTES;
 
     if (!queue_runs(queue))
@@ -265,7 +266,8 @@ bool virtqueue_interrupt_due(struct virtqueue *queue, const struct guest_memory 
     uint16_t before = queue->used_signalled;
     uint16_t event;
 
-    if (!queue_runs(queue) || queue->used_next == before)
+    /* What was returned before the queue broke is still announced. */
+    if (!queue->enabled || queue->used_next == before)
         return false;
     queue->used_signalled = queue->used_next;
     if (!queue->event_idx)

@@ -37,10 +37,10 @@ struct virtqueue {
     uint64_t descriptors_gpa;
     uint64_t available_gpa;
     uint64_t used_gpa;
-    uint16_t size;            /* chosen by the driver; <= VIRTQUEUE_SIZE_MAX */
-    uint16_t available_next;  /* free-running: next ring entry to take */
-    uint16_t used_next;       /* free-running: next used entry to write */
-    uint16_t used_signalled;  /* used_next at the last interrupt decision */
+    uint16_t size;           /* chosen by the driver; <= VIRTQUEUE_SIZE_MAX */
+    uint16_t available_next; /* free-running: next ring entry to take */
+    uint16_t used_next;      /* free-running: next used entry to write */
+    uint16_t used_signalled; /* used_next at the last interrupt decision */
     bool enabled;
     bool event_idx;
     bool indirect;

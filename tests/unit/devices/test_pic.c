@@ -4,7 +4,7 @@
 #include "vmm/pic.h"
 
 #define MASTER_VECTOR 0x30u
-#define SLAVE_VECTOR 0x38u
+#define SLAVE_VECTOR  0x38u
 
 static void out8(struct pic *pic, uint16_t port, uint8_t value)
 {

@@ -41,13 +41,17 @@ static void program(struct bench *bench, unsigned channel, unsigned mode, uint16
     out8(bench, (uint16_t)(0x40 + channel), (uint8_t)(count >> 8), tick);
 }
 
+static uint16_t read_both_bytes(struct bench *bench, unsigned channel, int64_t tick)
+{
+    uint8_t low = in8(bench, (uint16_t)(0x40 + channel), tick);
+
+    return (uint16_t)(low | in8(bench, (uint16_t)(0x40 + channel), tick) << 8);
+}
+
 static uint16_t latch_and_read(struct bench *bench, unsigned channel, int64_t tick)
 {
-    uint8_t low;
-
     out8(bench, 0x43, (uint8_t)(channel << 6), tick);
-    low = in8(bench, (uint16_t)(0x40 + channel), tick);
-    return (uint16_t)(low | in8(bench, (uint16_t)(0x40 + channel), tick) << 8);
+    return read_both_bytes(bench, channel, tick);
 }
 
 static uint8_t read_status(struct bench *bench, unsigned channel, int64_t tick)
@@ -214,9 +218,9 @@ static void read_back_gives_status_then_count_of_each_channel(void **unused)
     program(&bench, 2, 3, 500, 0);
     out8(&bench, 0x43, 0xC0 | 0x02 | 0x08, 101); /* status and count of 0 and 2 */
     assert_int_equal(in8(&bench, 0x40, 200), 0x80 | 0x34);
-    assert_int_equal(in8(&bench, 0x40, 200) | in8(&bench, 0x40, 200) << 8, 900);
+    assert_int_equal(read_both_bytes(&bench, 0, 200), 900);
     assert_int_equal(in8(&bench, 0x42, 200), 0x80 | 0x36);
-    assert_int_equal(in8(&bench, 0x42, 200) | in8(&bench, 0x42, 200) << 8, 500); /* its gate is low */
+    assert_int_equal(read_both_bytes(&bench, 2, 200), 500); /* its gate is low */
     out8(&bench, 0x40, 7, 300);
     out8(&bench, 0x40, 0, 300);
     assert_int_equal(read_status(&bench, 0, 300), 0x80 | 0x40 | 0x34); /* null count until the period ends */
@@ -432,7 +436,7 @@ static uint32_t random_count(uint64_t *random)
 
 static void every_mode_agrees_with_the_clock_by_clock_model(void **unused)
 {
-    static const unsigned modes[] = { 0, 2, 3, 4 };
+    static const unsigned modes[] = {0, 2, 3, 4};
     uint64_t random = test_seed(__func__);
     struct bench bench;
     struct reference ref;

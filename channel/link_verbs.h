@@ -1,0 +1,99 @@
+/* What the two halves of the verbs link share: link_verbs.c (set-up) and link_verbs_path.c (per event). */
+#ifndef FTVMM_CHANNEL_LINK_VERBS_H
+#define FTVMM_CHANNEL_LINK_VERBS_H
+
+#include "base/clock.h"
+#include "channel/link.h"
+#include "channel/post_turn.h"
+
+#include <infiniband/verbs.h>
+#include <rdma/rdma_cma.h>
+
+#define VERBS_WRITES_IN_FLIGHT 4  /* coalesced writes; more only split what could travel together */
+/* Longest coalesced write, unless one record and a pad are longer: rxe takes 8 MiB at most (RXE_PORT_MAX_MSG_SZ),
+ * and several short ones let acks come in before all has travelled. */
+#define VERBS_WRITE_BYTES      (512u * 1024)
+#define VERBS_QUEUE_DEPTH      32 /* 4 writes in two parts each, a heartbeat, and room */
+#define VERBS_INLINE_BYTES     192 /* below the 220 B at which ConnectX cards begin to lose by inlining */
+#define VERBS_COMPLETIONS      8  /* reaped in one go */
+
+/* wr_id of a write of records: the index up to which it reaches. Of a control block: */
+#define VERBS_WR_CONTROL UINT64_MAX
+
+/* How long a frame may look damaged, or an acked one be missing, before it is believed: what is on its way
+ * from the NIC to memory arrives within microseconds. */
+#define VERBS_DAMAGE_NS (200 * NS_PER_MS)
+
+/* What each end writes into the other's memory: heartbeat, and how far it is. 64 bytes, one write. */
+struct verbs_control {
+    uint64_t counter; /* rises with every block */
+    uint64_t lsn;     /* sender: highest acked; receiver: highest consumed */
+    uint64_t bytes;   /* sender: index up to which is acked; receiver: index consumed */
+    uint64_t zero[4];
+    uint32_t zero_too;
+    uint32_t crc; /* of what stands before it, keyed */
+};
+_Static_assert(sizeof(struct verbs_control) == 64, "the control block is part of the wire format");
+
+struct verbs_link {
+    struct channel channel;
+
+    /* ---- both ends; constant once joined ---- */
+    char name[128]; /* for messages: the address, and the peer's */
+    struct rdma_event_channel *events;
+    struct rdma_cm_id *listener;
+    struct rdma_cm_id *id;
+    struct ibv_cq *cq;
+    uint64_t key;
+    uint8_t *ring;
+    uint64_t ring_bytes;
+    struct ibv_mr *ring_mr;        /* receiver: gone after the fence */
+    uint8_t *control_page;         /* `in` and `out` on lines of their own */
+    struct verbs_control *in;      /* the peer writes here */
+    struct verbs_control *out;     /* the source of ours; not touched while it is in flight */
+    struct ibv_mr *in_mr, *out_mr; /* only `in` is remotely writable */
+    uint64_t peer_ring_address, peer_control_address;
+    uint32_t peer_ring_rkey, peer_control_rkey;
+    uint32_t inline_bytes;
+
+    struct post_turn turn; /* who may use the send queue (sender: and what is posted) */
+
+    /* ---- owned by the holder of the turn ---- */
+    uint64_t control_counter;
+
+    /* ---- polling thread ---- */
+    uint64_t peer_counter; /* of the block last seen */
+    uint64_t peer_lsn;     /* receiver: delivered or not, what was due when last looked */
+    /* sender: reaped by the polling thread; receiver: by the holder of the turn */
+    bool control_in_flight;
+    uint64_t completed; /* sender: index up to which writes are complete */
+
+    /* ---- both threads of the receiver ---- */
+    alignas(RING_LINE_BYTES) _Atomic bool control_due; /* a block could not be sent and should be */
+    _Atomic uint64_t credited;                         /* consumed index in the block sent last */
+
+    /* ---- receiving thread ---- */
+    bool fenced;
+    int final;                 /* what channel_next says from now on; 0: go on */
+    uint64_t doubtful_since_ns; /* 0: no doubt */
+};
+
+/* Reads the peer's control block if it is whole and new to `counter`. Any thread of the link. */
+bool verbs_control_read(const struct verbs_link *link, uint64_t counter, struct verbs_control *block);
+/* The link is down: says so once. */
+void verbs_down(struct verbs_link *link, const char *why);
+
+/* Looks after what rdma_cm has to say (DISCONNECTED). Polling thread; one system call. */
+void verbs_events_look(struct verbs_link *link);
+
+/* The per-event operations, for the table in link_verbs.c. */
+void verbs_commit(struct channel *channel);
+int verbs_poll(struct channel *channel);
+int verbs_next(struct channel *channel, struct channel_record *record);
+void verbs_consume(struct channel *channel);
+/* Sends a control block, unless one is in flight: then it stays due. Polling or (receiver) receiving thread. */
+void verbs_control_send(struct verbs_link *link);
+/* Takes the time of the peer's sign of life, and (sender) its credits. Polling thread. */
+void verbs_look_at_peer(struct verbs_link *link);
+
+#endif

@@ -1,0 +1,298 @@
+/*
+ * The verbs link, per event: posts writes, reaps completions, looks at the ring. Allocates nothing, takes no
+ * lock, logs nothing (but the link's end), makes no system call of its own.
+ *
+ * Threads on the sender: the committing thread posts writes of records, the polling thread too, and control
+ * blocks; only the polling thread reaps. The send queue is used under the turn (post_turn.h), so never by two
+ * threads at once: we do not lean on the lock inside ibv_post_send (which a provider may have left out), and
+ * the one never waits for the other.
+ * Threads on the receiver: both send control blocks, and reap for them, under the turn.
+ */
+#include "channel/link_verbs.h"
+
+#include "base/report.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void verbs_down(struct verbs_link *link, const char *why)
+{
+    if (!atomic_exchange_explicit(&link->channel.down, true, memory_order_acq_rel))
+        report_warning("%s: the link is down: %s", link->name, why);
+}
+
+static void verbs_failed(struct verbs_link *link, const struct ibv_wc *completion)
+{
+    char why[160];
+    const char *meaning = completion->status == IBV_WC_RETRY_EXC_ERR ? " (the peer's host does not answer)" :
+                          completion->status == IBV_WC_REM_ACCESS_ERR ? " (the peer has fenced us off)" :
+                                                                        "";
+
+    if (atomic_load_explicit(&link->channel.down, memory_order_relaxed))
+        return; /* the rest of the queue, flushed */
+    snprintf(why, sizeof(why), "an RDMA write ended with '%s'%s, vendor error 0x%x",
+             ibv_wc_status_str(completion->status), meaning, completion->vendor_err);
+    verbs_down(link, why);
+}
+
+/* ---- control blocks ---- */
+
+bool verbs_control_read(const struct verbs_link *link, uint64_t counter, struct verbs_control *block)
+{
+    const _Atomic uint64_t *from = (const _Atomic uint64_t *)link->in;
+    uint64_t words[sizeof(*block) / sizeof(uint64_t)];
+
+    /* Relaxed: the NIC is no thread. Whether the words belong together only the checksum tells. */
+    words[0] = atomic_load_explicit(&from[0], memory_order_relaxed);
+    if (words[0] == counter)
+        return false;
+    for (size_t i = 1; i < sizeof(words) / sizeof(words[0]); i++)
+        words[i] = atomic_load_explicit(&from[i], memory_order_relaxed);
+    memcpy(block, words, sizeof(*block));
+    return block->crc == crc32c_keyed(link->key, block, offsetof(struct verbs_control, crc));
+}
+
+static void reap(struct verbs_link *link);
+
+/* With the turn. */
+static void control_post(struct verbs_link *link)
+{
+    struct channel *channel = &link->channel;
+    struct verbs_control block = { .counter = ++link->control_counter };
+    struct ibv_sge part = { .addr = (uintptr_t)link->out, .length = sizeof(block), .lkey = link->out_mr->lkey };
+    struct ibv_send_wr write = { .wr_id = VERBS_WR_CONTROL, .sg_list = &part, .num_sge = 1,
+                                 .opcode = IBV_WR_RDMA_WRITE, .send_flags = IBV_SEND_SIGNALED }, *bad;
+
+    if (channel->is_sender) {
+        block.lsn = atomic_load_explicit(&channel->acked_lsn, memory_order_relaxed); /* our own thread's */
+        block.bytes = link->completed;
+    } else {
+        /* Acquire, LSN first: the receiving thread writes bytes, then LSN, so these bytes cover that LSN; and
+         * its reads of the frames come before our telling that they may be overwritten. */
+        block.lsn = atomic_load_explicit(&channel->credit->lsn, memory_order_acquire);
+        block.bytes = atomic_load_explicit(&channel->credit->bytes, memory_order_acquire);
+    }
+    block.crc = crc32c_keyed(link->key, &block, offsetof(struct verbs_control, crc));
+    *link->out = block;
+    write.wr.rdma.remote_addr = link->peer_control_address;
+    write.wr.rdma.rkey = link->peer_control_rkey;
+    if (sizeof(block) <= link->inline_bytes)
+        write.send_flags |= IBV_SEND_INLINE;
+    link->control_in_flight = true;
+    /* relaxed: only to decide when the next one is worth sending */
+    atomic_store_explicit(&link->credited, block.bytes, memory_order_relaxed);
+    if (ibv_post_send(link->id->qp, &write, &bad) != 0)
+        verbs_down(link, "posting a heartbeat failed");
+}
+
+void verbs_control_send(struct verbs_link *link)
+{
+    /* relaxed: whoever sees it late sends a few ms later, with the next heartbeat */
+    bool due = true;
+
+    if (atomic_load_explicit(&link->channel.down, memory_order_relaxed))
+        return;
+    if (post_turn_take(&link->turn)) {
+        if (!link->channel.is_sender)
+            reap(link);
+        if (!link->control_in_flight) {
+            control_post(link);
+            due = false;
+        }
+        post_turn_give(&link->turn);
+    }
+    atomic_store_explicit(&link->control_due, due, memory_order_relaxed);
+}
+
+void verbs_look_at_peer(struct verbs_link *link)
+{
+    struct channel *channel = &link->channel;
+    struct verbs_control block;
+    uint64_t consumed, committed, lsn;
+
+    if (!channel->is_sender) {
+        lsn = atomic_load_explicit(&channel->receive.records, memory_order_relaxed); /* sign of life only */
+        if (lsn != link->peer_lsn) {
+            link->peer_lsn = lsn;
+            atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
+        }
+    }
+    if (!verbs_control_read(link, link->peer_counter, &block))
+        return;
+    link->peer_counter = block.counter;
+    atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
+    if (!channel->is_sender)
+        return;
+    consumed = atomic_load_explicit(&channel->credit->bytes, memory_order_relaxed); /* our own thread's */
+    /* Committed comes before posted, and posted before what the peer can have read. Acquire, the index before
+     * the LSN as send_ring_commit writes them the other way round. */
+    committed = atomic_load_explicit(&channel->send.committed, memory_order_acquire);
+    if (block.bytes > committed ||
+        block.lsn > atomic_load_explicit(&channel->send.committed_lsn, memory_order_acquire)) {
+        verbs_down(link, "the receiver reports to have consumed what was never sent");
+        return;
+    }
+    /* What our NIC might still have to send again must stay, even when the receiver has read it. */
+    if (block.bytes > link->completed)
+        block.bytes = link->completed;
+    if (block.bytes > consumed)
+        /* V3 release, pairs with S1 in send_ring.c: nothing reads those bytes any more. */
+        atomic_store_explicit(&channel->credit->bytes, block.bytes, memory_order_release);
+    if (block.lsn > atomic_load_explicit(&channel->credit->lsn, memory_order_relaxed))
+        atomic_store_explicit(&channel->credit->lsn, block.lsn, memory_order_release);
+}
+
+/* ---- sender ---- */
+
+/* post_function: with the turn. */
+static uint64_t write_records(void *argument, uint64_t from, uint64_t to)
+{
+    struct verbs_link *link = argument;
+    struct send_ring *ring = &link->channel.send;
+    uint64_t mask = ring->ring_bytes - 1, first_bytes = ring->ring_bytes - (from & mask);
+    struct ibv_sge parts[2];
+    struct ibv_send_wr writes[2] = { 0 }, *bad;
+    unsigned count = 1;
+
+    to = send_ring_cut(ring, from, to, VERBS_WRITE_BYTES);
+    parts[0] = (struct ibv_sge){ .addr = (uintptr_t)send_ring_at(ring, from), .length = (uint32_t)(to - from),
+                                 .lkey = link->ring_mr->lkey };
+    writes[0].wr.rdma.remote_addr = link->peer_ring_address + (from & mask);
+    if (to - from > first_bytes) {
+        parts[0].length = (uint32_t)first_bytes;
+        parts[1] = (struct ibv_sge){ .addr = (uintptr_t)ring->base, .length = (uint32_t)(to - from - first_bytes),
+                                     .lkey = link->ring_mr->lkey };
+        writes[1].wr.rdma.remote_addr = link->peer_ring_address;
+        writes[0].next = &writes[1];
+        count = 2;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        writes[i].wr_id = to;
+        writes[i].sg_list = &parts[i];
+        writes[i].num_sge = 1;
+        writes[i].opcode = IBV_WR_RDMA_WRITE;
+        writes[i].send_flags = parts[i].length <= link->inline_bytes ? IBV_SEND_INLINE : 0;
+        writes[i].wr.rdma.rkey = link->peer_ring_rkey;
+    }
+    writes[count - 1].send_flags |= IBV_SEND_SIGNALED; /* completes in order, so it speaks for both */
+    link_count(&link->channel.writes, count);
+    if (ibv_post_send(link->id->qp, writes, &bad) != 0) {
+        verbs_down(link, "posting a write failed");
+        return from;
+    }
+    return to;
+}
+
+void verbs_commit(struct channel *channel)
+{
+    struct verbs_link *link = (struct verbs_link *)channel;
+
+    if (!atomic_load_explicit(&channel->down, memory_order_relaxed)) /* relaxed: a hint */
+        post_turn_run(&link->turn, &channel->send.committed, write_records, link);
+}
+
+/* Sender: polling thread. Receiver: with the turn. */
+static void reap(struct verbs_link *link)
+{
+    struct channel *channel = &link->channel;
+    struct ibv_wc completions[VERBS_COMPLETIONS];
+    int count = ibv_poll_cq(link->cq, VERBS_COMPLETIONS, completions);
+
+    if (count < 0) {
+        verbs_down(link, "the completion queue cannot be read");
+        return;
+    }
+    for (int i = 0; i < count; i++) {
+        const struct ibv_wc *completion = &completions[i];
+
+        if (completion->wr_id == VERBS_WR_CONTROL)
+            link->control_in_flight = false;
+        else
+            post_turn_complete(&link->turn);
+        if (completion->status != IBV_WC_SUCCESS) {
+            verbs_failed(link, completion);
+            continue;
+        }
+        if (completion->wr_id == VERBS_WR_CONTROL)
+            continue;
+        link->completed = completion->wr_id;
+        /* The bytes are ours still: credit is never given beyond `completed`, and was not yet for these.
+         * release: pairs with channel_acked_lsn. */
+        atomic_store_explicit(&channel->acked_lsn, send_ring_lsn_before(&channel->send, link->completed),
+                              memory_order_release);
+    }
+}
+
+int verbs_poll(struct channel *channel)
+{
+    struct verbs_link *link = (struct verbs_link *)channel;
+
+    if (channel->is_sender && !atomic_load_explicit(&channel->down, memory_order_relaxed)) {
+        reap(link);
+        verbs_look_at_peer(link);
+        /* Also when nothing completed: what the committing thread left behind is found here at the latest. */
+        post_turn_run(&link->turn, &channel->send.committed, write_records, link);
+        if (atomic_load_explicit(&link->control_due, memory_order_relaxed))
+            verbs_control_send(link);
+    }
+    return atomic_load_explicit(&channel->down, memory_order_relaxed) ? -EPIPE : 0;
+}
+
+/* ---- receiver ---- */
+
+/* No whole record is there. Is one missing that should be? */
+static int judge(struct verbs_link *link, enum frame_state state)
+{
+    struct receive_ring *ring = &link->channel.receive;
+    struct verbs_control block;
+    bool acked;
+
+    /* The sender holds an ack for it, and told us after its write: it must be here. The first look is one load. */
+    acked = atomic_load_explicit((const _Atomic uint64_t *)&link->in->lsn, memory_order_relaxed) >= ring->next_lsn &&
+            verbs_control_read(link, 0, &block) && block.lsn >= ring->next_lsn;
+    if (state != FRAME_DAMAGED && !acked) {
+        link->doubtful_since_ns = 0;
+        /* After the fence nothing more comes; what is torn was never acked. */
+        return link->fenced ? link->final = -ENODATA : -EAGAIN;
+    }
+    if (link->doubtful_since_ns == 0)
+        link->doubtful_since_ns = clock_now_ns();
+    if (clock_now_ns() - link->doubtful_since_ns < VERBS_DAMAGE_NS)
+        return -EAGAIN;
+    report_error("%s: record %llu at ring index %llu is damaged: %s; it cannot be replayed, and nothing behind it",
+                 link->name, (unsigned long long)ring->next_lsn, (unsigned long long)ring->index,
+                 state == FRAME_DAMAGED ? "begin and end have arrived, but the checksum does not fit" :
+                 state == FRAME_TORN    ? "the sender holds an ack for it, but its end is missing" :
+                                          "the sender holds an ack for it, but it is not there");
+    return link->final = -EBADMSG;
+}
+
+int verbs_next(struct channel *channel, struct channel_record *record)
+{
+    struct verbs_link *link = (struct verbs_link *)channel;
+    enum frame_state state;
+
+    if (link->final != 0)
+        return link->final;
+    state = receive_ring_look(&channel->receive, UINT64_MAX, record);
+    if (state == FRAME_COMPLETE) {
+        link->doubtful_since_ns = 0;
+        return 0;
+    }
+    if (state == FRAME_TORN)
+        link_count(&channel->torn, 1);
+    if (atomic_load_explicit(&link->control_due, memory_order_relaxed)) /* relaxed: see verbs_control_send */
+        verbs_control_send(link);
+    return judge(link, state);
+}
+
+void verbs_consume(struct channel *channel)
+{
+    struct verbs_link *link = (struct verbs_link *)channel;
+
+    receive_ring_consume(&channel->receive);
+    /* relaxed: only to decide whether a credit is worth sending now */
+    if (channel->receive.index - atomic_load_explicit(&link->credited, memory_order_relaxed) >=
+        channel->receive.ring_bytes / 4)
+        verbs_control_send(link);
+}

@@ -1,0 +1,38 @@
+/*
+ * The output rule: frames that the guest sent wait here, each with its LSN, until that LSN is acked.
+ *
+ * The queue is in order, so a head that must wait makes all behind it wait too (LSNs never fall). The
+ * machine thread puts; the I/O thread asks, releases and forgets.
+ */
+#ifndef FTVMM_DPDK_NET_HOLD_H
+#define FTVMM_DPDK_NET_HOLD_H
+
+#include "base/histogram.h"
+#include "dpdk-net/frame_ring.h"
+
+struct hold {
+    struct frame_ring ring;
+    alignas(128) _Atomic uint64_t next_number; /* machine thread: frames put, those refused included */
+    _Atomic uint64_t refused_full;             /* machine thread */
+    alignas(128) _Atomic uint64_t gone_number; /* I/O thread: all frames numbered below have left */
+    uint64_t forget_below;                     /* I/O thread: the peer has sent all frames numbered below */
+    struct histogram held_ns;                  /* I/O thread */
+};
+
+int hold_init(struct hold *hold, uint32_t capacity);
+void hold_fini(struct hold *hold);
+
+/* Machine thread. The call takes a number whatever it returns, so that two hosts which see the same
+ * frames number them alike even if one of them has no room. -EMSGSIZE, -ENOBUFS (counted). */
+int hold_put(struct hold *hold, const void *frame, size_t bytes, uint64_t lsn, uint64_t now_ns);
+
+/* I/O thread. The frame `offset` places behind the oldest if it may leave, else NULL. */
+const struct frame_slot *hold_releasable(struct hold *hold, uint64_t offset, uint64_t acked_lsn);
+/* I/O thread. The `count` oldest frames have left for the wire. */
+void hold_release(struct hold *hold, uint64_t count, uint64_t now_ns);
+/* I/O thread. The peer has sent all frames numbered < sent_count; those held later are included. `seen`
+ * (may be NULL) is shown each frame that is forgotten. Returns how many were. */
+unsigned hold_forget(struct hold *hold, uint64_t sent_count, void (*seen)(void *ctx, const struct frame_slot *slot),
+                     void *ctx);
+
+#endif

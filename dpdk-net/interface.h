@@ -1,0 +1,16 @@
+/* Linux network interfaces that a port sits on: looked at, and made fit, before DPDK opens them. Cold. */
+#ifndef FTVMM_DPDK_NET_INTERFACE_H
+#define FTVMM_DPDK_NET_INTERFACE_H
+
+/* The interface exists, this process may open raw sockets, and the interface is up; else reports what
+ * mends it. -ENODEV, -EPERM, -EINVAL (name too long); a downed interface is only warned about. */
+int interface_check(const char *name);
+
+/* /dev/net/tun is there and may be used; reports otherwise. -ENODEV, -EPERM. */
+int interface_check_tun(void);
+
+/* Stops the kernel from merging arriving frames (GRO, LRO) into ones larger than the guest's MTU, which
+ * could only be dropped. Tells the operator what it changed or could not change. */
+void interface_stop_merging(const char *name);
+
+#endif

@@ -1,0 +1,32 @@
+/*
+ * The bounce queue: frames that arrived wait here for the guest, who gets each at a position of its own.
+ * The I/O thread puts; the machine thread peeks and pops.
+ */
+#ifndef FTVMM_DPDK_NET_RECEIVE_H
+#define FTVMM_DPDK_NET_RECEIVE_H
+
+#include "dpdk-net/frame_ring.h"
+
+struct receive {
+    struct frame_ring ring;
+    uint8_t mac[6];    /* the guest's; all zero: take frames for anybody */
+    bool for_anybody;
+    _Atomic uint64_t received, received_bytes, dropped_full, dropped_oversize, other_station; /* I/O thread */
+};
+
+/* How the port delivered a frame. */
+struct receive_frame {
+    const void *data;
+    size_t bytes;  /* in `data` */
+    bool whole;    /* all of it is in `data` */
+    bool tagged;   /* a VLAN tag was taken out of it ... */
+    uint16_t vlan; /* ... with this TCI, and must be put back */
+};
+
+int receive_init(struct receive *receive, uint32_t capacity, const uint8_t mac[6]);
+void receive_fini(struct receive *receive);
+
+/* I/O thread. Queues a frame, or drops and counts it. True if it was queued. */
+bool receive_put(struct receive *receive, const struct receive_frame *frame);
+
+#endif

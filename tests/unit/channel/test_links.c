@@ -1,0 +1,865 @@
+/*
+ * What every link promises (conformance), then what only one of them does. shm and file run anywhere; verbs too
+ * when FTVMM_TEST_VERBS=ADDRESS names an address of this host that is on an RDMA device.
+ */
+#include "base/clock.h"
+#include "base/report.h"
+#include "channel/channel.h"
+#include "channel/join.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define RING_BYTES (1u << 20)
+#define LIMIT_NS   (20 * NS_PER_S) /* nothing here may take longer */
+
+static char directory[64], shm_address[64], file_address[128], file_path[96], verbs_address[96];
+static char words_path[96];
+static int words_fd = -1, real_stderr = -1;
+
+/* ---- what was said ---- */
+
+static void words_begin(void)
+{
+    assert_int_equal(ftruncate(words_fd, 0), 0);
+    lseek(words_fd, 0, SEEK_SET);
+    fflush(stderr);
+    dup2(words_fd, STDERR_FILENO);
+}
+
+static const char *words_end(void)
+{
+    static char words[16384];
+    ssize_t bytes;
+
+    dup2(real_stderr, STDERR_FILENO);
+    bytes = pread(words_fd, words, sizeof(words) - 1, 0);
+    words[bytes < 0 ? 0 : bytes] = '\0';
+    return words;
+}
+
+static unsigned words_count(const char *words, const char *what)
+{
+    unsigned count = 0;
+
+    for (const char *at = words; (at = strstr(at, what)) != NULL; at++)
+        count++;
+    return count;
+}
+
+/* ---- two ends ---- */
+
+static struct channel_options options_of(const char *address)
+{
+    struct channel_options options = { .address = address, .ring_bytes = RING_BYTES, .join_timeout_ns = 5 * NS_PER_S,
+                                       .hello = { .vm = "guest", .generation = 7, .digest = { 1, 2, 3 } } };
+
+    return options;
+}
+
+struct opening {
+    struct channel_options options;
+    struct channel *channel;
+    int result;
+};
+
+static void *open_receiver(void *argument)
+{
+    struct opening *opening = argument;
+
+    opening->result = channel_open_receiver(&opening->channel, &opening->options);
+    return NULL;
+}
+
+/* Opens both; the results tell what came of it. */
+static void open_both(struct opening *sender, struct opening *receiver)
+{
+    pthread_t thread;
+
+    pthread_create(&thread, NULL, open_receiver, receiver);
+    sender->result = channel_open_sender(&sender->channel, &sender->options);
+    pthread_join(thread, NULL);
+}
+
+static void open_pair(const char *address, struct channel **sender, struct channel **receiver)
+{
+    struct opening s = { .options = options_of(address) }, r = { .options = options_of(address) };
+
+    open_both(&s, &r);
+    assert_int_equal(s.result, 0);
+    assert_int_equal(r.result, 0);
+    *sender = s.channel;
+    *receiver = r.channel;
+}
+
+static size_t size_of(uint64_t lsn)
+{
+    return lsn % 509 == 0 ? CHANNEL_PAYLOAD_MAX_BYTES - lsn % 64 : lsn * 2654435761u % 300;
+}
+
+static void fill(uint8_t *payload, uint64_t lsn)
+{
+    size_t bytes = size_of(lsn);
+
+    for (size_t i = 0; i < bytes; i++)
+        payload[i] = (uint8_t)(lsn * 31 + i);
+}
+
+static bool is_right(const struct channel_record *record, uint64_t lsn)
+{
+    const uint8_t *payload = record->payload;
+
+    if (record->lsn != lsn || record->bytes != size_of(lsn) || record->kind != lsn % 5 || record->position != lsn * 100)
+        return false;
+    for (size_t i = 0; i < record->bytes; i++) {
+        if (payload[i] != (uint8_t)(lsn * 31 + i))
+            return false;
+    }
+    return true;
+}
+
+/* 0, or the errno of reserve. */
+static int put(struct channel *sender)
+{
+    uint64_t lsn = channel_committed_lsn(sender) + 1;
+    void *payload;
+    int result = channel_reserve(sender, (uint16_t)(lsn % 5), lsn * 100, size_of(lsn), &payload);
+
+    if (result != 0)
+        return result;
+    fill(payload, lsn);
+    assert_int_equal(channel_commit(sender), lsn);
+    return 0;
+}
+
+static bool pause_until(uint64_t deadline_ns)
+{
+    clock_sleep_ns(20 * NS_PER_US);
+    return clock_now_ns() < deadline_ns;
+}
+
+/* Takes records until channel_next says something else than "none yet" or `last` is reached. */
+static int drain(struct channel *receiver, uint64_t *lsn, uint64_t last, uint64_t limit_ns)
+{
+    uint64_t deadline_ns = clock_now_ns() + limit_ns, beat_ns = 0;
+    int result = -EAGAIN;
+
+    while (*lsn < last) {
+        struct channel_record record;
+
+        result = channel_next(receiver, &record);
+        if (result == -EAGAIN) {
+            if (clock_now_ns() - beat_ns > 2 * NS_PER_MS) {
+                channel_heartbeat(receiver);
+                beat_ns = clock_now_ns();
+            }
+            if (!pause_until(deadline_ns))
+                return -ETIMEDOUT;
+            continue;
+        }
+        if (result != 0)
+            return result;
+        if (!is_right(&record, *lsn + 1))
+            return -EILSEQ;
+        (*lsn)++;
+        channel_consume(receiver);
+    }
+    return 0;
+}
+
+struct draining {
+    struct channel *receiver;
+    uint64_t lsn, last;
+    int result;
+};
+
+static void *drain_thread(void *argument)
+{
+    struct draining *draining = argument;
+
+    draining->result = drain(draining->receiver, &draining->lsn, draining->last, LIMIT_NS);
+    return NULL;
+}
+
+/* ---- conformance: shm, verbs ---- */
+
+static void records_arrive_whole_and_in_order(void **state)
+{
+    const uint64_t records = 20000;
+    struct channel *sender, *receiver;
+    struct channel_statistics sent, received;
+    struct draining draining;
+    uint64_t deadline_ns = clock_now_ns() + LIMIT_NS, beat_ns = 0;
+    pthread_t thread;
+
+    open_pair(*state, &sender, &receiver);
+    draining = (struct draining){ .receiver = receiver, .last = records };
+    pthread_create(&thread, NULL, drain_thread, &draining);
+    while (channel_committed_lsn(sender) < records || channel_acked_lsn(sender) < records ||
+           channel_consumed_lsn(sender) < records) {
+        int result = channel_committed_lsn(sender) < records ? put(sender) : -EAGAIN;
+
+        assert_true(result == 0 || result == -EAGAIN);
+        assert_int_equal(channel_poll(sender), 0);
+        assert_true(channel_acked_lsn(sender) <= channel_committed_lsn(sender));
+        if (clock_now_ns() - beat_ns > 2 * NS_PER_MS) {
+            channel_heartbeat(sender);
+            beat_ns = clock_now_ns();
+        }
+        if (result == -EAGAIN)
+            assert_true(pause_until(deadline_ns));
+    }
+    pthread_join(thread, NULL);
+    assert_int_equal(draining.result, 0);
+    channel_heartbeat(receiver);
+    assert_int_equal(channel_consumed_lsn(receiver), records);
+    channel_get_statistics(sender, &sent);
+    channel_get_statistics(receiver, &received);
+    assert_int_equal(sent.records, records);
+    assert_int_equal(received.records, records);
+    assert_int_equal(sent.record_bytes, received.record_bytes);
+    assert_true(sent.writes > 0);
+    channel_close(sender);
+    channel_close(receiver);
+}
+
+static void full_ring_says_again_until_the_receiver_consumes(void **state)
+{
+    struct channel *sender, *receiver;
+    struct channel_statistics statistics;
+    uint64_t deadline_ns = clock_now_ns() + LIMIT_NS, lsn = 0;
+    void *payload;
+    int result;
+
+    open_pair(*state, &sender, &receiver);
+    assert_int_equal(channel_reserve(sender, 0, 0, CHANNEL_PAYLOAD_MAX_BYTES + 1, &payload), -EMSGSIZE);
+    while ((result = put(sender)) == 0)
+        assert_int_equal(channel_poll(sender), 0);
+    assert_int_equal(result, -EAGAIN);
+    channel_get_statistics(sender, &statistics);
+    assert_true(statistics.stalls > 0);
+    assert_true(statistics.record_bytes <= RING_BYTES && statistics.record_bytes > RING_BYTES / 2);
+    assert_int_equal(drain(receiver, &lsn, channel_committed_lsn(sender), LIMIT_NS), 0);
+    while ((result = put(sender)) == -EAGAIN && pause_until(deadline_ns)) {
+        channel_heartbeat(receiver);
+        channel_heartbeat(sender);
+        assert_int_equal(channel_poll(sender), 0);
+    }
+    assert_int_equal(result, 0);
+    channel_close(sender);
+    channel_close(receiver);
+}
+
+static void heartbeats_show_life_and_silence(void **state)
+{
+    struct channel *sender, *receiver;
+    uint64_t deadline_ns = clock_now_ns() + LIMIT_NS, seen_by_sender_ns, seen_by_receiver_ns;
+
+    open_pair(*state, &sender, &receiver);
+    seen_by_sender_ns = channel_peer_seen_ns(sender);
+    seen_by_receiver_ns = channel_peer_seen_ns(receiver);
+    while (channel_peer_seen_ns(sender) == seen_by_sender_ns || channel_peer_seen_ns(receiver) == seen_by_receiver_ns) {
+        channel_heartbeat(sender);
+        channel_poll(sender);
+        channel_heartbeat(receiver);
+        assert_true(pause_until(deadline_ns));
+    }
+    clock_sleep_ns(50 * NS_PER_MS); /* what was on its way arrives */
+    channel_heartbeat(sender);
+    channel_poll(sender);
+    seen_by_sender_ns = channel_peer_seen_ns(sender);
+    for (int i = 0; i < 20; i++) { /* the receiver is silent */
+        channel_heartbeat(sender);
+        channel_poll(sender);
+        clock_sleep_ns(2 * NS_PER_MS);
+    }
+    assert_int_equal(channel_peer_seen_ns(sender), seen_by_sender_ns);
+    assert_true(clock_now_ns() - seen_by_sender_ns >= 40 * NS_PER_MS);
+    channel_close(sender);
+    channel_close(receiver);
+}
+
+static void receiver_takes_over_the_generation(void **state)
+{
+    struct opening s = { .options = options_of(*state) }, r = { .options = options_of(*state) };
+
+    r.options.hello.generation = 0;
+    open_both(&s, &r);
+    assert_true(s.result == 0 && r.result == 0);
+    assert_int_equal(channel_peer(r.channel)->generation, 7);
+    assert_int_equal(channel_peer(s.channel)->generation, 7);
+    assert_string_equal(channel_peer(r.channel)->vm, "guest");
+    assert_string_equal(channel_peer(s.channel)->vm, "guest");
+    channel_close(s.channel);
+    channel_close(r.channel);
+}
+
+static void misfits_are_refused_in_words_on_both_sides_and_a_good_sender_still_joins(void **state)
+{
+    static const char *const said[] = { "virtual machine", "generation", "digest", "ring" };
+    struct opening r = { .options = options_of(*state) }, s;
+    const char *words;
+    pthread_t thread;
+
+    words_begin();
+    pthread_create(&thread, NULL, open_receiver, &r);
+    for (int misfit = 0; misfit < 5; misfit++) {
+        s = (struct opening){ .options = options_of(*state) };
+        if (misfit == 0)
+            snprintf(s.options.hello.vm, sizeof(s.options.hello.vm), "another");
+        else if (misfit == 1)
+            s.options.hello.generation = 8;
+        else if (misfit == 2)
+            s.options.hello.digest[15] = 1;
+        else if (misfit == 3)
+            s.options.ring_bytes = 2 * RING_BYTES;
+        s.result = channel_open_sender(&s.channel, &s.options);
+        if (misfit < 4 && s.result != -EPROTO)
+            break;
+    }
+    pthread_join(thread, NULL);
+    words = words_end();
+    assert_int_equal(s.result, 0);
+    assert_int_equal(r.result, 0);
+    assert_int_equal(words_count(words, "sender refused"), 4);
+    assert_int_equal(words_count(words, "receiver refuses us"), 4);
+    for (unsigned i = 0; i < 4; i++)
+        assert_true(words_count(words, said[i]) >= 2);
+    channel_close(s.channel);
+    channel_close(r.channel);
+}
+
+static void waiting_ends_at_the_time_out_and_when_cancelled(void **state)
+{
+    struct channel_options options = options_of(*state);
+    struct channel *channel = NULL;
+    bool cancel = true;
+    uint64_t begin_ns = clock_now_ns();
+
+    words_begin();
+    options.join_timeout_ns = 200 * NS_PER_MS;
+    assert_int_equal(channel_open_receiver(&channel, &options), -ETIMEDOUT);
+    assert_int_equal(channel_open_sender(&channel, &options), -ETIMEDOUT);
+    options.join_timeout_ns = UINT64_MAX;
+    options.cancel = &cancel;
+    assert_int_equal(channel_open_receiver(&channel, &options), -ECANCELED);
+    assert_int_equal(channel_open_sender(&channel, &options), -ECANCELED);
+    assert_null(channel);
+    words_end();
+    assert_true(clock_now_ns() - begin_ns < 4 * NS_PER_S);
+}
+
+/* The sender runs in a process of its own and tells here what it holds acks for. */
+struct shared {
+    _Atomic uint64_t acked;
+    _Atomic bool stop;
+    _Atomic int ended; /* the errno that made it stop */
+};
+
+static pid_t sender_process(const char *address, struct shared *shared)
+{
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        struct channel_options options = options_of(address);
+        struct channel *sender = NULL;
+        uint64_t beat_ns = 0;
+        int result = channel_open_sender(&sender, &options);
+
+        while (result == 0 || result == -EAGAIN) {
+            int polled = channel_poll(sender);
+
+            atomic_store(&shared->acked, channel_acked_lsn(sender));
+            if (polled != 0) {
+                result = polled;
+                break;
+            }
+            if (clock_now_ns() - beat_ns > 2 * NS_PER_MS) {
+                channel_heartbeat(sender);
+                beat_ns = clock_now_ns();
+            }
+            result = put(sender);
+            if (result == -EAGAIN)
+                clock_sleep_ns(50 * NS_PER_US);
+        }
+        if (sender != NULL)
+            channel_poll(sender);
+        if (sender != NULL)
+            atomic_store(&shared->acked, channel_acked_lsn(sender));
+        atomic_store(&shared->ended, result);
+        channel_close(sender);
+        _exit(0);
+    }
+    return pid;
+}
+
+static struct shared *shared_new(void)
+{
+    return mmap(NULL, sizeof(struct shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+}
+
+static void every_acked_record_survives_the_senders_sigkill(void **state)
+{
+    for (uint64_t round = 0; round < 5; round++) {
+        struct shared *shared = shared_new();
+        struct channel_options options = options_of(*state);
+        struct channel *receiver;
+        uint64_t lsn = 0;
+        pid_t pid = sender_process(*state, shared);
+
+        assert_int_equal(channel_open_receiver(&receiver, &options), 0);
+        assert_int_equal(drain(receiver, &lsn, 300 + 777 * round, LIMIT_NS), 0);
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        assert_int_equal(channel_fence(receiver), 0);
+        assert_int_equal(channel_fence(receiver), 0);
+        assert_int_equal(drain(receiver, &lsn, UINT64_MAX, LIMIT_NS), -ENODATA);
+        assert_true(atomic_load(&shared->acked) > 0);
+        assert_true(lsn >= atomic_load(&shared->acked));
+        assert_int_equal(drain(receiver, &lsn, UINT64_MAX, LIMIT_NS), -ENODATA);
+        channel_close(receiver);
+        munmap(shared, sizeof(*shared));
+    }
+}
+
+static void fence_shuts_a_living_sender_out_and_loses_no_acked_record(void **state)
+{
+    for (uint64_t round = 0; round < 5; round++) {
+        struct shared *shared = shared_new();
+        struct channel_options options = options_of(*state);
+        struct channel *receiver;
+        uint64_t lsn = 0, delivered;
+        pid_t pid = sender_process(*state, shared);
+
+        assert_int_equal(channel_open_receiver(&receiver, &options), 0);
+        assert_int_equal(drain(receiver, &lsn, 200 + 555 * round, LIMIT_NS), 0);
+        assert_int_equal(channel_fence(receiver), 0);
+        assert_int_equal(drain(receiver, &lsn, UINT64_MAX, LIMIT_NS), -ENODATA);
+        delivered = lsn;
+        waitpid(pid, NULL, 0); /* it notices: -EPIPE */
+        assert_int_equal(atomic_load(&shared->ended), -EPIPE);
+        assert_true(delivered >= atomic_load(&shared->acked));
+        assert_int_equal(drain(receiver, &lsn, UINT64_MAX, LIMIT_NS), -ENODATA);
+        channel_close(receiver);
+        munmap(shared, sizeof(*shared));
+    }
+}
+
+static void receivers_death_is_a_hint_to_the_sender(void **state)
+{
+    struct shared *shared = shared_new();
+    struct channel_options options = options_of(*state);
+    pid_t receiver = fork(), sender;
+
+    if (receiver == 0) {
+        struct channel *channel;
+        uint64_t lsn = 0;
+
+        if (channel_open_receiver(&channel, &options) == 0)
+            drain(channel, &lsn, UINT64_MAX, LIMIT_NS);
+        _exit(1);
+    }
+    sender = sender_process(*state, shared);
+    for (uint64_t deadline_ns = clock_now_ns() + LIMIT_NS; atomic_load(&shared->acked) < 100;)
+        assert_true(pause_until(deadline_ns));
+    kill(receiver, SIGKILL);
+    waitpid(receiver, NULL, 0);
+    waitpid(sender, NULL, 0);
+    assert_int_equal(atomic_load(&shared->ended), -EPIPE);
+    munmap(shared, sizeof(*shared));
+}
+
+/* ---- shm alone ---- */
+
+static void shm_name_of_a_dead_receiver_is_taken_over_that_of_a_living_one_is_not(void **state)
+{
+    struct channel_options options = options_of(*state);
+    struct opening s = { .options = options_of(*state) }, r = { .options = options_of(*state) };
+    struct channel *channel;
+    char path[128];
+    struct stat status;
+    pid_t pid;
+
+    snprintf(path, sizeof(path), "/dev/shm/ftvmm-%s", (const char *)*state + 4);
+    unlink(path); /* the test before killed a receiver */
+    pid = fork();
+    if (pid == 0) {
+        channel_open_receiver(&channel, &options);
+        _exit(1);
+    }
+    for (uint64_t deadline_ns = clock_now_ns() + LIMIT_NS; stat(path, &status) != 0;)
+        assert_true(pause_until(deadline_ns));
+    assert_int_equal(status.st_mode & 0777, 0600);
+    words_begin();
+    assert_int_equal(channel_open_receiver(&channel, &options), -EADDRINUSE);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    assert_int_equal(stat(path, &status), 0); /* left over */
+    options.join_timeout_ns = 100 * NS_PER_MS;
+    assert_int_equal(channel_open_sender(&channel, &options), -ETIMEDOUT);
+    assert_non_null(strstr(words_end(), "its receiver has died"));
+    open_both(&s, &r);
+    assert_true(s.result == 0 && r.result == 0);
+    channel_close(s.channel);
+    channel_close(r.channel);
+    assert_int_equal(stat(path, &status), -1);
+}
+
+/* Speaks the joining protocol by hand: what docs/wire-format.md says, not what our sender does. */
+static void shm_sender_of_another_version_is_refused(void **state)
+{
+    struct head {
+        uint64_t magic;
+        struct join_side receiver;
+        _Atomic uint32_t join_state;
+        uint32_t refusal;
+        struct join_side offer;
+    } *head;
+    struct opening r = { .options = options_of(*state) };
+    char path[128];
+    pthread_t thread;
+    uint64_t deadline_ns = clock_now_ns() + LIMIT_NS;
+    int fd;
+
+    snprintf(path, sizeof(path), "/dev/shm/ftvmm-%s", (const char *)*state + 4);
+    r.options.join_timeout_ns = NS_PER_S;
+    words_begin();
+    pthread_create(&thread, NULL, open_receiver, &r);
+    while ((fd = open(path, O_RDWR)) < 0)
+        assert_true(pause_until(deadline_ns));
+    head = mmap(NULL, sizeof(*head), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_true(head != MAP_FAILED);
+    assert_int_equal(head->receiver.version, 1);
+    head->offer = head->receiver;
+    head->offer.version = 2;
+    atomic_store(&head->join_state, 1);
+    while (atomic_load(&head->join_state) == 1)
+        assert_true(pause_until(deadline_ns));
+    assert_int_equal(atomic_load(&head->join_state), 3);
+    assert_int_equal(head->refusal, JOIN_VERSION);
+    pthread_join(thread, NULL);
+    assert_int_equal(r.result, -ETIMEDOUT);
+    assert_non_null(strstr(words_end(), "it speaks version 2 of the channel, we speak 1"));
+    munmap(head, sizeof(*head));
+    close(fd);
+}
+
+static void shm_damage_stops_the_receiver_for_good(void **state)
+{
+    struct channel *sender, *receiver;
+    struct channel_record record;
+    void *payload;
+
+    open_pair(*state, &sender, &receiver);
+    assert_int_equal(put(sender), 0);
+    assert_int_equal(channel_reserve(sender, 0, 0, 100, &payload), 0);
+    memset(payload, 1, 100);
+    assert_int_equal(channel_commit(sender), 2);
+    ((uint8_t *)payload)[50] ^= 0x10;
+    assert_int_equal(put(sender), 0);
+    assert_int_equal(channel_next(receiver, &record), 0);
+    channel_consume(receiver);
+    words_begin();
+    assert_int_equal(channel_next(receiver, &record), -EBADMSG);
+    assert_non_null(strstr(words_end(), "record 2 is damaged"));
+    ((uint8_t *)payload)[50] ^= 0x10;
+    assert_int_equal(channel_next(receiver, &record), -EBADMSG);
+    channel_close(sender);
+    channel_close(receiver);
+}
+
+/* ---- file alone ---- */
+
+static void write_log(uint64_t records)
+{
+    struct channel_options options = options_of(file_address);
+    struct channel *sender;
+
+    assert_int_equal(channel_open_sender(&sender, &options), 0);
+    for (uint64_t lsn = 1; lsn <= records; lsn++) {
+        assert_int_equal(put(sender), 0);
+        assert_int_equal(channel_acked_lsn(sender), lsn);
+        assert_int_equal(channel_poll(sender), 0);
+    }
+    channel_close(sender);
+}
+
+/* Reads all of the log: how many records, and how it ended (or could not be opened). */
+static int read_log(uint64_t *records)
+{
+    struct channel_options options = options_of(file_address);
+    struct channel *receiver;
+    int result = channel_open_receiver(&receiver, &options);
+
+    *records = 0;
+    if (result != 0)
+        return result;
+    result = drain(receiver, records, UINT64_MAX, LIMIT_NS);
+    assert_int_equal(drain(receiver, records, UINT64_MAX, LIMIT_NS), result); /* and stays so */
+    assert_int_equal(channel_consumed_lsn(receiver), *records);
+    channel_close(receiver);
+    return result;
+}
+
+static void file_holds_every_record(void **state)
+{
+    static const uint64_t counts[] = { 0, 1, 2, 508, 509, 30000 };
+    uint64_t records;
+
+    (void)state;
+    for (unsigned i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+        write_log(counts[i]);
+        assert_int_equal(read_log(&records), -ENODATA);
+        assert_int_equal(records, counts[i]);
+    }
+}
+
+static void file_is_on_disk_100_ms_after_the_commit(void **state)
+{
+    struct channel_options options = options_of(file_address);
+    struct channel *sender;
+    struct stat status;
+    uint64_t deadline_ns = clock_now_ns() + LIMIT_NS, records;
+
+    (void)state;
+    assert_int_equal(channel_open_sender(&sender, &options), 0);
+    assert_int_equal(put(sender), 0);
+    do {
+        assert_int_equal(channel_poll(sender), 0);
+        assert_int_equal(stat(file_path, &status), 0);
+        assert_true(pause_until(deadline_ns));
+    } while (status.st_size <= 128);
+    assert_int_equal(read_log(&records), -ENODATA); /* read while it is being written */
+    assert_int_equal(records, 1);
+    words_begin();
+    assert_int_equal(channel_open_sender(&(struct channel *){ NULL }, &options), -EBUSY);
+    words_end();
+    channel_close(sender);
+}
+
+static void file_cut_off_anywhere_gives_the_records_before_and_says_so(void **state)
+{
+    struct stat status;
+    uint64_t records, before = 50;
+
+    (void)state;
+    write_log(50);
+    assert_int_equal(stat(file_path, &status), 0);
+    for (off_t bytes = status.st_size - 1; bytes > 128; bytes -= bytes % 64 == 0 ? 1 : bytes % 64 == 1 ? 1 : 31) {
+        int result;
+
+        assert_int_equal(truncate(file_path, bytes), 0);
+        words_begin();
+        result = read_log(&records);
+        if (result != -ENODATA || records > before)
+            fail_msg("cut at %lld: %d, %llu records: %s", (long long)bytes, result, (unsigned long long)records,
+                     words_end());
+        before = records;
+        if (bytes % 64 != 0)
+            assert_non_null(strstr(words_end(), "cut off at offset"));
+        else
+            words_end();
+    }
+    assert_int_equal(before, 0);
+    assert_int_equal(truncate(file_path, 127), 0);
+    words_begin();
+    assert_int_equal(read_log(&records), -EPROTO);
+    assert_non_null(strstr(words_end(), "no log of ftvmm"));
+}
+
+static void file_damaged_anywhere_is_noticed(void **state)
+{
+    struct stat status;
+    uint64_t records;
+    int fd;
+
+    (void)state;
+    write_log(20);
+    assert_int_equal(stat(file_path, &status), 0);
+    fd = open(file_path, O_RDWR);
+    for (off_t at = 0; at < status.st_size; at++) {
+        uint8_t byte;
+        int result;
+
+        assert_int_equal(pread(fd, &byte, 1, at), 1);
+        byte ^= 0x20;
+        assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+        words_begin();
+        result = read_log(&records);
+        if (!((result == -EBADMSG || (result == -EPROTO && at < 128)) && records < 20))
+            fail_msg("byte %lld changed: %d, %llu records: %s", (long long)at, result, (unsigned long long)records,
+                     words_end());
+        if (at >= 128)
+            assert_non_null(strstr(words_end(), "damaged at offset"));
+        else
+            words_end();
+        byte ^= 0x20;
+        assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+    }
+    close(fd);
+    assert_int_equal(read_log(&records), -ENODATA);
+    assert_int_equal(records, 20);
+}
+
+static void file_of_another_machine_is_refused(void **state)
+{
+    struct channel_options options = options_of(file_address);
+    struct channel *receiver;
+    uint32_t version = 2;
+    int fd;
+
+    (void)state;
+    write_log(1);
+    words_begin();
+    options.hello.vm[0] = 'h';
+    assert_int_equal(channel_open_receiver(&receiver, &options), -EPROTO);
+    options = options_of(file_address);
+    options.hello.generation = 9;
+    assert_int_equal(channel_open_receiver(&receiver, &options), -EPROTO);
+    options.hello.generation = 0;
+    assert_int_equal(channel_open_receiver(&receiver, &options), 0);
+    assert_int_equal(channel_peer(receiver)->generation, 7);
+    channel_close(receiver);
+    options.hello.digest[3] ^= 1;
+    assert_int_equal(channel_open_receiver(&receiver, &options), -EPROTO);
+    fd = open(file_path, O_RDWR);
+    assert_int_equal(pwrite(fd, &version, sizeof(version), 8), (ssize_t)sizeof(version));
+    close(fd);
+    options = options_of(file_address);
+    assert_int_equal(channel_open_receiver(&receiver, &options), -EPROTO);
+    options.address = "file:/nonexistent/log";
+    assert_int_equal(channel_open_receiver(&receiver, &options), -ENOENT);
+    assert_int_equal(channel_open_sender(&receiver, &options), -ENOENT);
+    assert_non_null(strstr(words_end(), "it speaks version 2"));
+}
+
+static void file_on_a_full_disk_breaks_the_link_in_words(void **state)
+{
+    struct channel_options options = options_of("file:/dev/full");
+    struct channel *sender = NULL;
+
+    (void)state;
+    words_begin();
+    assert_int_not_equal(channel_open_sender(&sender, &options), 0);
+    assert_non_null(strstr(words_end(), "cannot write the log"));
+}
+
+/* ---- addresses ---- */
+
+static void bad_options_are_refused_in_words(void **state)
+{
+    static const char *const addresses[] = { "", "tcp:1.2.3.4:5", "shm:", "shm:a/b", "verbs:", "verbs:host",
+                                             "verbs:127.0.0.1:0", "verbs:127.0.0.1:70000", "verbs:127.0.0.1:x",
+                                             "verbs::5", NULL };
+    static const size_t rings[] = { 0, 4096, (1u << 20) + 4096, 3u << 20, SIZE_MAX };
+    struct channel *channel;
+
+    (void)state;
+    for (unsigned i = 0; i < sizeof(addresses) / sizeof(addresses[0]); i++) {
+        struct channel_options options = options_of(addresses[i]);
+
+        words_begin();
+        assert_int_equal(channel_open_sender(&channel, &options), -EINVAL);
+        assert_int_equal(channel_open_receiver(&channel, &options), -EINVAL);
+        assert_int_equal(words_count(words_end(), "channel address"), 2);
+    }
+    for (unsigned i = 0; i < sizeof(rings) / sizeof(rings[0]); i++) {
+        struct channel_options options = options_of("shm:x");
+
+        options.ring_bytes = rings[i];
+        words_begin();
+        assert_int_equal(channel_open_sender(&channel, &options), -EINVAL);
+        assert_non_null(strstr(words_end(), "power of two"));
+    }
+    channel_close(NULL);
+}
+
+static void address_without_rdma_gives_a_sentence_with_the_remedy(void **state)
+{
+    struct channel_options options = options_of("verbs:127.0.0.1:18515");
+    struct channel *channel = NULL;
+    const char *words;
+
+    (void)state;
+    options.join_timeout_ns = 200 * NS_PER_MS;
+    words_begin();
+    assert_int_equal(channel_open_receiver(&channel, &options), -ENODEV);
+    if (verbs_address[0] == '\0') /* a host with rxe may reach its own 127.0.0.1 through it */
+        assert_int_equal(channel_open_sender(&channel, &options), -ENODEV);
+    words = words_end();
+    assert_non_null(strstr(words, "rdma link add rxe0 type rxe netdev IFACE"));
+    assert_non_null(strstr(words, "shm:"));
+    assert_null(channel);
+}
+
+#define CONFORMANCE(address)                                                                                           \
+    { #address ": records arrive whole and in order", records_arrive_whole_and_in_order, NULL, NULL, address },        \
+    { #address ": full ring says again", full_ring_says_again_until_the_receiver_consumes, NULL, NULL, address },      \
+    { #address ": heartbeats show life and silence", heartbeats_show_life_and_silence, NULL, NULL, address },          \
+    { #address ": receiver takes over the generation", receiver_takes_over_the_generation, NULL, NULL, address },      \
+    { #address ": misfits are refused in words on both sides",                                                         \
+      misfits_are_refused_in_words_on_both_sides_and_a_good_sender_still_joins, NULL, NULL, address },                 \
+    { #address ": waiting ends at the time-out and when cancelled",                                                    \
+      waiting_ends_at_the_time_out_and_when_cancelled, NULL, NULL, address },                                          \
+    { #address ": every acked record survives the sender's SIGKILL",                                                   \
+      every_acked_record_survives_the_senders_sigkill, NULL, NULL, address },                                          \
+    { #address ": fence shuts a living sender out", fence_shuts_a_living_sender_out_and_loses_no_acked_record, NULL,   \
+      NULL, address },                                                                                                 \
+    { #address ": receiver's death is a hint to the sender", receivers_death_is_a_hint_to_the_sender, NULL, NULL,      \
+      address }
+
+int main(void)
+{
+    const struct CMUnitTest anywhere[] = {
+        cmocka_unit_test(bad_options_are_refused_in_words),
+        cmocka_unit_test(address_without_rdma_gives_a_sentence_with_the_remedy),
+        cmocka_unit_test(file_holds_every_record),
+        cmocka_unit_test(file_is_on_disk_100_ms_after_the_commit),
+        cmocka_unit_test(file_cut_off_anywhere_gives_the_records_before_and_says_so),
+        cmocka_unit_test(file_damaged_anywhere_is_noticed),
+        cmocka_unit_test(file_of_another_machine_is_refused),
+        cmocka_unit_test(file_on_a_full_disk_breaks_the_link_in_words),
+        CONFORMANCE(shm_address),
+        cmocka_unit_test_prestate(shm_name_of_a_dead_receiver_is_taken_over_that_of_a_living_one_is_not, shm_address),
+        cmocka_unit_test_prestate(shm_sender_of_another_version_is_refused, shm_address),
+        cmocka_unit_test_prestate(shm_damage_stops_the_receiver_for_good, shm_address),
+    };
+    const struct CMUnitTest verbs[] = { CONFORMANCE(verbs_address) };
+    const char *rdma = getenv("FTVMM_TEST_VERBS");
+    int failed;
+
+    snprintf(directory, sizeof(directory), "/tmp/ftvmm-links-XXXXXX");
+    if (mkdtemp(directory) == NULL)
+        return 99;
+    snprintf(words_path, sizeof(words_path), "%s/words", directory);
+    snprintf(file_path, sizeof(file_path), "%s/log", directory);
+    snprintf(file_address, sizeof(file_address), "file:%s", file_path);
+    snprintf(shm_address, sizeof(shm_address), "shm:test-links-%d", (int)getpid());
+    words_fd = open(words_path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    real_stderr = dup(STDERR_FILENO);
+    if (rdma != NULL)
+        snprintf(verbs_address, sizeof(verbs_address), "verbs:%s:18515", rdma);
+    failed = cmocka_run_group_tests_name("anywhere", anywhere, NULL, NULL);
+    if (rdma != NULL)
+        failed += cmocka_run_group_tests_name("verbs", verbs, NULL, NULL);
+    else
+        printf("verbs conformance skipped: FTVMM_TEST_VERBS does not name an address on an RDMA device\n");
+    unlink(words_path);
+    unlink(file_path);
+    rmdir(directory);
+    return failed;
+}
