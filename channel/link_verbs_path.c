@@ -15,6 +15,14 @@
 #include <stdio.h>
 #include <string.h>
 
+static void verbs_post_failed(struct verbs_link *link, const char *what, int error)
+{
+    char why[160];
+
+    snprintf(why, sizeof(why), "the device does not take %s: %s", what, strerror(error));
+    verbs_down(link, why);
+}
+
 void verbs_down(struct verbs_link *link, const char *why)
 {
     if (!atomic_exchange_explicit(&link->channel.down, true, memory_order_acq_rel))
@@ -25,7 +33,7 @@ static void verbs_failed(struct verbs_link *link, const struct ibv_wc *completio
 {
     char why[160];
     const char *meaning = completion->status == IBV_WC_RETRY_EXC_ERR ? " (the peer's host does not answer)" :
-                          completion->status == IBV_WC_REM_ACCESS_ERR ? " (the peer has fenced us off)" :
+                          completion->status == IBV_WC_REM_ACCESS_ERR ? " (the peer's ring is gone: we are fenced off, or it has ended)" :
                                                                         "";
 
     if (atomic_load_explicit(&link->channel.down, memory_order_relaxed))
@@ -62,6 +70,7 @@ static void control_post(struct verbs_link *link)
     struct ibv_sge part = { .addr = (uintptr_t)link->out, .length = sizeof(block), .lkey = link->out_mr->lkey };
     struct ibv_send_wr write = { .wr_id = VERBS_WR_CONTROL, .sg_list = &part, .num_sge = 1,
                                  .opcode = IBV_WR_RDMA_WRITE, .send_flags = IBV_SEND_SIGNALED }, *bad;
+    int result;
 
     if (channel->is_sender) {
         block.lsn = atomic_load_explicit(&channel->acked_lsn, memory_order_relaxed); /* our own thread's */
@@ -81,8 +90,9 @@ static void control_post(struct verbs_link *link)
     link->control_in_flight = true;
     /* relaxed: only to decide when the next one is worth sending */
     atomic_store_explicit(&link->credited, block.bytes, memory_order_relaxed);
-    if (ibv_post_send(link->id->qp, &write, &bad) != 0)
-        verbs_down(link, "posting a heartbeat failed");
+    result = ibv_post_send(link->id->qp, &write, &bad);
+    if (result != 0)
+        verbs_post_failed(link, "a control block", result);
 }
 
 void verbs_control_send(struct verbs_link *link)
@@ -153,6 +163,7 @@ static uint64_t write_records(void *argument, uint64_t from, uint64_t to)
     struct ibv_sge parts[2];
     struct ibv_send_wr writes[2] = { 0 }, *bad;
     unsigned count = 1;
+    int result;
 
     to = send_ring_cut(ring, from, to, VERBS_WRITE_BYTES);
     parts[0] = (struct ibv_sge){ .addr = (uintptr_t)send_ring_at(ring, from), .length = (uint32_t)(to - from),
@@ -176,8 +187,9 @@ static uint64_t write_records(void *argument, uint64_t from, uint64_t to)
     }
     writes[count - 1].send_flags |= IBV_SEND_SIGNALED; /* completes in order, so it speaks for both */
     link_count(&link->channel.writes, count);
-    if (ibv_post_send(link->id->qp, writes, &bad) != 0) {
-        verbs_down(link, "posting a write failed");
+    result = ibv_post_send(link->id->qp, writes, &bad);
+    if (result != 0) {
+        verbs_post_failed(link, "a write", result);
         return from;
     }
     return to;

@@ -203,7 +203,7 @@ int eal_start(const char *pci_address)
     if (huge_pages)
         report_info("DPDK runs on huge pages (%u MB)", EAL_MEMORY_MB);
     else
-        report_info("DPDK runs without huge pages (%lu MB free, %u wanted); enough for af_packet, tap and memif, slower "
-                    "in the TLB", free_huge_mb(), EAL_MEMORY_MB);
+        report_info("DPDK runs without huge pages (%lu MB free, %u wanted); enough for af_packet, tap and memif, "
+                    "slower in the TLB", free_huge_mb(), EAL_MEMORY_MB);
     return 0;
 }

@@ -97,8 +97,8 @@ static int parse_device(const char *text, struct device *device)
             snprintf(device->interface, sizeof(device->interface), "%.*s", (int)strcspn(interface + 7, ","),
                      interface + 7);
     } else {
-        report_error("port '%s' is not understood; give af_packet:IFACE, tap:NAME, memif:SOCKET[,client], a PCI address "
-                     "(0000:3b:00.0) or a DPDK device (net_af_packet0,iface=eth1)", text);
+        report_error("port '%s' is not understood; give af_packet:IFACE, tap:NAME, memif:SOCKET[,client], a PCI "
+                     "address (0000:3b:00.0) or a DPDK device (net_af_packet0,iface=eth1)", text);
         return -EINVAL;
     }
     next_number++;

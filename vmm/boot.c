@@ -1,212 +1,316 @@
-/* The 64-bit boot protocol: what lies where in guest memory before the first instruction; see boot.h. */
+/* Loads kernel, initrd, boot parameters, page tables and descriptors; sets the registers of the 64-bit entry. */
 #include "vmm/boot.h"
 
 #include <asm/bootparam.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "base/report.h"
 #include "vmm/bzimage.h"
+#include "vmm/elf_view.h"
+#include "vmm/initrd.h"
 
-/* Below the first megabyte, where no kernel lies. */
-#define GDT_GPA 0x1000u
+/* Low memory, below the 640 KB that a PC has there; the kernel copies or reserves what it needs of it. */
+#define GDT_GPA 0x6000u
 #define BOOT_PARAMS_GPA 0x7000u
-#define STACK_GPA 0x8000u
-#define PML4_GPA 0x9000u /* then one page of pointers and four page directories: 4 GiB in 2 MiB pages */
+#define SETUP_DATA_GPA 0x8000u
+#define PAGE_TABLE_GPA 0x9000u /* PML4, PDPT and four page directories: 4 GiB, one to one */
 #define COMMAND_LINE_GPA 0x20000u
-#define COMMAND_LINE_MAX_BYTES 2048u
-#define SEED_GPA 0x21000u
-#define LOW_MEMORY_END 0x9FC00u
+#define COMMAND_LINE_ROOM 0x10000u
+#define LOW_MEMORY_END 0x9fc00u
 #define HIGH_MEMORY_START 0x100000u
 
-#define KERNEL_CS 0x10u
-#define KERNEL_DS 0x18u
+#define PAGE_DIRECTORIES 4
+#define PTE_PRESENT_WRITABLE 0x3u
+#define PTE_LARGE 0x80u
 
-static int load_segments(struct guest_memory *memory, const struct bzimage *image, uint64_t *end_gpa)
+#define BOOT_CS 0x10 /* boot.rst, 64-bit boot protocol */
+#define BOOT_DS 0x18
+#define LOADER_TYPE_UNKNOWN 0xff
+#define SETUP_TYPE_RNG_SEED 9 /* SETUP_RNG_SEED of Linux 6.0 and newer; older headers lack it */
+#define SEED_BYTES 32
+#define WORKING_ROOM_BYTES (16u << 20) /* what a kernel wants at least beside its image and its initrd */
+
+#define CR0_PE 0x1u
+#define CR0_ET 0x10u
+#define CR0_PG 0x80000000u
+#define CR4_PAE 0x20u
+#define EFER_LME 0x100u
+#define EFER_LMA 0x400u
+#define RFLAGS_FIXED 0x2u
+
+static void *place(struct guest_memory *memory, uint64_t gpa, uint64_t bytes)
 {
-    const Elf64_Ehdr *head = (const void *)image->elf;
+    void *at = guest_memory_at(memory, gpa, bytes);
 
-    *end_gpa = 0;
-    if (head->e_phentsize != sizeof(Elf64_Phdr) || head->e_phoff > image->elf_bytes ||
-        head->e_phnum > (image->elf_bytes - head->e_phoff) / sizeof(Elf64_Phdr)) {
-        report_error("the unpacked kernel's program headers lie outside the file");
-        return -EINVAL;
-    }
-    for (unsigned i = 0; i < head->e_phnum; i++) {
+    if (at != NULL)
+        guest_memory_mark(memory, gpa, bytes);
+    return at;
+}
+
+static int too_little_memory(const struct guest_memory *memory, uint64_t needed, const char *what)
+{
+    report_error("%llu MiB of guest memory are too little: %s needs %llu MiB; give at least that (--memory)",
+                 (unsigned long long)(memory->bytes >> 20), what, (unsigned long long)((needed + (1 << 20) - 1) >> 20));
+    return -ENOSPC;
+}
+
+/* Checks the kernel's segments; *end becomes the first address behind them. */
+static int check_segments(const struct elf_view *elf, uint64_t *end)
+{
+    bool entry_loaded = false;
+
+    *end = 0;
+    for (uint32_t i = 0; i < elf->segment_count; i++) {
         Elf64_Phdr segment;
-        void *to;
 
-        memcpy(&segment, image->elf + head->e_phoff + i * sizeof(segment), sizeof(segment));
-        if (segment.p_type != PT_LOAD)
-            continue;
-        if (segment.p_filesz > segment.p_memsz || segment.p_offset > image->elf_bytes ||
-            segment.p_filesz > image->elf_bytes - segment.p_offset || segment.p_paddr < HIGH_MEMORY_START) {
-            report_error("the unpacked kernel's segment %u makes no sense", i);
+        if (!elf_view_segment(elf, i, &segment)) {
+            report_error("the kernel's ELF segment %u lies outside the image: the file is damaged", i);
             return -EINVAL;
         }
-        to = guest_memory_at(memory, segment.p_paddr, segment.p_memsz);
-        if (to == NULL) {
-            report_error("the kernel needs %llu MiB of guest memory and has %llu; give more (--memory)",
-                         (unsigned long long)((segment.p_paddr + segment.p_memsz) >> 20) + 1,
-                         (unsigned long long)(memory->bytes >> 20));
-            return -ENOMEM;
+        if (segment.p_type != PT_LOAD || segment.p_memsz == 0)
+            continue;
+        if (segment.p_paddr < HIGH_MEMORY_START || segment.p_memsz > UINT32_MAX || segment.p_paddr > UINT32_MAX) {
+            report_error("the kernel's ELF segment %u wants %llu bytes at 0x%llx, which is no place for a kernel: the "
+                         "file is damaged", i, (unsigned long long)segment.p_memsz,
+                         (unsigned long long)segment.p_paddr);
+            return -EINVAL;
         }
-        memcpy(to, image->elf + segment.p_offset, segment.p_filesz);
-        if (segment.p_paddr + segment.p_memsz > *end_gpa)
-            *end_gpa = segment.p_paddr + segment.p_memsz;
+        if (segment.p_paddr + segment.p_memsz > *end)
+            *end = segment.p_paddr + segment.p_memsz;
+        entry_loaded |= elf->entry >= segment.p_paddr && elf->entry - segment.p_paddr < segment.p_filesz;
+    }
+    if (entry_loaded)
+        return 0;
+    report_error("the kernel's entry 0x%llx lies in none of its segments: the file is damaged",
+                 (unsigned long long)elf->entry);
+    return -EINVAL;
+}
+
+/* Copies the kernel's segments to the physical addresses they are linked for. */
+static int load_kernel(struct guest_memory *memory, const struct elf_view *elf, XXH3_state_t *digest,
+                       struct boot_info *info)
+{
+    int rc = check_segments(elf, &info->kernel_end_gpa);
+
+    if (rc < 0)
+        return rc;
+    if (info->kernel_end_gpa + WORKING_ROOM_BYTES > memory->bytes)
+        return too_little_memory(memory, info->kernel_end_gpa + WORKING_ROOM_BYTES, "this kernel");
+    for (uint32_t i = 0; i < elf->segment_count; i++) {
+        Elf64_Phdr segment;
+
+        if (!elf_view_segment(elf, i, &segment) || segment.p_type != PT_LOAD || segment.p_filesz == 0)
+            continue;
+        memcpy(place(memory, segment.p_paddr, segment.p_filesz), elf->bytes + segment.p_offset, segment.p_filesz);
+        XXH3_128bits_update(digest, &segment, sizeof(segment));
+        XXH3_128bits_update(digest, elf->bytes + segment.p_offset, segment.p_filesz);
+    }
+    info->entry_gpa = elf->entry;
+    return 0;
+}
+
+/* Reads `bytes` of `fd` to `at`. */
+static int read_all(int fd, uint8_t *at, uint64_t bytes)
+{
+    while (bytes > 0) {
+        ssize_t got = read(fd, at, bytes < (1u << 30) ? bytes : 1u << 30);
+
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return got < 0 ? -errno : -EIO;
+        at += got;
+        bytes -= (uint64_t)got;
     }
     return 0;
 }
 
-/* At the top of memory, page-aligned, as boot loaders do. */
-static int load_initrd(struct guest_memory *memory, const char *path, uint64_t kernel_end, uint64_t *gpa,
-                       uint64_t *bytes)
+/* Puts the initrd at the end of RAM, as boot loaders do: the kernel unpacks it far from there. */
+static int load_initrd(struct guest_memory *memory, const char *path, uint32_t address_max, XXH3_state_t *digest,
+                       struct boot_info *info)
 {
-    struct stat status;
-    uint64_t done = 0;
-    ssize_t got = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    int rc = 0;
+    struct stat st;
+    int rc;
 
-    if (fd < 0 || fstat(fd, &status) < 0) {
+    if (fd < 0 || fstat(fd, &st) < 0) {
         rc = -errno;
-        report_error("the initrd '%s' does not open: %s", path, strerror(-rc));
+        report_error("initrd '%s' does not open: %s; scripts/guest-image makes one from Debian's packages", path,
+                     strerror(-rc));
         goto out;
     }
-    *bytes = (uint64_t)status.st_size;
-    if (!S_ISREG(status.st_mode) || *bytes == 0 || *bytes > memory->bytes ||
-        (memory->bytes - *bytes) / GUEST_PAGE_BYTES * GUEST_PAGE_BYTES < kernel_end) {
-        report_error("the initrd '%s' (%lld bytes) does not fit beside the kernel in %llu MiB of guest memory; give "
-                     "more (--memory)", path, (long long)status.st_size, (unsigned long long)(memory->bytes >> 20));
-        rc = -ENOMEM;
+    if (!S_ISREG(st.st_mode) || st.st_size == 0) {
+        report_error("initrd '%s' is %s", path, S_ISREG(st.st_mode) ? "an empty file" : "not a file");
+        rc = -EINVAL;
         goto out;
     }
-    *gpa = (memory->bytes - *bytes) / GUEST_PAGE_BYTES * GUEST_PAGE_BYTES;
-    while (done < *bytes && (got = read(fd, memory->base + *gpa + done, *bytes - done)) > 0)
-        done += (uint64_t)got;
-    if (done < *bytes) {
-        rc = got < 0 ? -errno : -EIO;
-        report_error("the initrd '%s' cannot be read: %s", path, strerror(-rc));
+    uint64_t bytes = (uint64_t)st.st_size;
+    uint64_t top = memory->bytes < (uint64_t)address_max + 1 ? memory->bytes : (uint64_t)address_max + 1;
+    /* twice: the archive, and what it unpacks to */
+    uint64_t needed = info->kernel_end_gpa + WORKING_ROOM_BYTES + 2 * bytes;
+
+    if (bytes > UINT32_MAX / 4 || needed > top) {
+        rc = too_little_memory(memory, needed, "this kernel with this initrd");
+        goto out;
     }
+    info->initrd_bytes = bytes;
+    info->initrd_gpa = (top - bytes) & ~(uint64_t)(GUEST_PAGE_BYTES - 1);
+    uint8_t *at = place(memory, info->initrd_gpa, bytes);
+    rc = read_all(fd, at, bytes);
+    if (rc < 0) {
+        report_error("initrd '%s' cannot be read: %s", path, strerror(-rc));
+        goto out;
+    }
+    rc = initrd_patch_modules(at, bytes, path, &info->module_count, &info->module_sites);
+    if (rc == 0)
+        XXH3_128bits_update(digest, at, bytes);
 out:
     if (fd >= 0)
         close(fd);
     return rc;
 }
 
-static void fill_e820(struct boot_params *params, const struct guest_memory *memory)
+static int load_command_line(struct guest_memory *memory, const char *text, uint32_t room)
 {
-    params->e820_table[0] = (struct boot_e820_entry){ .addr = 0, .size = LOW_MEMORY_END, .type = 1 };
-    params->e820_table[1] = (struct boot_e820_entry){
-        .addr = HIGH_MEMORY_START, .size = memory->bytes - HIGH_MEMORY_START, .type = 1
-    };
-    params->e820_entries = 2;
+    size_t length = strlen(text);
+
+    if (room == 0 || room >= COMMAND_LINE_ROOM)
+        room = COMMAND_LINE_ROOM - 1;
+    if (length > room) {
+        report_error("the kernel's command line of %zu bytes is too long; this kernel takes %u", length, room);
+        return -E2BIG;
+    }
+    memcpy(place(memory, COMMAND_LINE_GPA, length + 1), text, length + 1);
+    return 0;
 }
 
-static void fill_seed(struct guest_memory *memory, const struct boot_options *options)
+/* Tells the kernel of RAM, initrd, command line and its first randomness. */
+static void write_boot_params(struct guest_memory *memory, const struct bzimage *image, const uint8_t *seed,
+                              const struct boot_info *info)
 {
-    struct setup_data *data = (void *)(memory->base + SEED_GPA);
+    struct boot_params *params = place(memory, BOOT_PARAMS_GPA, sizeof(*params));
+    struct setup_data *data = place(memory, SETUP_DATA_GPA, sizeof(*data) + SEED_BYTES);
+    const struct boot_e820_entry map[] = {
+        { .addr = 0, .size = LOW_MEMORY_END, .type = 1 },
+        { .addr = LOW_MEMORY_END, .size = 0xa0000 - LOW_MEMORY_END, .type = 2 },
+        { .addr = 0xf0000, .size = 0x10000, .type = 2 },
+        { .addr = HIGH_MEMORY_START, .size = memory->bytes - HIGH_MEMORY_START, .type = 1 },
+    };
+
+    memset(params, 0, sizeof(*params));
+    memcpy(&params->hdr, image->setup_header, sizeof(params->hdr));
+    params->hdr.type_of_loader = LOADER_TYPE_UNKNOWN;
+    params->hdr.cmd_line_ptr = COMMAND_LINE_GPA;
+    params->hdr.ramdisk_image = (uint32_t)info->initrd_gpa;
+    params->hdr.ramdisk_size = (uint32_t)info->initrd_bytes;
+    params->hdr.setup_data = SETUP_DATA_GPA;
+    memcpy(params->e820_table, map, sizeof(map));
+    params->e820_entries = sizeof(map) / sizeof(map[0]);
 
     data->next = 0;
-    data->type = SETUP_RNG_SEED;
-    data->len = sizeof(options->rng_seed);
-    memcpy(data->data, options->rng_seed, sizeof(options->rng_seed));
+    data->type = SETUP_TYPE_RNG_SEED;
+    data->len = SEED_BYTES;
+    memcpy(data->data, seed, SEED_BYTES);
 }
 
-/* Identity map of the first 4 GiB. */
-static void fill_page_tables(struct guest_memory *memory)
+/* The first 4 GiB, one to one, in pages of 2 MiB. */
+static void write_page_tables(struct guest_memory *memory)
 {
-    uint64_t *pml4 = (void *)(memory->base + PML4_GPA);
-    uint64_t *pointers = pml4 + 512, *directories = pml4 + 1024;
+    uint64_t *tables = place(memory, PAGE_TABLE_GPA, (2 + PAGE_DIRECTORIES) * GUEST_PAGE_BYTES);
+    const size_t entries = GUEST_PAGE_BYTES / sizeof(*tables);
 
-    pml4[0] = (PML4_GPA + 0x1000) | 3;
-    for (uint64_t i = 0; i < 4; i++)
-        pointers[i] = (PML4_GPA + 0x2000 + i * 0x1000) | 3;
-    for (uint64_t i = 0; i < 4 * 512; i++)
-        directories[i] = i << 21 | 0x83; /* present, writable, 2 MiB */
+    tables[0] = (PAGE_TABLE_GPA + GUEST_PAGE_BYTES) | PTE_PRESENT_WRITABLE;
+    for (size_t i = 0; i < PAGE_DIRECTORIES; i++)
+        tables[entries + i] = (PAGE_TABLE_GPA + (2 + i) * GUEST_PAGE_BYTES) | PTE_PRESENT_WRITABLE;
+    for (size_t i = 0; i < PAGE_DIRECTORIES * entries; i++)
+        tables[2 * entries + i] = (uint64_t)i << 21 | PTE_LARGE | PTE_PRESENT_WRITABLE;
 }
 
-static void fill_gdt(struct guest_memory *memory)
+static void write_gdt(struct guest_memory *memory)
 {
-    uint64_t *gdt = (void *)(memory->base + GDT_GPA);
+    const uint64_t gdt[] = {
+        [BOOT_CS / 8] = 0x00af9b000000ffff, /* flat 64-bit code, DPL 0, accessed */
+        [BOOT_DS / 8] = 0x00cf93000000ffff, /* flat data, DPL 0, accessed */
+    };
 
-    gdt[KERNEL_CS / 8] = 0x00AF9B000000FFFF; /* 64-bit code */
-    gdt[KERNEL_DS / 8] = 0x00CF93000000FFFF;
-}
-
-static int fill_boot_params(struct guest_memory *memory, const struct boot_options *options,
-                            const struct bzimage *image, uint64_t initrd_gpa, uint64_t initrd_bytes)
-{
-    struct boot_params *params = (void *)(memory->base + BOOT_PARAMS_GPA);
-    size_t header_end = 0x202u + image->header[0x201];
-
-    if (strlen(options->command_line) >= COMMAND_LINE_MAX_BYTES) {
-        report_error("the kernel's command line has %zu bytes, %u is the most; shorten --append",
-                     strlen(options->command_line), COMMAND_LINE_MAX_BYTES - 1);
-        return -EINVAL;
-    }
-    memcpy(&params->hdr, image->header + 0x1f1, header_end - 0x1f1 < sizeof(params->hdr) ? header_end - 0x1f1
-                                                                                         : sizeof(params->hdr));
-    strcpy((char *)memory->base + COMMAND_LINE_GPA, options->command_line);
-    params->hdr.type_of_loader = 0xff;
-    params->hdr.cmd_line_ptr = COMMAND_LINE_GPA;
-    params->hdr.ramdisk_image = (uint32_t)initrd_gpa;
-    params->hdr.ramdisk_size = (uint32_t)initrd_bytes;
-    params->hdr.setup_data = SEED_GPA;
-    fill_e820(params, memory);
-    return 0;
+    memcpy(place(memory, GDT_GPA, sizeof(gdt)), gdt, sizeof(gdt));
 }
 
 int boot_load(struct guest_memory *memory, const struct boot_options *options, struct boot_info *info)
 {
-    uint64_t kernel_end, initrd_gpa = 0, initrd_bytes = 0;
+    XXH128_canonical_t canonical;
     struct bzimage image = { 0 };
+    struct setup_header header;
+    struct elf_view elf;
+    XXH3_state_t digest;
     int rc;
 
-    *info = (struct boot_info){ 0 };
-    rc = bzimage_read(&image, options->kernel_path);
+    memset(info, 0, sizeof(*info));
+    XXH3_128bits_reset(&digest);
+    rc = bzimage_open(&image, options->kernel_path);
     if (rc == 0)
-        rc = tsc_patch_kernel(image.elf, image.elf_bytes, &info->patches);
-    if (rc == 0)
-        rc = load_segments(memory, &image, &kernel_end);
+        rc = tsc_patch_kernel(image.vmlinux, image.vmlinux_bytes, &info->tsc);
+    if (rc < 0)
+        goto out;
+    memcpy(info->kernel_version, image.version, sizeof(info->kernel_version));
+    memcpy(&header, image.setup_header, sizeof(header));
+    if (!elf_view_open(&elf, image.vmlinux, image.vmlinux_bytes))
+        report_bug("the kernel's ELF header was right a moment ago");
+    rc = load_kernel(memory, &elf, &digest, info);
     if (rc == 0 && options->initrd_path != NULL)
-        rc = load_initrd(memory, options->initrd_path, kernel_end, &initrd_gpa, &initrd_bytes);
+        rc = load_initrd(memory, options->initrd_path, header.initrd_addr_max, &digest, info);
     if (rc == 0)
-        rc = fill_boot_params(memory, options, &image, initrd_gpa, initrd_bytes);
-    if (rc == 0) {
-        info->entry = ((const Elf64_Ehdr *)image.elf)->e_entry;
-        fill_seed(memory, options);
-        fill_page_tables(memory);
-        fill_gdt(memory);
-        report_info("kernel loaded: %u RDTSC and %u RDTSCP rewritten, %u look-alikes left, #GP entry at 0x%llx",
-                    info->patches.rdtsc_sites, info->patches.rdtscp_sites, info->patches.pairs_left,
-                    (unsigned long long)info->patches.gp_entry);
-    }
-    bzimage_fini(&image);
+        rc = load_command_line(memory, options->command_line, header.cmdline_size);
+    if (rc < 0)
+        goto out;
+    XXH3_128bits_update(&digest, options->command_line, strlen(options->command_line) + 1);
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(&digest));
+    memcpy(info->digest, canonical.digest, sizeof(info->digest));
+
+    info->boot_params_gpa = BOOT_PARAMS_GPA;
+    info->gdt_gpa = GDT_GPA;
+    info->page_table_gpa = PAGE_TABLE_GPA;
+    write_boot_params(memory, &image, options->rng_seed, info);
+    write_page_tables(memory);
+    write_gdt(memory);
+    report_info("guest kernel %s (%s): %u RDTSC rewritten, %u look-alikes left, #GP hook at 0x%llx; %u modules with %u",
+                info->kernel_version, image.compression, info->tsc.sites, info->tsc.inside,
+                (unsigned long long)info->tsc.gp_entry_va, info->module_count, info->module_sites);
+out:
+    bzimage_close(&image);
     return rc;
 }
 
 void boot_set_registers(const struct boot_info *info, struct kvm_sregs *sregs, struct kvm_regs *regs)
 {
-    const struct kvm_segment code = { .limit = UINT32_MAX, .selector = KERNEL_CS, .type = 11, .present = 1, .s = 1,
-                                      .l = 1, .g = 1 };
-    const struct kvm_segment data = { .limit = UINT32_MAX, .selector = KERNEL_DS, .type = 3, .present = 1, .s = 1,
+    const struct kvm_segment data = { .selector = BOOT_DS, .limit = 0xffffffff, .type = 3, .present = 1, .s = 1,
                                       .db = 1, .g = 1 };
 
-    sregs->cs = code;
+    memset(regs, 0, sizeof(*regs));
+    regs->rip = info->entry_gpa;
+    regs->rsi = info->boot_params_gpa;
+    regs->rflags = RFLAGS_FIXED;
+
+    sregs->cs = (struct kvm_segment){ .selector = BOOT_CS, .limit = 0xffffffff, .type = 0xb, .present = 1, .s = 1,
+                                      .l = 1, .g = 1 };
     sregs->ds = sregs->es = sregs->fs = sregs->gs = sregs->ss = data;
-    sregs->tr = (struct kvm_segment){ .limit = 0x67, .type = 11, .present = 1 };
-    sregs->gdt = (struct kvm_dtable){ .base = GDT_GPA, .limit = 4 * 8 - 1 };
-    sregs->idt = (struct kvm_dtable){ 0 };
-    sregs->cr0 = 0x80050033; /* PG AM WP NE ET MP PE */
-    sregs->cr3 = PML4_GPA;
-    sregs->cr4 = 0x20; /* PAE */
-    sregs->efer = 0x500; /* LMA LME */
-    *regs = (struct kvm_regs){ .rip = info->entry, .rsi = BOOT_PARAMS_GPA, .rsp = STACK_GPA, .rflags = 2 };
+    sregs->tr = (struct kvm_segment){ .limit = 0xffff, .type = 0xb, .present = 1 }; /* VMX wants a busy TSS */
+    sregs->ldt = (struct kvm_segment){ .limit = 0xffff, .type = 2, .present = 1 };
+    sregs->gdt = (struct kvm_dtable){ .base = info->gdt_gpa, .limit = BOOT_DS + 7 };
+    sregs->idt = (struct kvm_dtable){ .base = 0, .limit = 0 }; /* an early fault is a triple fault, not a riddle */
+    sregs->cr0 = CR0_PE | CR0_ET | CR0_PG;
+    sregs->cr3 = info->page_table_gpa;
+    sregs->cr4 = CR4_PAE;
+    sregs->efer = EFER_LME | EFER_LMA;
 }

@@ -1,421 +1,633 @@
-/*
- * Finds and rewrites what reads the time-stamp counter in a kernel image; see tsc_patch.h.
- *
- * Where does an instruction begin? The kernel's own unwind table (.orc_unwind_ip) names addresses that are
- * instruction boundaries, a few instructions apart. A byte pair that looks like RDTSC is decoded with a
- * disassembler from the boundary before it, and the decoding must meet the boundary after it: then the pair is
- * an instruction, or it is not, without doubt. Where there is doubt the image is refused.
- */
+/* Rewrites a kernel's RDTSCs, its CR4 writes and its #GP entry. First everything is found, then it is changed. */
 #include "vmm/tsc_patch.h"
 
-#include <elf.h>
 #include <errno.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <Zydis/Zydis.h>
-
 #include "base/report.h"
+#include "vmm/code_sweep.h"
+#include "vmm/elf_view.h"
 
-/* struct alt_instr of Linux 5.x to 6.2 (arch/x86/include/asm/alternative.h), packed. */
-struct alternative {
-    int32_t original, replacement; /* relative to the field's own address */
-    uint16_t cpuid;
-    uint8_t original_bytes, replacement_bytes;
+#define GP_VECTOR 13
+#define KERNEL_CS 0x10
+#define PAGE_BYTES 4096u
+
+/* One entry of .altinstructions, Linux 6.1 arch/x86/include/asm/alternative.h. Both offsets are relative to the
+ * field itself. */
+struct alt_entry {
+    int32_t original_offset;
+    int32_t replacement_offset;
+    uint16_t feature;
+    uint8_t original_bytes;
+    uint8_t replacement_bytes;
 } __attribute__((packed));
 
-/* struct paravirt_patch_site (arch/x86/include/asm/paravirt_types.h). */
-struct paravirt_site {
-    uint64_t original;
-    uint8_t type, original_bytes;
-    uint8_t reserved[6];
+/* One entry of the table that fills the IDT, arch/x86/include/asm/desc_defs.h, struct idt_data. */
+struct idt_entry {
+    uint32_t vector;
+    uint32_t segment;
+    uint16_t bits; /* IST, type, privilege, present */
+    uint8_t padding[6];
+    uint64_t handler_va;
 };
 
-struct image {
-    uint8_t *elf;
-    size_t bytes;
-    const Elf64_Shdr *sections;
-    unsigned section_count;
-    const char *names;
-    size_t names_bytes;
-    uint64_t *boundaries; /* instruction addresses from the unwind table, ascending */
-    size_t boundary_count;
-    ZydisDecoder decoder;
+#define IDT_BITS_INTERRUPT_GATE 0x8e00 /* present, DPL 0, IST 0, 64-bit interrupt gate */
+#define IDT_BITS_IST_AND_DPL 0x6007    /* what may differ between entries of the table */
+
+struct edit {
+    uint8_t *at;
+    uint8_t bytes[16];
+    uint8_t count;
+};
+
+struct patch {
+    struct elf_view elf;
+    const char *name;
     struct tsc_patch_report *report;
+    uint64_t *anchors;
+    size_t anchor_count;
+    size_t anchor_room;
+    struct edit *edits;
+    size_t edit_count;
+    size_t edit_room;
 };
 
-static int refuse(const char *what)
+static int add_anchor(struct patch *patch, uint64_t va)
 {
-    report_error("this kernel cannot be made deterministic: %s; Debian 12's linux-image-cloud-amd64 is known to work",
-                 what);
-    return -ENOTSUP;
-}
+    if (patch->anchor_count == patch->anchor_room) {
+        size_t room = patch->anchor_room ? patch->anchor_room * 2 : 4096;
+        uint64_t *more = realloc(patch->anchors, room * sizeof(*more));
 
-static int open_elf(struct image *image)
-{
-    const Elf64_Ehdr *head = (const void *)image->elf;
-    const Elf64_Shdr *names;
-
-    if (image->bytes < sizeof(*head) || memcmp(head->e_ident, ELFMAG, SELFMAG) != 0 ||
-        head->e_ident[EI_CLASS] != ELFCLASS64 || head->e_machine != EM_X86_64 ||
-        head->e_shentsize != sizeof(Elf64_Shdr) || head->e_shoff > image->bytes || head->e_shoff % 8 != 0 ||
-        head->e_shnum > (image->bytes - head->e_shoff) / sizeof(Elf64_Shdr) || head->e_shstrndx >= head->e_shnum) {
-        report_error("the unpacked kernel is no x86-64 ELF image with sections");
-        return -EINVAL;
+        if (more == NULL)
+            return -ENOMEM;
+        patch->anchors = more;
+        patch->anchor_room = room;
     }
-    image->sections = (const void *)(image->elf + head->e_shoff);
-    image->section_count = head->e_shnum;
-    for (unsigned i = 0; i < image->section_count; i++) {
-        const Elf64_Shdr *section = &image->sections[i];
-
-        if (section->sh_type != SHT_NOBITS &&
-            (section->sh_offset > image->bytes || section->sh_size > image->bytes - section->sh_offset)) {
-            report_error("the unpacked kernel's section %u lies outside the file", i);
-            return -EINVAL;
-        }
-    }
-    names = &image->sections[head->e_shstrndx];
-    image->names = (const char *)image->elf + names->sh_offset;
-    image->names_bytes = names->sh_size;
+    patch->anchors[patch->anchor_count++] = va;
     return 0;
 }
 
-static const Elf64_Shdr *find_section(const struct image *image, const char *name)
-{
-    size_t length = strlen(name) + 1;
-
-    for (unsigned i = 0; i < image->section_count; i++) {
-        const Elf64_Shdr *section = &image->sections[i];
-
-        if (section->sh_type == SHT_PROGBITS && section->sh_name < image->names_bytes &&
-            image->names_bytes - section->sh_name >= length &&
-            memcmp(image->names + section->sh_name, name, length) == 0)
-            return section;
-    }
-    return NULL;
-}
-
-static uint8_t *section_bytes(const struct image *image, const Elf64_Shdr *section)
-{
-    return image->elf + section->sh_offset;
-}
-
-static int compare_addresses(const void *a, const void *b)
+static int compare_va(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
 
     return x < y ? -1 : x > y;
 }
 
-/* Addresses inside [from, from + bytes) are boundaries of code that may replace what stands there, not of the
- * original: they become `from`, which is one. */
-static void merge_boundaries(struct image *image, uint64_t from, uint64_t bytes)
+static void sort_anchors(struct patch *patch)
 {
-    size_t low = 0, high = image->boundary_count;
-
-    while (low < high) { /* first boundary beyond `from` */
-        size_t middle = (low + high) / 2;
-
-        if (image->boundaries[middle] <= from)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    for (; low < image->boundary_count && image->boundaries[low] < from + bytes; low++)
-        image->boundaries[low] = from;
+    if (patch->anchor_count > 0)
+        qsort(patch->anchors, patch->anchor_count, sizeof(*patch->anchors), compare_va);
 }
 
-static int merge_replaced_boundaries(struct image *image)
+static int add_edit(struct patch *patch, uint8_t *at, const uint8_t *bytes, size_t count)
 {
-    const Elf64_Shdr *table = find_section(image, ".altinstructions");
-    const Elf64_Shdr *paravirt = find_section(image, ".parainstructions");
+    if (patch->edit_count == patch->edit_room) {
+        size_t room = patch->edit_room ? patch->edit_room * 2 : 256;
+        struct edit *more = realloc(patch->edits, room * sizeof(*more));
 
-    if (table == NULL || table->sh_size % sizeof(struct alternative) != 0)
-        return refuse("its table of alternative instructions has an unknown layout");
-    for (size_t i = 0; i < table->sh_size / sizeof(struct alternative); i++) {
-        struct alternative entry;
-        uint64_t field = table->sh_addr + i * sizeof(entry);
-
-        memcpy(&entry, section_bytes(image, table) + i * sizeof(entry), sizeof(entry));
-        merge_boundaries(image, field + (uint64_t)(int64_t)entry.original, entry.original_bytes);
+        if (more == NULL)
+            return -ENOMEM;
+        patch->edits = more;
+        patch->edit_room = room;
     }
-    for (size_t i = 0; paravirt != NULL && i < paravirt->sh_size / sizeof(struct paravirt_site); i++) {
-        struct paravirt_site site;
+    struct edit *edit = &patch->edits[patch->edit_count++];
 
-        memcpy(&site, section_bytes(image, paravirt) + i * sizeof(site), sizeof(site));
-        merge_boundaries(image, site.original, site.original_bytes);
-    }
+    edit->at = at;
+    edit->count = (uint8_t)count;
+    memcpy(edit->bytes, bytes, count);
     return 0;
 }
 
-static int read_boundaries(struct image *image)
+static void apply_edits(struct patch *patch)
 {
-    const Elf64_Shdr *section = find_section(image, ".orc_unwind_ip");
-    const uint8_t *at;
-
-    if (section == NULL || section->sh_size < 4)
-        return refuse("it has no unwind table (.orc_unwind_ip) that tells where instructions begin");
-    at = section_bytes(image, section);
-    image->boundary_count = section->sh_size / 4;
-    image->boundaries = malloc(image->boundary_count * sizeof(uint64_t));
-    if (image->boundaries == NULL)
-        return -ENOMEM;
-    for (size_t i = 0; i < image->boundary_count; i++) {
-        int32_t relative;
-
-        memcpy(&relative, at + i * 4, sizeof(relative));
-        image->boundaries[i] = section->sh_addr + i * 4 + (uint64_t)(int64_t)relative;
-    }
-    qsort(image->boundaries, image->boundary_count, sizeof(uint64_t), compare_addresses);
-    return merge_replaced_boundaries(image);
+    for (size_t i = 0; i < patch->edit_count; i++)
+        memcpy(patch->edits[i].at, patch->edits[i].bytes, patch->edits[i].count);
 }
 
-/* The unwind table's boundaries around `address`, limited to the section. */
-static void run_around(const struct image *image, const Elf64_Shdr *section, uint64_t address, uint64_t *from,
-                       uint64_t *to)
+static void patch_free(struct patch *patch)
 {
-    size_t low = 0, high = image->boundary_count;
-
-    while (low < high) { /* first boundary beyond the address */
-        size_t middle = (low + high) / 2;
-
-        if (image->boundaries[middle] <= address)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    *from = low > 0 && image->boundaries[low - 1] >= section->sh_addr ? image->boundaries[low - 1] : section->sh_addr;
-    *to = section->sh_addr + section->sh_size;
-    if (low < image->boundary_count && image->boundaries[low] < *to)
-        *to = image->boundaries[low];
+    free(patch->anchors);
+    free(patch->edits);
 }
 
-enum verdict { IS_INSTRUCTION, IS_INSIDE, IS_UNKNOWN };
-
-/* Decodes [from, to) of code at `code`: does an instruction begin at `at`? */
-static enum verdict decode_run(const struct image *image, const uint8_t *code, size_t from, size_t to, size_t at)
+static bool is_code(const struct elf_section *section)
 {
-    bool begins = false;
-
-    while (from < to) {
-        ZydisDecodedInstruction instruction;
-
-        if (from == at)
-            begins = true;
-        if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&image->decoder, NULL, code + from, to - from, &instruction)))
-            return IS_UNKNOWN;
-        if (begins && from == at && instruction.mnemonic != ZYDIS_MNEMONIC_RDTSC &&
-            instruction.mnemonic != ZYDIS_MNEMONIC_RDTSCP)
-            return IS_UNKNOWN; /* a prefix in front, or not what the bytes seemed */
-        from += instruction.length;
-    }
-    if (from != to)
-        return IS_UNKNOWN;
-    return begins ? IS_INSTRUCTION : IS_INSIDE;
+    return section->type == SHT_PROGBITS && (section->flags & SHF_ALLOC) && (section->flags & SHF_EXECINSTR);
 }
 
-static size_t is_rdtsc(const uint8_t *at, size_t left)
+/* ---- anchors ---- */
+
+/* The alternatives of `elf`: what may be written over an instruction at boot, and over which. */
+struct alternatives {
+    struct elf_section table;
+    struct elf_section replacements;
+    size_t count;
+};
+
+/* False: the table is of a shape that we do not know. None at all: true, count 0. */
+static bool find_alternatives(const struct elf_view *elf, struct alternatives *alternatives)
 {
-    if (left >= 2 && at[0] == 0x0F && at[1] == 0x31)
-        return 2;
-    if (left >= 3 && at[0] == 0x0F && at[1] == 0x01 && at[2] == 0xF9)
-        return 3;
-    return 0;
-}
-
-static void rewrite(struct image *image, uint8_t *at, size_t bytes)
-{
-    at[0] = 0xE5; /* IN EAX, imm8 */
-    if (bytes == 2) {
-        at[1] = TSC_PORT_RDTSC;
-        image->report->rdtsc_sites++;
-    } else {
-        at[1] = TSC_PORT_RDTSCP;
-        at[2] = 0x90;
-        image->report->rdtscp_sites++;
-    }
-}
-
-static int patch_code(struct image *image, const char *name)
-{
-    const Elf64_Shdr *section = find_section(image, name);
-    uint8_t *code;
-
-    if (section == NULL)
-        return 0;
-    code = section_bytes(image, section);
-    for (size_t at = 0; at + 1 < section->sh_size; at++) {
-        size_t bytes = is_rdtsc(code + at, section->sh_size - at);
-        uint64_t from, to;
-        char sentence[128];
-
-        if (bytes == 0)
-            continue;
-        run_around(image, section, section->sh_addr + at, &from, &to);
-        switch (decode_run(image, code, from - section->sh_addr, to - section->sh_addr, at)) {
-        case IS_INSTRUCTION:
-            rewrite(image, code + at, bytes);
-            break;
-        case IS_INSIDE:
-            image->report->pairs_left++;
-            break;
-        case IS_UNKNOWN:
-            snprintf(sentence, sizeof(sentence), "the bytes at 0x%llx (%s) may or may not read the counter",
-                     (unsigned long long)(section->sh_addr + at), name);
-            return refuse(sentence);
-        }
-    }
-    return 0;
-}
-
-/* Replacement code is copied over other code at boot; each piece begins where its table entry says. */
-static int patch_alternatives(struct image *image)
-{
-    const Elf64_Shdr *table = find_section(image, ".altinstructions");
-    const Elf64_Shdr *code = find_section(image, ".altinstr_replacement");
-    unsigned pairs = 0, met = 0;
-    uint8_t *bytes;
-
-    if (table == NULL || code == NULL)
-        return refuse("it has no table of alternative instructions");
-    if (table->sh_size % sizeof(struct alternative) != 0)
-        return refuse("its table of alternative instructions has an unknown layout");
-    bytes = section_bytes(image, code);
-    for (size_t at = 0; at + 1 < code->sh_size; at++)
-        pairs += is_rdtsc(bytes + at, code->sh_size - at) != 0;
-    for (size_t i = 0; i < table->sh_size / sizeof(struct alternative); i++) {
-        struct alternative entry;
-        uint64_t field = table->sh_addr + i * sizeof(entry) + offsetof(struct alternative, replacement);
-        uint64_t start;
-
-        memcpy(&entry, section_bytes(image, table) + i * sizeof(entry), sizeof(entry));
-        start = field + (uint64_t)(int64_t)entry.replacement - code->sh_addr;
-        if (entry.replacement_bytes == 0)
-            continue;
-        if (start > code->sh_size || entry.replacement_bytes > code->sh_size - start)
-            return refuse("its table of alternative instructions has an unknown layout");
-        for (size_t at = 0; at < entry.replacement_bytes; at++) {
-            size_t length = is_rdtsc(bytes + start + at, entry.replacement_bytes - at);
-
-            if (length == 0)
-                continue;
-            if (decode_run(image, bytes + start, 0, entry.replacement_bytes, at) != IS_INSTRUCTION)
-                return refuse("a piece of alternative code may or may not read the counter");
-            rewrite(image, bytes + start + at, length);
-            met++;
-        }
-    }
-    return met == pairs ? 0 : refuse("some alternative code reads the counter and is in no table");
-}
-
-/* A pattern of bytes; -1 stands for any. */
-static bool matches(const uint8_t *at, const int16_t *pattern, size_t length)
-{
-    for (size_t i = 0; i < length; i++)
-        if (pattern[i] >= 0 && at[i] != pattern[i])
-            return false;
+    memset(alternatives, 0, sizeof(*alternatives));
+    if (!elf_view_find(elf, ".altinstructions", &alternatives->table))
+        return true;
+    if (alternatives->table.data == NULL || alternatives->table.size % sizeof(struct alt_entry) != 0)
+        return false;
+    if (!elf_view_find(elf, ".altinstr_replacement", &alternatives->replacements))
+        return false;
+    alternatives->count = alternatives->table.size / sizeof(struct alt_entry);
     return true;
 }
 
-/* The one place in `section` where the pattern stands; NULL if there is none or several. */
-static uint8_t *find_one(const struct image *image, const char *name, const int16_t *pattern, size_t length)
+static struct alt_entry alternative_at(const struct alternatives *alternatives, size_t index, uint64_t *original_va,
+                                       uint64_t *replacement_va)
 {
-    const Elf64_Shdr *section = find_section(image, name);
-    uint8_t *found = NULL;
+    struct alt_entry entry;
+    uint64_t va = alternatives->table.va + index * sizeof(entry);
 
-    if (section == NULL)
-        return NULL;
-    for (size_t at = 0; at + length <= section->sh_size; at++)
-        if (matches(section_bytes(image, section) + at, pattern, length)) {
-            if (found != NULL)
-                return NULL;
-            found = section_bytes(image, section) + at;
+    memcpy(&entry, alternatives->table.data + index * sizeof(entry), sizeof(entry));
+    *original_va = va + (uint64_t)(int64_t)entry.original_offset;
+    *replacement_va = va + offsetof(struct alt_entry, replacement_offset) +
+                      (uint64_t)(int64_t)entry.replacement_offset;
+    return entry;
+}
+
+/* The starts and ends of the originals, in pairs. */
+static int add_original_anchors(struct patch *patch, const struct alternatives *alternatives)
+{
+    for (size_t i = 0; i < alternatives->count; i++) {
+        uint64_t original_va, replacement_va;
+        struct alt_entry entry = alternative_at(alternatives, i, &original_va, &replacement_va);
+
+        if (add_anchor(patch, original_va) < 0 || add_anchor(patch, original_va + entry.original_bytes) < 0)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+/* .orc_unwind_ip: one place for each change of the stack's shape, always between two instructions; objtool wrote
+ * it when it had decoded the whole kernel. Linux Documentation/x86/orc-unwinder.rst. Where an alternative may be
+ * written over the code, the place may be between instructions of the alternative and inside one of the original:
+ * those are left out. To be called when only the ends of the alternatives' originals, in pairs, are in anchors. */
+static int add_orc_anchors(struct patch *patch)
+{
+    size_t originals = patch->anchor_count / 2, original = 0;
+    struct elf_section orc;
+    uint64_t last_va = 0;
+
+    qsort(patch->anchors, originals, 2 * sizeof(*patch->anchors), compare_va);
+    if (!elf_view_find(&patch->elf, ".orc_unwind_ip", &orc) || orc.data == NULL || orc.size < 4) {
+        report_error("%s has no ORC unwind table (.orc_unwind_ip), without which its code cannot be told from bytes; "
+                     "take a kernel built with CONFIG_UNWINDER_ORC, as Debian's are", patch->name);
+        return -ENOTSUP;
+    }
+    for (uint64_t at = 0; at + 4 <= orc.size; at += 4) {
+        int32_t relative;
+
+        memcpy(&relative, orc.data + at, sizeof(relative));
+        uint64_t va = orc.va + at + (uint64_t)(int64_t)relative;
+        if (va < last_va) {
+            report_error("%s: its ORC unwind table is not sorted; take a kernel whose build has run to its end",
+                         patch->name);
+            return -ENOTSUP;
         }
-    return found;
-}
-
-#define ANY -1
-#define FIND_ONE(image, section, pattern) find_one(image, section, pattern, sizeof(pattern) / sizeof((pattern)[0]))
-
-/* Keeps CR4.TSD (bit 2) set from the first moment on, so that RDTSC faults outside the kernel. */
-static int patch_cr4(struct image *image)
-{
-    /* startup_64: mov $0,%ecx; or $(PAE|PGE),%ecx */
-    static const int16_t startup[] = { 0xB9, 0, 0, 0, 0, 0x81, 0xC9, 0xA0, 0, 0, 0 };
-    /* cr4_update_irqsoff(set, clear): mov %rdi,%rax; mov %rsi,%rdi; mov %gs:cr4,%rdx; not %rdi; and %rdx,%rdi;
-     * or %rax,%rdi */
-    static const int16_t update[] = { 0x48, 0x89, 0xF8, 0x48, 0x89, 0xF7, 0x65, 0x48, 0x8B, 0x15, ANY, ANY,
-                                      ANY,  ANY,  0x48, 0xF7, 0xD7, 0x48, 0x21, 0xD7, 0x48, 0x09, 0xC7 };
-    /* xchg %edi,%eax; mov %esi,%edi; and $~TSD,%edi: the same, and TSD is never among the bits to clear. CR4's
-     * bits are all below 32. */
-    static const uint8_t update_now[] = { 0x97, 0x89, 0xF7, 0x83, 0xE7, 0xFB };
-    /* cr4_toggle_bits_irqsoff(TSD) when tasks with and without PR_SET_TSC change: mov %gs:cr4,%rdi; xor $4,%rdi;
-     * mov %rdi,%gs:cr4 */
-    static const int16_t toggle[] = { 0x65, 0x48, 0x8B, 0x3D, ANY,  ANY,  ANY,  ANY,
-                                      0x48, 0x83, 0xF7, 0x04, 0x65, 0x48, 0x89, 0x3D };
-    uint8_t *first = FIND_ONE(image, ".text", startup);
-    uint8_t *function = FIND_ONE(image, ".text", update);
-    uint8_t *toggler = FIND_ONE(image, ".text", toggle);
-
-    if (first == NULL)
-        return refuse("the place where it first loads CR4 is not found");
-    if (function == NULL)
-        return refuse("its function that changes CR4 is not found");
-    if (toggler == NULL)
-        return refuse("its switch of CR4.TSD between tasks is not found");
-    first[7] |= 0x04;
-    memcpy(function, update_now, sizeof(update_now));
-    toggler[10] = 0xCF; /* or $4,%rdi */
+        last_va = va;
+        while (original < originals && patch->anchors[2 * original + 1] <= va)
+            original++;
+        if (original < originals && patch->anchors[2 * original] < va)
+            continue;
+        if (add_anchor(patch, va) < 0)
+            return -ENOMEM;
+    }
     return 0;
 }
 
-/* The #GP entry is named by the table from which the kernel fills its IDT: { 13, __KERNEL_CS, interrupt gate }. */
-static int patch_gp_entry(struct image *image)
+static int add_replacement_anchors(struct patch *patch, const struct alternatives *alternatives)
 {
-    static const int16_t gate[] = { 13, 0, 0, 0, 0x10, 0, 0, 0, 0x00, 0x8E, ANY, ANY, ANY, ANY, ANY, ANY,
-                                    ANY, ANY, ANY, ANY, 0xFF, 0xFF, 0xFF, 0xFF };
-    /* The slot of CLAC (three no-ops, as the guest's CPU has no SMAP), then CLD and the call to error_entry. */
-    static const int16_t entry[] = { 0x90, 0x90, 0x90, 0xFC, 0xE8 };
-    const uint8_t *found = FIND_ONE(image, ".init.data", gate);
-    const Elf64_Shdr *text = find_section(image, ".text");
-    uint64_t address;
-    uint8_t *code;
+    const struct elf_section *replacements = &alternatives->replacements;
 
-    if (found == NULL || text == NULL)
-        return refuse("its table of exception entries is not found");
-    memcpy(&address, found + 16, sizeof(address));
-    if (address < text->sh_addr || address + sizeof(entry) / sizeof(entry[0]) > text->sh_addr + text->sh_size)
-        return refuse("its #GP entry lies outside its code");
-    code = section_bytes(image, text) + (address - text->sh_addr);
-    if (!matches(code, entry, sizeof(entry) / sizeof(entry[0])))
-        return refuse("its #GP entry does not begin as expected");
-    code[0] = 0xE6; /* OUT imm8, AL */
-    code[1] = TSC_PORT_USER_GP;
-    image->report->gp_entry = address;
+    for (size_t i = 0; i < alternatives->count; i++) {
+        uint64_t original_va, replacement_va;
+        struct alt_entry entry = alternative_at(alternatives, i, &original_va, &replacement_va);
+
+        if (entry.replacement_bytes > entry.original_bytes ||
+            (entry.replacement_bytes > 0 && (replacement_va < replacements->va ||
+             replacement_va - replacements->va > replacements->size - entry.replacement_bytes))) {
+            report_error("%s: entry %zu of .altinstructions makes no sense as Linux 6.1 lays it out; take a kernel of "
+                         "the 6.1 series, as Debian 12's", patch->name, i);
+            return -ENOTSUP;
+        }
+        if (entry.replacement_bytes > 0 && (add_anchor(patch, replacement_va) < 0 ||
+                                            add_anchor(patch, replacement_va + entry.replacement_bytes) < 0))
+            return -ENOMEM;
+    }
     return 0;
 }
+
+/* ---- RDTSC ---- */
+
+static const uint8_t in_rdtsc[2] = { 0xe5, TSC_PORT_RDTSC };
+static const uint8_t in_rdtscp[3] = { 0xe5, TSC_PORT_RDTSCP, 0x90 };
+
+static int replace_site(void *ctx, const struct code_range *range, const struct code_site *site)
+{
+    struct patch *patch = ctx;
+    uint8_t *at = (uint8_t *)(uintptr_t)range->bytes + site->offset;
+
+    return site->rdtscp ? add_edit(patch, at, in_rdtscp, sizeof(in_rdtscp))
+                        : add_edit(patch, at, in_rdtsc, sizeof(in_rdtsc));
+}
+
+static struct code_range section_range(const struct patch *patch, const struct elf_section *section, bool is64)
+{
+    return (struct code_range){ .name = section->name, .bytes = section->data, .size = section->size,
+                                .va = section->va, .is64 = is64, .anchors = patch->anchors,
+                                .anchor_count = patch->anchor_count };
+}
+
+static void count_section(struct tsc_patch_report *report, const char *label, const struct code_counts *counts)
+{
+    struct tsc_patch_section *line = NULL;
+
+    for (uint32_t i = 0; i < report->section_count; i++)
+        if (strncmp(report->sections[i].name, label, sizeof(line->name) - 1) == 0)
+            line = &report->sections[i];
+    if (line == NULL && report->section_count == TSC_PATCH_SECTIONS)
+        return; /* counted in the sums */
+    if (line == NULL) {
+        line = &report->sections[report->section_count++];
+        strncpy(line->name, label, sizeof(line->name) - 1);
+    }
+    line->rdtsc += counts->rdtsc;
+    line->rdtscp += counts->rdtscp;
+    line->inside += counts->inside;
+}
+
+static int sweep_section(struct patch *patch, const char *label, const struct elf_section *section, bool is64)
+{
+    struct tsc_patch_report *report = patch->report;
+    struct code_range range = section_range(patch, section, is64);
+    struct code_counts counts = { 0 };
+    int rc;
+
+    range.name = label;
+    rc = code_sweep(&range, replace_site, patch, &counts);
+    if (rc < 0)
+        return rc;
+    report->sites += counts.rdtsc + counts.rdtscp;
+    report->inside += counts.inside;
+    if (counts.rdtsc + counts.rdtscp + counts.inside > 0)
+        count_section(report, label, &counts);
+    return 0;
+}
+
+static int sweep_kernel(struct patch *patch)
+{
+    for (uint32_t i = 0; i < patch->elf.section_count; i++) {
+        struct elf_section section;
+
+        if (!elf_view_section(&patch->elf, i, &section)) {
+            report_error("%s: ELF section %u lies outside the file; the image is damaged", patch->name, i);
+            return -EINVAL;
+        }
+        if (!is_code(&section))
+            continue;
+        int rc = sweep_section(patch, section.name, &section, true);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* ---- vDSO ---- */
+
+/* A vDSO is a small shared library in the kernel's data, page-aligned; its code runs in user mode. The kernel is
+ * told not to map it (vdso=0), and TSD would catch it; rewritten it faults even so. */
+static int sweep_vdso(struct patch *patch, uint8_t *bytes, size_t room)
+{
+    struct patch vdso = { .name = "a vDSO image", .report = patch->report };
+    struct alternatives alternatives;
+    const char *label;
+    int rc = 0;
+
+    if (!elf_view_open(&vdso.elf, bytes, room) || vdso.elf.type != ET_DYN ||
+        vdso.elf.machine != (vdso.elf.is64 ? EM_X86_64 : EM_386))
+        return 0; /* something else with the same magic */
+    label = vdso.elf.is64 ? "vDSO (64-bit)" : "vDSO (32-bit)";
+    if (!find_alternatives(&vdso.elf, &alternatives)) {
+        report_error("%s: the alternatives of the %s are of an unknown shape", patch->name, label);
+        return -ENOTSUP;
+    }
+    rc = add_original_anchors(&vdso, &alternatives);
+    if (rc == 0)
+        rc = add_replacement_anchors(&vdso, &alternatives);
+    sort_anchors(&vdso);
+    for (uint32_t i = 0; rc == 0 && i < vdso.elf.section_count; i++) {
+        struct elf_section section;
+
+        if (elf_view_section(&vdso.elf, i, &section) && is_code(&section))
+            rc = sweep_section(&vdso, label, &section, vdso.elf.is64);
+    }
+    for (size_t i = 0; rc == 0 && i < vdso.edit_count; i++)
+        rc = add_edit(patch, vdso.edits[i].at, vdso.edits[i].bytes, vdso.edits[i].count);
+    patch_free(&vdso);
+    return rc;
+}
+
+static int sweep_vdsos(struct patch *patch)
+{
+    for (uint32_t i = 0; i < patch->elf.section_count; i++) {
+        struct elf_section section;
+
+        if (!elf_view_section(&patch->elf, i, &section) || section.data == NULL || is_code(&section) ||
+            !(section.flags & SHF_ALLOC))
+            continue;
+        for (uint64_t at = -section.va % PAGE_BYTES; at + PAGE_BYTES <= section.size; at += PAGE_BYTES)
+            if (memcmp(section.data + at, ELFMAG, SELFMAG) == 0) {
+                int rc = sweep_vdso(patch, section.data + at, section.size - at);
+                if (rc < 0)
+                    return rc;
+            }
+    }
+    return 0;
+}
+
+/* ---- CR4.TSD ---- */
+
+/* native_write_cr4(val) of arch/x86/kernel/cpu/common.c begins: xor %esi,%esi; mov %rdi,%cr4. It is the only place
+ * that loads CR4 from an argument register, and all later changes of CR4 go through it. */
+static const uint8_t write_cr4_head[5] = { 0x31, 0xf6, 0x0f, 0x22, 0xe7 };
+#define WRITE_CR4_MOV 2 /* offset of the mov, to which the function also jumps back */
+#define CAVE_BYTES 7
+
+/* The padding in front of the function takes: xor %esi,%esi; or $CR4.TSD,%edi; jmp to the mov. */
+static const uint8_t cave[CAVE_BYTES] = { 0x31, 0xf6, 0x83, 0xcf, 0x04, 0xeb, WRITE_CR4_MOV };
+static const uint8_t jump_to_cave[2] = { 0xeb, (uint8_t)-(CAVE_BYTES + 2) };
+
+/* Length of the no-op of Linux's and the assembler's making at `at`, 0 if it is none. */
+static size_t nop_bytes(const uint8_t *at, size_t room)
+{
+    size_t i = 0;
+
+    while (i < room && (at[i] == 0x66 || at[i] == 0x2e))
+        i++;
+    if (i < room && at[i] == 0x90)
+        return i + 1;
+    if (room - i < 3 || at[i] != 0x0f || at[i + 1] != 0x1f)
+        return 0;
+    uint8_t mod = at[i + 2] >> 6, rm = at[i + 2] & 7;
+    size_t bytes = i + 3 + (mod != 3 && rm == 4) + (mod == 1 ? 1 : mod == 2 ? 4 : 0);
+
+    return mod == 3 || (mod == 0 && rm == 5) || bytes > room ? 0 : bytes;
+}
+
+/* Do no-ops, and nothing else, fill the `bytes` before `end`? They may begin earlier. */
+static bool padding_before(const struct code_range *range, size_t end, size_t bytes)
+{
+    for (size_t start = end - bytes, back = 0; back < 16 && start > 0; back++, start--) {
+        size_t at = start;
+
+        if (!code_starts_at(range, start))
+            continue;
+        while (at < end) {
+            size_t nop = nop_bytes(range->bytes + at, end - at);
+
+            if (nop == 0)
+                break;
+            at += nop;
+        }
+        if (at == end)
+            return true;
+    }
+    return false;
+}
+
+static int hook_write_cr4(struct patch *patch, const struct elf_section *text)
+{
+    struct code_range range = section_range(patch, text, true);
+    size_t found = 0, loads = 0, entry = 0;
+
+    for (size_t at = 0; at + sizeof(write_cr4_head) <= text->size; at++) {
+        const uint8_t *mov = memchr(text->data + at, 0x0f, text->size - at - 2);
+
+        if (mov == NULL)
+            break;
+        at = (size_t)(mov - text->data);
+        if (mov[1] != 0x22 || mov[2] != 0xe7 || !code_starts_at(&range, at))
+            continue;
+        loads++;
+        if (at >= WRITE_CR4_MOV && memcmp(mov - WRITE_CR4_MOV, write_cr4_head, sizeof(write_cr4_head)) == 0) {
+            found++;
+            entry = at - WRITE_CR4_MOV;
+        }
+    }
+    if (found != 1 || loads != 1) {
+        report_error("%s: native_write_cr4 was sought by its first instructions; found: %zu, and %zu loads of CR4 from "
+                     "RDI, where 1 and 1 are due; user programs' RDTSC cannot be held, take Debian 12's 6.1 kernel",
+                     patch->name, found, loads);
+        return -ENOTSUP;
+    }
+    if (entry < CAVE_BYTES + 16 || !code_starts_at(&range, entry) || !padding_before(&range, entry, CAVE_BYTES)) {
+        report_error("%s: no %d bytes of padding in front of native_write_cr4 at 0x%llx, where CR4.TSD is to be set; "
+                     "take Debian 12's 6.1 kernel", patch->name, CAVE_BYTES, (unsigned long long)(text->va + entry));
+        return -ENOTSUP;
+    }
+    patch->report->write_cr4_va = text->va + entry;
+    if (add_edit(patch, text->data + entry - CAVE_BYTES, cave, sizeof(cave)) < 0 ||
+        add_edit(patch, text->data + entry, jump_to_cave, sizeof(jump_to_cave)) < 0)
+        return -ENOMEM;
+    return 0;
+}
+
+/* ---- #GP ---- */
+
+static bool idt_entry_at(const struct elf_section *section, uint64_t offset, struct idt_entry *entry)
+{
+    static const uint8_t zeros[sizeof(entry->padding)];
+
+    if (offset > section->size || section->size - offset < sizeof(*entry))
+        return false;
+    memcpy(entry, section->data + offset, sizeof(*entry));
+    return entry->segment == KERNEL_CS && entry->vector < 256 && memcmp(entry->padding, zeros, sizeof(zeros)) == 0 &&
+           (entry->bits & ~IDT_BITS_IST_AND_DPL) == IDT_BITS_INTERRUPT_GATE;
+}
+
+/* Looks through the kernel's data for the table that fills the IDT, for its entry of #GP. */
+static int find_gp_entry(struct patch *patch, const struct elf_section *text, uint64_t *gp_va)
+{
+    uint32_t found = 0;
+
+    for (uint32_t i = 0; i < patch->elf.section_count; i++) {
+        struct elf_section section;
+
+        if (!elf_view_section(&patch->elf, i, &section) || section.data == NULL || section.type != SHT_PROGBITS ||
+            is_code(&section) || !(section.flags & SHF_ALLOC))
+            continue;
+        for (uint64_t at = -section.va % 8; at + sizeof(struct idt_entry) <= section.size; at += 8) {
+            struct idt_entry entry, neighbour;
+
+            if (section.data[at] != GP_VECTOR || !idt_entry_at(&section, at, &entry) || entry.vector != GP_VECTOR ||
+                entry.bits != IDT_BITS_INTERRUPT_GATE || entry.handler_va < text->va ||
+                entry.handler_va - text->va >= text->size)
+                continue;
+            if (!idt_entry_at(&section, at - sizeof(entry), &neighbour) &&
+                !idt_entry_at(&section, at + sizeof(entry), &neighbour))
+                continue; /* a table has neighbours */
+            if (found++ > 0 && *gp_va != entry.handler_va)
+                found = 1000;
+            *gp_va = entry.handler_va;
+        }
+    }
+    if (found == 1)
+        return 0;
+    report_error("%s: the table that fills the IDT has %s entry for #GP; user programs' RDTSC cannot be caught, take "
+                 "Debian 12's 6.1 kernel", patch->name, found == 0 ? "no" : "more than one");
+    return -ENOTSUP;
+}
+
+/* The handler begins with ASM_CLAC: three bytes of no-op, which an alternative replaces by CLAC on CPUs with SMAP.
+ * The guest's CPU has none. OUT goes into both, so that the hook stays even if the alternative is applied. */
+static int hook_gp_entry(struct patch *patch, const struct elf_section *text, const struct alternatives *alternatives)
+{
+    static const uint8_t clac[3] = { 0x0f, 0x01, 0xca };
+    static const uint8_t hook[3] = { 0xe6, TSC_PORT_USER_GP, 0x90 };
+    struct code_range range = section_range(patch, text, true);
+    uint64_t gp_va = 0;
+    size_t found = 0;
+    int rc = find_gp_entry(patch, text, &gp_va);
+
+    if (rc < 0)
+        return rc;
+    uint8_t *entry = text->data + (gp_va - text->va);
+    bool slot = gp_va - text->va + 3 <= text->size && code_starts_at(&range, gp_va - text->va) &&
+                ((entry[0] == 0x90 && entry[1] == 0x90 && entry[2] == 0x90) || nop_bytes(entry, 3) == 3);
+
+    for (size_t i = 0; slot && i < alternatives->count; i++) {
+        uint64_t original_va, replacement_va;
+        struct alt_entry alternative = alternative_at(alternatives, i, &original_va, &replacement_va);
+
+        if (original_va >= gp_va + 3 || original_va + alternative.original_bytes <= gp_va)
+            continue;
+        uint8_t *replacement = alternatives->replacements.data + (replacement_va - alternatives->replacements.va);
+
+        found += original_va == gp_va && alternative.original_bytes == 3 && alternative.replacement_bytes == 3 &&
+                         memcmp(replacement, clac, 3) == 0
+                     ? 1
+                     : 1000;
+        if (add_edit(patch, replacement, hook, sizeof(hook)) < 0)
+            return -ENOMEM;
+    }
+    if (!slot || found != 1) {
+        report_error("%s: the #GP entry at 0x%llx does not begin with the no-op slot for CLAC (bytes %02x %02x %02x, "
+                     "%zu alternatives); user programs' RDTSC cannot be caught, take Debian 12's 6.1 kernel",
+                     patch->name, (unsigned long long)gp_va, entry[0], entry[1], entry[2], found);
+        return -ENOTSUP;
+    }
+    patch->report->gp_entry_va = gp_va;
+    return add_edit(patch, entry, hook, sizeof(hook));
+}
+
+/* ---- */
 
 int tsc_patch_kernel(uint8_t *elf, size_t bytes, struct tsc_patch_report *report)
 {
-    static const char *const code_sections[] = { ".text", ".init.text", ".exit.text", ".altinstr_aux" };
-    struct image image = { .elf = elf, .bytes = bytes, .report = report };
+    struct patch patch = { .name = "the kernel", .report = report };
+    struct alternatives alternatives;
+    struct elf_section text;
     int rc;
 
-    *report = (struct tsc_patch_report){ 0 };
-    ZydisDecoderInit(&image.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-    rc = open_elf(&image);
+    memset(report, 0, sizeof(*report));
+    if (!elf_view_open(&patch.elf, elf, bytes) || !patch.elf.is64 || patch.elf.machine != EM_X86_64 ||
+        patch.elf.type != ET_EXEC) {
+        report_error("the kernel's image is no ELF executable for x86-64");
+        return -EINVAL;
+    }
+    if (!elf_view_find(&patch.elf, ".text", &text) || text.data == NULL || text.size < PAGE_BYTES) {
+        report_error("the kernel's image has no .text section");
+        return -EINVAL;
+    }
+    if (!find_alternatives(&patch.elf, &alternatives) || alternatives.count == 0 ||
+        alternatives.replacements.data == NULL) {
+        report_error("the kernel's .altinstructions are missing or not laid out as in Linux 6.1; take Debian 12's 6.1 "
+                     "kernel");
+        return -ENOTSUP;
+    }
+    rc = add_original_anchors(&patch, &alternatives);
     if (rc == 0)
-        rc = read_boundaries(&image);
-    for (size_t i = 0; rc == 0 && i < sizeof(code_sections) / sizeof(code_sections[0]); i++)
-        rc = patch_code(&image, code_sections[i]);
+        rc = add_orc_anchors(&patch);
     if (rc == 0)
-        rc = patch_alternatives(&image);
+        rc = add_replacement_anchors(&patch, &alternatives);
+    sort_anchors(&patch);
     if (rc == 0)
-        rc = patch_cr4(&image);
+        rc = sweep_kernel(&patch);
     if (rc == 0)
-        rc = patch_gp_entry(&image);
-    free(image.boundaries);
+        rc = sweep_vdsos(&patch);
+    if (rc == 0)
+        rc = hook_write_cr4(&patch, &text);
+    if (rc == 0)
+        rc = hook_gp_entry(&patch, &text, &alternatives);
+    if (rc == 0 && report->sites == 0) {
+        report_error("the kernel has no RDTSC at all, which no Linux for x86-64 is; it is refused");
+        rc = -ENOTSUP;
+    }
+    if (rc == 0)
+        apply_edits(&patch);
+    if (rc == -ENOMEM)
+        report_error("no memory to look through the kernel's code");
+    patch_free(&patch);
+    return rc;
+}
+
+/* A module is not linked yet: addresses are offsets in sections, so anchors are its function symbols, section by
+ * section. */
+static int add_symbol_anchors(struct patch *patch, uint32_t section_index)
+{
+    struct elf_section symbols;
+
+    if (!elf_view_find(&patch->elf, ".symtab", &symbols) || symbols.data == NULL)
+        return 0;
+    for (uint64_t at = 0; at + sizeof(Elf64_Sym) <= symbols.size; at += sizeof(Elf64_Sym)) {
+        Elf64_Sym symbol;
+
+        memcpy(&symbol, symbols.data + at, sizeof(symbol));
+        if (symbol.st_shndx == section_index && ELF64_ST_TYPE(symbol.st_info) == STT_FUNC &&
+            add_anchor(patch, symbol.st_value) < 0)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+int tsc_patch_module(uint8_t *elf, size_t bytes, const char *name, uint32_t *sites)
+{
+    struct tsc_patch_report report = { 0 };
+    struct patch patch = { .name = name, .report = &report };
+    int rc = 0;
+
+    if (!elf_view_open(&patch.elf, elf, bytes) || !patch.elf.is64 || patch.elf.machine != EM_X86_64 ||
+        patch.elf.type != ET_REL) {
+        report_error("%s is no kernel module for x86-64", name);
+        return -EINVAL;
+    }
+    for (uint32_t i = 0; rc == 0 && i < patch.elf.section_count; i++) {
+        struct elf_section section;
+
+        if (!elf_view_section(&patch.elf, i, &section)) {
+            report_error("%s: ELF section %u lies outside the file; the module is damaged", name, i);
+            rc = -EINVAL;
+        } else if (is_code(&section)) {
+            patch.anchor_count = 0;
+            rc = add_symbol_anchors(&patch, i);
+            sort_anchors(&patch);
+            if (rc == 0)
+                rc = sweep_section(&patch, name, &section, true);
+        }
+    }
+    if (rc == 0) {
+        apply_edits(&patch);
+        *sites += report.sites;
+    }
+    patch_free(&patch);
     return rc;
 }

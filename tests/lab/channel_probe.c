@@ -9,7 +9,7 @@
  *   -p US       pause between looks, default 20; 0: spin
  *   -t MS       silence after which the peer counts as lost, default 1500
  *   -f MS       receiver: fence this long after the first record
- *   -a FILE     sender: keeps the highest acked LSN in FILE, so that it outlives the sender
+ *   -a FILE     sender: keeps the highest acked LSN in FILE (on a file system that can be mapped), so that it outlives the sender
  *   -j MS       joining time-out, default 20000
  */
 #include "base/clock.h"
@@ -146,7 +146,7 @@ static int probe_receive(const struct arguments *arguments)
 {
     struct channel *channel;
     uint64_t beat_ns = 0, first_ns = 0, begin_ns, now_ns, lsn = 0;
-    bool fenced = false;
+    bool fence = false, fenced = false;
     const char *end = "done";
     int result = channel_open_receiver(&channel, &arguments->options);
 
@@ -188,20 +188,20 @@ static int probe_receive(const struct arguments *arguments)
                 now_ns - channel_peer_seen_ns(channel) > arguments->silence_ms * NS_PER_MS) {
                 printf("peer silent for %llu ms: fence\n",
                        (unsigned long long)((now_ns - channel_peer_seen_ns(channel)) / NS_PER_MS));
-                fenced = true;
+                fence = true;
             } else if (!fenced && arguments->fence_ms != 0 && first_ns != 0 &&
                        now_ns - first_ns > arguments->fence_ms * NS_PER_MS) {
                 printf("fence while the sender lives\n");
-                fenced = true;
+                fence = true;
             }
-            if (fenced) {
+            if (fence && !fenced) {
                 uint64_t fence_ns = clock_now_ns();
 
                 int failed = channel_fence(channel);
 
                 printf("fence result %d took_us %llu at_lsn %llu\n", failed,
                        (unsigned long long)((clock_now_ns() - fence_ns) / NS_PER_US), (unsigned long long)lsn);
-                beat_ns = UINT64_MAX / 2; /* no more of it */
+                fenced = true;
             }
         }
         if (result == -EAGAIN)

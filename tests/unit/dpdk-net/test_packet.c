@@ -230,6 +230,43 @@ static void standby_sends_nothing_and_live_sends_the_rest(void **state)
     assert_int_equal(frame_value(seen), 3);
 }
 
+/* The I/O thread keeps the heartbeat too, so a dead link must not hold it. */
+static void interface_outage_blocks_nobody_and_ends(void **state)
+{
+    uint8_t frame[60], seen[4096];
+    struct net_statistics statistics;
+    uint64_t begin_ns, worst_ns = 0, deadline_ns;
+    bool arrived = false;
+
+    (void)state;
+    assert_true(run("ip link set " PORT_INTERFACE " down"));
+    begin_ns = clock_now_ns();
+    while (clock_now_ns() - begin_ns < 1500 * NS_PER_MS) {
+        uint64_t before_ns;
+
+        frame_fill(frame, sizeof(frame), other_mac, guest_mac, 1);
+        for (int i = 0; i < 10; i++)
+            (void)net_hold(net, frame, sizeof(frame), 0);
+        before_ns = clock_now_ns();
+        net_poll_live(net, 0);
+        if (clock_now_ns() - before_ns > worst_ns)
+            worst_ns = clock_now_ns() - before_ns;
+        clock_sleep_ns(NS_PER_MS);
+    }
+    assert_true(worst_ns < 500 * NS_PER_MS);
+    net_get_statistics(net, &statistics);
+    assert_true(statistics.dropped_transmit > 0);
+    assert_true(run("ip link set " PORT_INTERFACE " up"));
+    deadline_ns = clock_now_ns() + WAIT_NS;
+    frame_fill(frame, sizeof(frame), other_mac, guest_mac, 0x77777777);
+    while (net_hold(net, frame, sizeof(frame), 0) != 0 && clock_now_ns() < deadline_ns)
+        net_poll_live(net, 0);
+    while (!arrived && clock_now_ns() < deadline_ns)
+        arrived = peer_receive(seen, sizeof(seen), 0, 10 * NS_PER_MS) == sizeof(frame) &&
+                  memcmp(seen, frame, sizeof(frame)) == 0;
+    assert_true(arrived);
+}
+
 static void merging_of_frames_is_switched_off(void **state)
 {
     struct ethtool_value gro = { .cmd = ETHTOOL_SGRO, .data = 1 };
@@ -259,6 +296,7 @@ int main(void)
         cmocka_unit_test(oversize_frame_is_dropped_and_counted),
         cmocka_unit_test(checksum_left_to_hardware_is_finished),
         cmocka_unit_test(standby_sends_nothing_and_live_sends_the_rest),
+        cmocka_unit_test(interface_outage_blocks_nobody_and_ends),
         cmocka_unit_test(merging_of_frames_is_switched_off),
     };
     const char *missing = build_wire();

@@ -1,0 +1,41 @@
+/* ftbench: clients that watch a service from outside while its host dies. One subcommand a workload. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/report.h"
+#include "bench/counter.h"
+
+#define EXIT_USAGE 2
+
+static const struct workload {
+    const char *name, *purpose;
+    int (*run)(int argc, char **argv); /* argv[0] is the workload's name; returns the exit status */
+} workloads[] = {
+    { "counter", "pipelined INCRs on one redis key: is any acknowledged increment lost?", counter_main },
+};
+
+static void print_help(FILE *out)
+{
+    fprintf(out, "usage: ftbench WORKLOAD [OPTION...]\n\n");
+    for (size_t i = 0; i < sizeof(workloads) / sizeof(workloads[0]); i++)
+        fprintf(out, "  %-10s %s\n", workloads[i].name, workloads[i].purpose);
+    fprintf(out, "\n`ftbench WORKLOAD --help` lists its options; see also ftbench(1).\n");
+}
+
+int main(int argc, char **argv)
+{
+    report_set_program("ftbench");
+    if (argc < 2) {
+        print_help(stderr);
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        print_help(stdout);
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof(workloads) / sizeof(workloads[0]); i++)
+        if (strcmp(argv[1], workloads[i].name) == 0)
+            return workloads[i].run(argc - 1, argv + 1);
+    report_error("no workload is called '%s'; `ftbench --help` lists them", argv[1]);
+    return EXIT_USAGE;
+}
