@@ -66,7 +66,7 @@ uint64_t channel_commit(struct channel *channel);
 /* ---- sender, polling thread ---- */
 
 /* Reaps completions, sends what waited to be coalesced. Cheap when idle. 0, or -EPIPE once the link is
- * known to be broken (a hint: the heartbeat decides). */
+ * known to be broken (a hint: the heartbeat decides). A receiver may call it for the same hint. */
 int channel_poll(struct channel *channel);
 /* Highest LSN that the receiver's host holds. Any thread; one acquire load. */
 uint64_t channel_acked_lsn(const struct channel *channel);

@@ -552,7 +552,8 @@ static int verbs_connect(struct verbs_link *link, struct sockaddr_storage *addre
     }
     if (rdma_resolve_addr(link->id, NULL, (struct sockaddr *)address, VERBS_RESOLVE_TIMEOUT_MS) != 0) {
         result = -errno;
-        *why = "there is no route to the host";
+        *why = result == -EADDRNOTAVAIL ? "the address leads back to this host, but not to an RDMA device" :
+                                          "there is no route to the host";
         return result == -ENODEV ? report_not_rdma(link->name, device_names) : -EAGAIN;
     }
     result = event_await(link, deadline, &event);
@@ -587,7 +588,8 @@ static int verbs_connect(struct verbs_link *link, struct sockaddr_storage *addre
         report_error("%s: cannot connect: %s", link->name, strerror(-result));
         return result;
     }
-    *why = "its receiver does not answer";
+    if (**why == '\0') /* else the last try had a better reason */
+        *why = "its receiver does not answer";
     result = event_await(link, deadline, &event);
     if (result != 0)
         return result;
@@ -652,6 +654,8 @@ static void verbs_heartbeat(struct channel *channel)
     verbs_events_look(link);
     verbs_look_at_peer(link);
     verbs_control_send(link);
+    if (channel->is_sender)
+        verbs_commit(channel); /* what found the turn taken meanwhile */
 }
 
 static int verbs_fence(struct channel *channel)

@@ -242,10 +242,10 @@ int verbs_poll(struct channel *channel)
     if (channel->is_sender && !atomic_load_explicit(&channel->down, memory_order_relaxed)) {
         reap(link);
         verbs_look_at_peer(link);
-        /* Also when nothing completed: what the committing thread left behind is found here at the latest. */
-        post_turn_run(&link->turn, &channel->send.committed, write_records, link);
         if (atomic_load_explicit(&link->control_due, memory_order_relaxed))
             verbs_control_send(link);
+        /* After every completion, and after the turn was taken for a control block. */
+        verbs_commit(channel);
     }
     return atomic_load_explicit(&channel->down, memory_order_relaxed) ? -EPIPE : 0;
 }

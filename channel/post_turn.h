@@ -14,6 +14,8 @@
  *   - If B finds the turn free, B posts X itself.
  *   - in_flight rises only under the turn, so a thread at L that sees it full sees posts whose completions are
  *     still to come; each completion is followed by post_turn_run of the polling thread.
+ *   - Who takes the turn for something else (a control block) calls post_turn_run after giving it back, and so
+ *     comes to L as well.
  * The holder never waits for anybody. The committing thread goes round at most once for every completion and
  * every record, and records come from itself: it cannot be kept here.
  */

@@ -46,7 +46,7 @@ struct vcpu_state {
 /* What is compared at every position under --verify: cheap to read at an exit. */
 struct vcpu_registers {
     struct kvm_regs regs;
-    uint64_t sregs_digest;
+    struct kvm_sregs sregs;
 };
 
 struct vcpu {
@@ -121,7 +121,8 @@ int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state);
 /* Digest of what the guest can see of it: registers, segments, control, debug, MSRs, x87 and SSE (XXH3-64). */
 uint64_t vcpu_state_digest(const struct vcpu_state *state);
 /* Name of the first register in which the two differ, and its values; NULL if none does. */
-const char *vcpu_regs_difference(const struct kvm_regs *ours, const struct kvm_regs *theirs, uint64_t values[2]);
+const char *vcpu_registers_difference(const struct vcpu_registers *ours, const struct vcpu_registers *theirs,
+                                      uint64_t values[2]);
 
 /* Sets the state at boot from general and special registers. */
 int vcpu_set_boot_state(struct vcpu *vcpu, const struct kvm_regs *regs, const struct kvm_sregs *sregs);

@@ -141,7 +141,7 @@ int vcpu_inject(struct vcpu *vcpu, uint8_t vector)
 void vcpu_get_registers(struct vcpu *vcpu, struct vcpu_registers *out)
 {
     out->regs = *vcpu_regs(vcpu);
-    out->sregs_digest = XXH3_64bits(&vcpu->run->s.regs.sregs, sizeof(vcpu->run->s.regs.sregs));
+    out->sregs = vcpu->run->s.regs.sregs;
 }
 
 #define GET(request, field)                                                                                            \
@@ -223,16 +223,44 @@ uint64_t vcpu_state_digest(const struct vcpu_state *state)
 #define REGISTERS(X)                                                                                                   \
     X(rip) X(rflags) X(rax) X(rbx) X(rcx) X(rdx) X(rsi) X(rdi) X(rsp) X(rbp) X(r8) X(r9) X(r10) X(r11) X(r12) X(r13)   \
     X(r14) X(r15)
+#define CONTROL_REGISTERS(X) X(cr0) X(cr2) X(cr3) X(cr4) X(cr8) X(efer) X(apic_base)
+#define SEGMENTS(X) X(cs) X(ds) X(es) X(fs) X(gs) X(ss) X(tr) X(ldt)
+#define SEGMENT_FIELDS(X, s) X(s, base) X(s, limit) X(s, selector) X(s, type) X(s, present) X(s, dpl) X(s, db) X(s, s) \
+    X(s, l) X(s, g) X(s, avl) X(s, unusable)
+#define TABLES(X) X(gdt) X(idt)
 
-const char *vcpu_regs_difference(const struct kvm_regs *ours, const struct kvm_regs *theirs, uint64_t values[2])
+static bool differs(uint64_t ours, uint64_t theirs, uint64_t values[2])
+{
+    values[0] = ours;
+    values[1] = theirs;
+    return ours != theirs;
+}
+
+const char *vcpu_registers_difference(const struct vcpu_registers *ours, const struct vcpu_registers *theirs,
+                                      uint64_t values[2])
 {
 #define X(name)                                                                                                        \
-    if (ours->name != theirs->name) {                                                                                  \
-        values[0] = ours->name;                                                                                        \
-        values[1] = theirs->name;                                                                                      \
-        return #name;                                                                                                  \
-    }
+    if (differs(ours->regs.name, theirs->regs.name, values))                                                          \
+        return #name;
     REGISTERS(X)
+#undef X
+#define X(name)                                                                                                        \
+    if (differs(ours->sregs.name, theirs->sregs.name, values))                                                        \
+        return #name;
+    CONTROL_REGISTERS(X)
+#undef X
+#define FIELD(segment, field)                                                                                          \
+    if (differs(ours->sregs.segment.field, theirs->sregs.segment.field, values))                                      \
+        return #segment "." #field;
+#define X(segment) SEGMENT_FIELDS(FIELD, segment)
+    SEGMENTS(X)
+#undef X
+#undef FIELD
+#define X(table)                                                                                                       \
+    if (differs(ours->sregs.table.base, theirs->sregs.table.base, values) ||                                          \
+        differs(ours->sregs.table.limit, theirs->sregs.table.limit, values))                                          \
+        return #table;
+    TABLES(X)
 #undef X
     return NULL;
 }

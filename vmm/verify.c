@@ -128,15 +128,10 @@ static int compare_registers(struct lockstep *ls, const struct vcpu_registers *t
     const char *name;
 
     vcpu_get_registers(&ls->machine.vcpu, &ours);
-    name = vcpu_regs_difference(&ours.regs, &theirs->regs, values);
-    if (name == NULL && ours.sregs_digest == theirs->sregs_digest) {
+    name = vcpu_registers_difference(&ours, theirs, values);
+    if (name == NULL) {
         COUNT_ADD(ls->positions_compared, 1);
         return 0;
-    }
-    if (name == NULL) {
-        name = "digest of the special registers";
-        values[0] = ours.sregs_digest;
-        values[1] = theirs->sregs_digest;
     }
     report_error("the machines differ: at position %llu (exit kind %d, RIP 0x%llx) %s is 0x%llx here and 0x%llx at the "
                  "primary", (unsigned long long)ls->machine.position, (int)ls->machine.exit,

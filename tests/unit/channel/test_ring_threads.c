@@ -62,13 +62,16 @@ struct world {
     alignas(RING_LINE_BYTES) _Atomic uint64_t arrived; /* index up to which `remote` holds what was posted */
     alignas(RING_LINE_BYTES) _Atomic uint64_t posts, completions;
     _Atomic bool committed_all;
+    _Atomic bool posting;  /* somebody is inside post() */
+    uint64_t posted_until; /* what post() did last; only the turn protects it */
     bool through_the_turn;
-    bool failed;
+    _Atomic bool failed;
 };
 
-static struct world *world_new(bool through_the_turn)
+static struct world *world_new(uint32_t in_flight_limit)
 {
     struct world *world = aligned_alloc(RING_LINE_BYTES, sizeof(*world));
+    bool through_the_turn = in_flight_limit > 0;
 
     memset(world, 0, sizeof(*world));
     world->memory = aligned_alloc(RING_LINE_BYTES, RING_BYTES);
@@ -77,7 +80,7 @@ static struct world *world_new(bool through_the_turn)
     memset(world->remote, 0, RING_BYTES);
     send_ring_init(&world->send, world->memory, RING_BYTES, KEY, &world->credit);
     receive_ring_init(&world->receive, world->remote, RING_BYTES, KEY, &world->credit);
-    world->turn.in_flight_limit = 2;
+    world->turn.in_flight_limit = in_flight_limit;
     world->seed = 0x9e3779b97f4a7c15;
     world->through_the_turn = through_the_turn;
     return world;
@@ -96,11 +99,16 @@ static uint64_t post(void *argument, uint64_t from, uint64_t to)
 {
     struct world *world = argument;
 
+    if (atomic_exchange(&world->posting, true) || from != world->posted_until)
+        atomic_store(&world->failed, true); /* two at once, or twice the same */
     to = send_ring_cut(&world->send, from, to, RING_BYTES / 8);
     for (uint64_t i = from; i != to; i += 64)
         memcpy(world->remote + (i & (RING_BYTES - 1)), send_ring_at(&world->send, i), 64);
+    world->posted_until = to;
     atomic_store_explicit(&world->arrived, to, memory_order_release);
-    atomic_fetch_add(&world->posts, 1);
+    if (atomic_fetch_add(&world->posts, 1) % 64 == 0)
+        sched_yield(); /* so that the other thread comes meanwhile, on a machine with few CPUs too */
+    atomic_store(&world->posting, false);
     return to;
 }
 
@@ -127,17 +135,26 @@ static void *committing_thread(void *argument)
 static void *polling_thread(void *argument)
 {
     struct world *world = argument;
+    uint64_t beats = 0;
 
     while (!atomic_load(&world->committed_all) || atomic_load(&world->completions) != atomic_load(&world->posts)) {
         if (atomic_load(&world->completions) == atomic_load(&world->posts)) {
-            sched_yield();
-            continue; /* as in the link, but without its second chance: only completions run the turn here, */
+            /* Now and then a heartbeat, which takes the turn for something else, and so has to look after what came
+             * meanwhile. Otherwise only completions run the turn here, less than in the link: a record that nobody
+             * felt responsible for stays. */
+            if (++beats % 1024 != 0) {
+                sched_yield();
+            } else if (post_turn_take(&world->turn)) {
+                sched_yield();
+                post_turn_give(&world->turn);
+                post_turn_run(&world->turn, &world->send.committed, post, world);
+            }
+            continue;
         }
         atomic_fetch_add(&world->completions, 1);
         post_turn_complete(&world->turn);
         post_turn_run(&world->turn, &world->send.committed, post, world);
     }
-    /* ... so that a record which nobody felt responsible for is still waiting now. */
     return NULL;
 }
 
@@ -163,7 +180,7 @@ static void *receiving_thread(void *argument)
         }
         if (state != FRAME_COMPLETE || record.lsn != lsn || record.position != lsn * 3 || record.bytes != bytes ||
             record.kind != (uint16_t)lsn || !is_filled(record.payload, bytes, lsn)) {
-            world->failed = true;
+            atomic_store(&world->failed, true);
             /* Let the sender run out, so that the test ends. */
             atomic_store(&world->credit.bytes, UINT64_MAX / 2);
             return NULL;
@@ -175,7 +192,7 @@ static void *receiving_thread(void *argument)
 
 static void two_threads_pass_every_record_once_and_in_order(void **state)
 {
-    struct world *world = world_new(false);
+    struct world *world = world_new(0);
     pthread_t sender, receiver;
 
     (void)state;
@@ -183,7 +200,7 @@ static void two_threads_pass_every_record_once_and_in_order(void **state)
     pthread_create(&sender, NULL, committing_thread, world);
     pthread_join(sender, NULL);
     pthread_join(receiver, NULL);
-    assert_false(world->failed);
+    assert_false(atomic_load(&world->failed));
     assert_int_equal(world->credit.lsn, TEST_RECORDS);
     assert_int_equal(world->credit.bytes, world->send.head);
     assert_true(world->send.head > 4 * (uint64_t)RING_BYTES);
@@ -192,10 +209,9 @@ static void two_threads_pass_every_record_once_and_in_order(void **state)
 
 static void turn_leaves_no_record_behind(void **state)
 {
-    struct world *world = world_new(true);
+    struct world *world = world_new(*(const uint32_t *)*state);
     pthread_t sender, receiver, poller;
 
-    (void)state;
     pthread_create(&receiver, NULL, receiving_thread, world);
     pthread_create(&poller, NULL, polling_thread, world);
     pthread_create(&sender, NULL, committing_thread, world);
@@ -206,16 +222,19 @@ static void turn_leaves_no_record_behind(void **state)
     assert_int_equal(atomic_load(&world->turn.in_flight), 0);
     assert_false(atomic_load(&world->turn.taken));
     pthread_join(receiver, NULL);
-    assert_false(world->failed);
+    assert_false(atomic_load(&world->failed));
     assert_true(atomic_load(&world->posts) <= TEST_RECORDS);
     world_delete(world);
 }
 
 int main(void)
 {
+    /* One in flight: no other completion makes good for a look back that was forgotten. */
+    uint32_t one = 1, four = 4;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(two_threads_pass_every_record_once_and_in_order),
-        cmocka_unit_test(turn_leaves_no_record_behind),
+        cmocka_unit_test_prestate(turn_leaves_no_record_behind, &one),
+        cmocka_unit_test_prestate(turn_leaves_no_record_behind, &four),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
