@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "channel/channel.h"
+#include "vmm/vcpu.h"
 
 enum event_kind {
     EVENT_START = 1,    /* how the machine began; position 0; first record of every log */
@@ -67,8 +68,8 @@ struct event_segment_page {
 };
 
 struct event_segment {
-    uint64_t ram_digest;  /* sum over all pages of XXH3-64(contents, seed = page number) */
-    uint64_t vcpu_digest; /* of struct vcpu_state */
+    uint64_t ram_digest; /* sum over all pages of XXH3-64(contents, seed = page number) */
+    struct vcpu_state vcpu;
 };
 
 struct event_end {

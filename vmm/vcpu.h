@@ -121,6 +121,7 @@ int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state);
 /* Digest of what the guest can see of it: registers, segments, control, debug, MSRs, x87 and SSE (XXH3-64). */
 uint64_t vcpu_state_digest(const struct vcpu_state *state);
 /* Name of the first register in which the two differ, and its values; NULL if none does. */
+const char *vcpu_state_difference(const struct vcpu_state *ours, const struct vcpu_state *theirs, uint64_t values[2]);
 const char *vcpu_registers_difference(const struct vcpu_registers *ours, const struct vcpu_registers *theirs,
                                       uint64_t values[2]);
 

@@ -2,6 +2,7 @@
 #include "vmm/vcpu.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -262,5 +263,48 @@ const char *vcpu_registers_difference(const struct vcpu_registers *ours, const s
         return #table;
     TABLES(X)
 #undef X
+    return NULL;
+}
+
+/* First 8-byte word in which two parts of the state differ, as its offset; `bytes` if none does. */
+static size_t first_difference(const void *ours, const void *theirs, size_t bytes, uint64_t values[2])
+{
+    for (size_t at = 0; at < bytes; at += 8) {
+        uint64_t a, b;
+
+        memcpy(&a, (const uint8_t *)ours + at, 8);
+        memcpy(&b, (const uint8_t *)theirs + at, 8);
+        if (differs(a, b, values))
+            return at;
+    }
+    return bytes;
+}
+
+const char *vcpu_state_difference(const struct vcpu_state *ours, const struct vcpu_state *theirs, uint64_t values[2])
+{
+    static __thread char name[64];
+    const struct vcpu_registers our_registers = { .regs = ours->regs, .sregs = ours->sregs };
+    const struct vcpu_registers their_registers = { .regs = theirs->regs, .sregs = theirs->sregs };
+    const struct {
+        const char *what;
+        const void *ours, *theirs;
+        size_t bytes;
+    } parts[] = {
+        { "debug register", &ours->debugregs, &theirs->debugregs, sizeof(ours->debugregs) },
+        { "MSR", ours->msrs, theirs->msrs, sizeof(ours->msrs) },
+        { "FXSAVE word", &ours->xsave, &theirs->xsave, FXSAVE_REGISTER_BYTES },
+    };
+    const char *register_name = vcpu_registers_difference(&our_registers, &their_registers, values);
+
+    if (register_name != NULL)
+        return register_name;
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        size_t at = first_difference(parts[i].ours, parts[i].theirs, parts[i].bytes, values);
+
+        if (at < parts[i].bytes) {
+            snprintf(name, sizeof(name), "%s %zu", parts[i].what, at / 8);
+            return name;
+        }
+    }
     return NULL;
 }

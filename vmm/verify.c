@@ -103,7 +103,7 @@ static int log_segment(struct verify *verify, struct lockstep *ls)
     log_segment_pages(verify, ls);
     segment = primary_log_begin(ls, EVENT_SEGMENT, ls->machine.position, sizeof(*segment));
     segment->ram_digest = verify->ram_digest;
-    segment->vcpu_digest = vcpu_state_digest(&state);
+    segment->vcpu = state;
     primary_log_end(ls);
     segment_forget(verify, ls);
     return 0;
@@ -167,6 +167,8 @@ static int compare_pages(struct verify *verify, struct lockstep *ls, const struc
 static int compare_segment(struct verify *verify, struct lockstep *ls, const struct event_segment *theirs)
 {
     struct vcpu_state state;
+    uint64_t values[2];
+    const char *name;
     int rc = verify->collected ? 0 : segment_digest(verify, ls);
 
     if (rc == 0)
@@ -179,9 +181,11 @@ static int compare_segment(struct verify *verify, struct lockstep *ls, const str
                      (unsigned long long)verify->ram_digest, (unsigned long long)theirs->ram_digest);
         return -EILSEQ;
     }
-    if (theirs->vcpu_digest != vcpu_state_digest(&state)) {
-        report_error("the machines differ: at position %llu the vCPU's FPU, MSRs or debug registers are not the "
-                     "primary's", (unsigned long long)ls->machine.position);
+    name = vcpu_state_difference(&state, &theirs->vcpu, values);
+    if (name != NULL) {
+        report_error("the machines differ: at position %llu %s is 0x%llx here and 0x%llx at the primary",
+                     (unsigned long long)ls->machine.position, name, (unsigned long long)values[0],
+                     (unsigned long long)values[1]);
         return -EILSEQ;
     }
     segment_forget(verify, ls);
