@@ -22,6 +22,7 @@ struct msr_list {
     struct kvm_msr_entry entries[VCPU_MSR_COUNT];
 };
 
+/* Single-steps the guest, or no longer does; only while an interrupt window is wanted. */
 static int set_stepping(struct vcpu *vcpu, bool on)
 {
     struct kvm_guest_debug debug = { .control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0 };
@@ -31,6 +32,8 @@ static int set_stepping(struct vcpu *vcpu, bool on)
         return -errno;
     }
     vcpu->stepping = on;
+    /* With the window still asked for, KVM would leave at once, again and again, without a step. */
+    vcpu->run->request_interrupt_window = !on;
     return 0;
 }
 
@@ -226,8 +229,9 @@ uint64_t vcpu_state_digest(const struct vcpu_state *state)
     X(r14) X(r15)
 #define CONTROL_REGISTERS(X) X(cr0) X(cr2) X(cr3) X(cr4) X(cr8) X(efer) X(apic_base)
 #define SEGMENTS(X) X(cs) X(ds) X(es) X(fs) X(gs) X(ss) X(tr) X(ldt)
-#define SEGMENT_FIELDS(X, s) X(s, base) X(s, limit) X(s, selector) X(s, type) X(s, present) X(s, dpl) X(s, db) X(s, s) \
-    X(s, l) X(s, g) X(s, avl) X(s, unusable)
+#define SEGMENT_FIELDS(X, of)                                                                                          \
+    X(of, base) X(of, limit) X(of, selector) X(of, type) X(of, present) X(of, dpl) X(of, db) X(of, s) X(of, l)         \
+    X(of, g) X(of, avl) X(of, unusable)
 #define TABLES(X) X(gdt) X(idt)
 
 static bool differs(uint64_t ours, uint64_t theirs, uint64_t values[2])
