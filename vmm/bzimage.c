@@ -8,7 +8,6 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -214,10 +213,26 @@ int bzimage_parse(struct bzimage *image, const uint8_t *file, size_t bytes, cons
     return rc;
 }
 
+/* Not a mapping: a file that shrinks meanwhile is then an error, not a SIGBUS. */
+static int read_all(int fd, uint8_t *at, size_t bytes)
+{
+    while (bytes > 0) {
+        ssize_t got = read(fd, at, bytes);
+
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return got < 0 ? -errno : -EIO;
+        at += got;
+        bytes -= (size_t)got;
+    }
+    return 0;
+}
+
 int bzimage_open(struct bzimage *image, const char *path)
 {
     struct stat st;
-    void *file;
+    uint8_t *file;
     int rc, fd;
 
     memset(image, 0, sizeof(*image));
@@ -238,14 +253,18 @@ int bzimage_open(struct bzimage *image, const char *path)
         rc = -EFBIG;
         goto out;
     }
-    file = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (file == MAP_FAILED) {
-        rc = -errno;
-        report_error("kernel '%s' cannot be read: %s", path, strerror(-rc));
+    file = malloc((size_t)st.st_size);
+    if (file == NULL) {
+        report_error("no memory to read kernel '%s' (%lld MiB)", path, (long long)(st.st_size >> 20));
+        rc = -ENOMEM;
         goto out;
     }
-    rc = bzimage_parse(image, file, (size_t)st.st_size, path);
-    munmap(file, (size_t)st.st_size);
+    rc = read_all(fd, file, (size_t)st.st_size);
+    if (rc < 0)
+        report_error("kernel '%s' cannot be read: %s", path, strerror(-rc));
+    else
+        rc = bzimage_parse(image, file, (size_t)st.st_size, path);
+    free(file);
 out:
     if (fd >= 0)
         close(fd);

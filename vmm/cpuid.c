@@ -85,6 +85,14 @@ void cpuid_filter(struct kvm_cpuid2 *table)
     table->nent = kept;
 }
 
+bool cpuid_is_intel(const struct kvm_cpuid2 *table)
+{
+    for (uint32_t i = 0; i < table->nent; i++)
+        if (table->entries[i].function == 0)
+            return table->entries[i].ebx == 0x756e6547; /* "Genu" */
+    return false;
+}
+
 int cpuid_compare(const struct kvm_cpuid2 *ours, const struct kvm_cpuid_entry2 *theirs, uint32_t count)
 {
     for (uint32_t i = 0; i < ours->nent || i < count; i++) {

@@ -118,6 +118,9 @@ static int set_cpuid(struct vcpu *vcpu)
         return -error;
     }
     cpuid_filter(vcpu->cpuid);
+    /* AMD has no SYSENTER in long mode, and KVM keeps only the low half of its MSRs when it loads them (svm.c,
+     * svm_set_msr), though not when the guest writes them. */
+    vcpu->sysenter_mask = cpuid_is_intel(vcpu->cpuid) ? UINT64_MAX : UINT32_MAX;
     if (vcpu->cpuid->nent > EVENT_CPUID_MAX)
         report_bug("%u CPUID leaves remain after filtering", vcpu->cpuid->nent);
     if (ioctl(vcpu->fd, KVM_SET_CPUID2, vcpu->cpuid) < 0) {

@@ -16,6 +16,8 @@ static const uint32_t msr_numbers[VCPU_MSR_COUNT] = {
     0xC0000080, 0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084, 0xC0000100,
     0xC0000101, 0xC0000102, 0x174,      0x175,      0x176,      0x277,
 };
+#define MSR_SYSENTER_ESP 0x175u
+#define MSR_SYSENTER_EIP 0x176u
 
 struct msr_list {
     struct kvm_msrs head;
@@ -182,7 +184,9 @@ int vcpu_save(struct vcpu *vcpu, struct vcpu_state *out)
         return -EIO;
     }
     for (unsigned i = 0; i < VCPU_MSR_COUNT; i++)
-        out->msrs[i] = list.entries[i].data;
+        out->msrs[i] = msr_numbers[i] == MSR_SYSENTER_ESP || msr_numbers[i] == MSR_SYSENTER_EIP
+                           ? list.entries[i].data & vcpu->sysenter_mask
+                           : list.entries[i].data;
     return 0;
 }
 
