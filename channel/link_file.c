@@ -320,7 +320,8 @@ static int file_read_header(struct file_link *link, const struct channel_options
         ours.ring_bytes = 0;
         refusal = join_compare(&theirs, &ours);
         /* The place of the checksum is the version's; so the version is looked at first. */
-        if (refusal != JOIN_VERSION && header.crc != crc32c_keyed(header.key, &header, offsetof(struct file_header, crc))) {
+        if (refusal != JOIN_VERSION &&
+            header.crc != crc32c_keyed(header.key, &header, offsetof(struct file_header, crc))) {
             report_error("%s: the head of the log is damaged (its checksum is wrong)", link->path);
             return -EBADMSG;
         }

@@ -21,32 +21,32 @@
 #include "vmm/initrd.h"
 
 /* Low memory, below the 640 KB that a PC has there; the kernel copies or reserves what it needs of it. */
-#define GDT_GPA 0x6000u
-#define BOOT_PARAMS_GPA 0x7000u
-#define SETUP_DATA_GPA 0x8000u
-#define PAGE_TABLE_GPA 0x9000u /* PML4, PDPT and four page directories: 4 GiB, one to one */
-#define COMMAND_LINE_GPA 0x20000u
+#define GDT_GPA           0x6000u
+#define BOOT_PARAMS_GPA   0x7000u
+#define SETUP_DATA_GPA    0x8000u
+#define PAGE_TABLE_GPA    0x9000u /* PML4, PDPT and four page directories: 4 GiB, one to one */
+#define COMMAND_LINE_GPA  0x20000u
 #define COMMAND_LINE_ROOM 0x10000u
-#define LOW_MEMORY_END 0x9fc00u
+#define LOW_MEMORY_END    0x9fc00u
 #define HIGH_MEMORY_START 0x100000u
 
-#define PAGE_DIRECTORIES 4
+#define PAGE_DIRECTORIES     4
 #define PTE_PRESENT_WRITABLE 0x3u
-#define PTE_LARGE 0x80u
+#define PTE_LARGE            0x80u
 
-#define BOOT_CS 0x10 /* boot.rst, 64-bit boot protocol */
-#define BOOT_DS 0x18
+#define BOOT_CS             0x10 /* boot.rst, 64-bit boot protocol */
+#define BOOT_DS             0x18
 #define LOADER_TYPE_UNKNOWN 0xff
 #define SETUP_TYPE_RNG_SEED 9 /* SETUP_RNG_SEED of Linux 6.0 and newer; older headers lack it */
-#define SEED_BYTES 32
-#define WORKING_ROOM_BYTES (16u << 20) /* what a kernel wants at least beside its image and its initrd */
+#define SEED_BYTES          32
+#define WORKING_ROOM_BYTES  (16u << 20) /* what a kernel wants at least beside its image and its initrd */
 
-#define CR0_PE 0x1u
-#define CR0_ET 0x10u
-#define CR0_PG 0x80000000u
-#define CR4_PAE 0x20u
-#define EFER_LME 0x100u
-#define EFER_LMA 0x400u
+#define CR0_PE       0x1u
+#define CR0_ET       0x10u
+#define CR0_PG       0x80000000u
+#define CR4_PAE      0x20u
+#define EFER_LME     0x100u
+#define EFER_LMA     0x400u
 #define RFLAGS_FIXED 0x2u
 
 static void *place(struct guest_memory *memory, uint64_t gpa, uint64_t bytes)
@@ -82,8 +82,8 @@ static int check_segments(const struct elf_view *elf, uint64_t *end)
             continue;
         if (segment.p_paddr < HIGH_MEMORY_START || segment.p_memsz > UINT32_MAX || segment.p_paddr > UINT32_MAX) {
             report_error("the kernel's ELF segment %u wants %llu bytes at 0x%llx, which is no place for a kernel: the "
-                         "file is damaged", i, (unsigned long long)segment.p_memsz,
-                         (unsigned long long)segment.p_paddr);
+                         "file is damaged",
+                         i, (unsigned long long)segment.p_memsz, (unsigned long long)segment.p_paddr);
             return -EINVAL;
         }
         if (segment.p_paddr + segment.p_memsz > *end)
@@ -202,10 +202,10 @@ static void write_boot_params(struct guest_memory *memory, const struct bzimage 
     struct boot_params *params = place(memory, BOOT_PARAMS_GPA, sizeof(*params));
     struct setup_data *data = place(memory, SETUP_DATA_GPA, sizeof(*data) + SEED_BYTES);
     const struct boot_e820_entry map[] = {
-        { .addr = 0, .size = LOW_MEMORY_END, .type = 1 },
-        { .addr = LOW_MEMORY_END, .size = 0xa0000 - LOW_MEMORY_END, .type = 2 },
-        { .addr = 0xf0000, .size = 0x10000, .type = 2 },
-        { .addr = HIGH_MEMORY_START, .size = memory->bytes - HIGH_MEMORY_START, .type = 1 },
+        {.addr = 0, .size = LOW_MEMORY_END, .type = 1},
+        {.addr = LOW_MEMORY_END, .size = 0xa0000 - LOW_MEMORY_END, .type = 2},
+        {.addr = 0xf0000, .size = 0x10000, .type = 2},
+        {.addr = HIGH_MEMORY_START, .size = memory->bytes - HIGH_MEMORY_START, .type = 1},
     };
 
     memset(params, 0, sizeof(*params));
@@ -250,7 +250,7 @@ static void write_gdt(struct guest_memory *memory)
 int boot_load(struct guest_memory *memory, const struct boot_options *options, struct boot_info *info)
 {
     XXH128_canonical_t canonical;
-    struct bzimage image = { 0 };
+    struct bzimage image = {0};
     struct setup_header header;
     struct elf_view elf;
     XXH3_state_t digest;
@@ -294,21 +294,21 @@ out:
 
 void boot_set_registers(const struct boot_info *info, struct kvm_sregs *sregs, struct kvm_regs *regs)
 {
-    const struct kvm_segment data = { .selector = BOOT_DS, .limit = 0xffffffff, .type = 3, .present = 1, .s = 1,
-                                      .db = 1, .g = 1 };
+    const struct kvm_segment data = {
+        .selector = BOOT_DS, .limit = 0xffffffff, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
 
     memset(regs, 0, sizeof(*regs));
     regs->rip = info->entry_gpa;
     regs->rsi = info->boot_params_gpa;
     regs->rflags = RFLAGS_FIXED;
 
-    sregs->cs = (struct kvm_segment){ .selector = BOOT_CS, .limit = 0xffffffff, .type = 0xb, .present = 1, .s = 1,
-                                      .l = 1, .g = 1 };
+    sregs->cs = (struct kvm_segment){
+        .selector = BOOT_CS, .limit = 0xffffffff, .type = 0xb, .present = 1, .s = 1, .l = 1, .g = 1};
     sregs->ds = sregs->es = sregs->fs = sregs->gs = sregs->ss = data;
-    sregs->tr = (struct kvm_segment){ .limit = 0xffff, .type = 0xb, .present = 1 }; /* VMX wants a busy TSS */
-    sregs->ldt = (struct kvm_segment){ .limit = 0xffff, .type = 2, .present = 1 };
-    sregs->gdt = (struct kvm_dtable){ .base = info->gdt_gpa, .limit = BOOT_DS + 7 };
-    sregs->idt = (struct kvm_dtable){ .base = 0, .limit = 0 }; /* an early fault is a triple fault, not a riddle */
+    sregs->tr = (struct kvm_segment){.limit = 0xffff, .type = 0xb, .present = 1}; /* VMX wants a busy TSS */
+    sregs->ldt = (struct kvm_segment){.limit = 0xffff, .type = 2, .present = 1};
+    sregs->gdt = (struct kvm_dtable){.base = info->gdt_gpa, .limit = BOOT_DS + 7};
+    sregs->idt = (struct kvm_dtable){.base = 0, .limit = 0}; /* an early fault is a triple fault, not a riddle */
     sregs->cr0 = CR0_PE | CR0_ET | CR0_PG;
     sregs->cr3 = info->page_table_gpa;
     sregs->cr4 = CR4_PAE;

@@ -30,14 +30,14 @@ struct boot_info {
     uint64_t boot_params_gpa;
     uint64_t gdt_gpa;
     uint64_t page_table_gpa;
-    uint64_t kernel_end_gpa;  /* first byte that the kernel's image does not use */
-    uint64_t initrd_gpa;      /* 0: none */
+    uint64_t kernel_end_gpa; /* first byte that the kernel's image does not use */
+    uint64_t initrd_gpa;     /* 0: none */
     uint64_t initrd_bytes;
-    uint32_t module_count;    /* kernel modules seen in the initrd */
-    uint32_t module_sites;    /* RDTSCs rewritten in them */
+    uint32_t module_count; /* kernel modules seen in the initrd */
+    uint32_t module_sites; /* RDTSCs rewritten in them */
     char kernel_version[64];
     struct tsc_patch_report tsc;
-    uint8_t digest[16];       /* XXH3-128 of kernel as rewritten, initrd and command line; not of the seed */
+    uint8_t digest[16]; /* XXH3-128 of kernel as rewritten, initrd and command line; not of the seed */
 };
 
 /*

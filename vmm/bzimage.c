@@ -16,22 +16,22 @@
 #include "base/report.h"
 
 /* Offsets in the file: boot.rst. */
-#define SETUP_SECTORS 0x1f1
-#define HEADER_JUMP 0x201 /* the header ends at 0x202 plus this byte */
-#define HEADER_MAGIC 0x202
-#define PROTOCOL 0x206
+#define SETUP_SECTORS  0x1f1
+#define HEADER_JUMP    0x201 /* the header ends at 0x202 plus this byte */
+#define HEADER_MAGIC   0x202
+#define PROTOCOL       0x206
 #define KERNEL_VERSION 0x20e
-#define LOAD_FLAGS 0x211
-#define XLOAD_FLAGS 0x236
+#define LOAD_FLAGS     0x211
+#define XLOAD_FLAGS    0x236
 #define PAYLOAD_OFFSET 0x248
 #define PAYLOAD_LENGTH 0x24c
 #define HEADER_END_MIN 0x268
 
-#define LOADED_HIGH 1u      /* loadflags: a bzImage, not a zImage */
-#define XLF_KERNEL_64 1u    /* xloadflags: has the 64-bit entry */
-#define PROTOCOL_MIN 0x20c  /* first with xloadflags */
-#define SECTOR_BYTES 512u
-#define LZ4_LEGACY_MAGIC 0x184c2102u
+#define LOADED_HIGH            1u    /* loadflags: a bzImage, not a zImage */
+#define XLF_KERNEL_64          1u    /* xloadflags: has the 64-bit entry */
+#define PROTOCOL_MIN           0x20c /* first with xloadflags */
+#define SECTOR_BYTES           512u
+#define LZ4_LEGACY_MAGIC       0x184c2102u
 #define LZ4_LEGACY_BLOCK_BYTES (8u << 20)
 
 static uint32_t read_u32(const uint8_t *at)
@@ -48,8 +48,8 @@ static uint16_t read_u16(const uint8_t *at)
 
 static bool unpack_gzip(const uint8_t *in, size_t bytes, uint8_t *out, size_t room)
 {
-    z_stream stream = { .next_in = (uint8_t *)(uintptr_t)in, .avail_in = (uInt)bytes,
-                        .next_out = out, .avail_out = (uInt)room };
+    z_stream stream = {
+        .next_in = (uint8_t *)(uintptr_t)in, .avail_in = (uInt)bytes, .next_out = out, .avail_out = (uInt)room};
 
     if (inflateInit2(&stream, 16 + MAX_WBITS) != Z_OK)
         return false;
@@ -106,13 +106,13 @@ struct format {
 };
 
 static const struct format formats[] = {
-    { "gzip", { 0x1f, 0x8b }, 2, 0, unpack_gzip },
-    { "xz", { 0xfd, '7', 'z', 'X', 'Z', 0 }, 6, 4, unpack_xz },
-    { "lz4", { 0x02, 0x21, 0x4c, 0x18 }, 4, 4, unpack_lz4 },
-    { "zstd", { 0x28, 0xb5, 0x2f, 0xfd }, 4, 4, unpack_zstd },
-    { "bzip2", { 'B', 'Z', 'h' }, 3, 4, NULL },
-    { "lzma", { 0x5d, 0x00, 0x00 }, 3, 4, NULL },
-    { "lzop", { 0x89, 'L', 'Z', 'O' }, 4, 4, NULL },
+    {"gzip", {0x1f, 0x8b}, 2, 0, unpack_gzip},
+    {"xz", {0xfd, '7', 'z', 'X', 'Z', 0}, 6, 4, unpack_xz},
+    {"lz4", {0x02, 0x21, 0x4c, 0x18}, 4, 4, unpack_lz4},
+    {"zstd", {0x28, 0xb5, 0x2f, 0xfd}, 4, 4, unpack_zstd},
+    {"bzip2", {'B', 'Z', 'h'}, 3, 4, NULL},
+    {"lzma", {0x5d, 0x00, 0x00}, 3, 4, NULL},
+    {"lzop", {0x89, 'L', 'Z', 'O'}, 4, 4, NULL},
 };
 
 static int unpack(struct bzimage *image, const uint8_t *payload, size_t bytes, const char *name)
@@ -124,14 +124,16 @@ static int unpack(struct bzimage *image, const uint8_t *payload, size_t bytes, c
             format = &formats[i];
     if (format == NULL || format->unpack == NULL) {
         report_error("kernel '%s' is packed %s%s (first bytes %02x %02x %02x %02x); gzip, xz, lz4 and zstd are known: "
-                     "take a kernel packed so, as Debian's are", name, format ? "with " : "in an unknown way",
-                     format ? format->name : "", payload[0], payload[1], payload[2], payload[3]);
+                     "take a kernel packed so, as Debian's are",
+                     name, format ? "with " : "in an unknown way", format ? format->name : "", payload[0], payload[1],
+                     payload[2], payload[3]);
         return -ENOTSUP;
     }
     size_t unpacked = read_u32(payload + bytes - 4);
     if (unpacked == 0 || unpacked > BZIMAGE_UNPACKED_MAX_BYTES) {
         report_error("kernel '%s' says that it unpacks to %zu bytes, which cannot be: the file is damaged; "
-                     "fetch it again", name, unpacked);
+                     "fetch it again",
+                     name, unpacked);
         return -EFBIG;
     }
     image->vmlinux = malloc(unpacked);
@@ -143,7 +145,8 @@ static int unpack(struct bzimage *image, const uint8_t *payload, size_t bytes, c
     image->compression = format->name;
     if (!format->unpack(payload, bytes - format->trailer_bytes, image->vmlinux, unpacked)) {
         report_error("kernel '%s' does not unpack (%s, %zu bytes that should become %zu): the file is damaged; "
-                     "fetch it again", name, format->name, bytes, unpacked);
+                     "fetch it again",
+                     name, format->name, bytes, unpacked);
         return -EBADMSG;
     }
     if (unpacked < 64 || memcmp(image->vmlinux, "\177ELF", 4) != 0) {
@@ -171,8 +174,7 @@ int bzimage_parse(struct bzimage *image, const uint8_t *file, size_t bytes, cons
     int rc;
 
     memset(image, 0, sizeof(*image));
-    if (bytes < HEADER_END_MIN || memcmp(file + HEADER_MAGIC, "HdrS", 4) != 0 ||
-        read_u16(file + 0x1fe) != 0xaa55) {
+    if (bytes < HEADER_END_MIN || memcmp(file + HEADER_MAGIC, "HdrS", 4) != 0 || read_u16(file + 0x1fe) != 0xaa55) {
         bool elf = bytes >= 4 && memcmp(file, "\177ELF", 4) == 0;
         report_error("'%s' is no bzImage: %s; give the vmlinuz of a Debian kernel", name,
                      elf                      ? "it is an unpacked ELF kernel"
@@ -193,8 +195,8 @@ int bzimage_parse(struct bzimage *image, const uint8_t *file, size_t bytes, cons
     uint64_t length = read_u32(file + PAYLOAD_LENGTH);
     if (length < 8 || payload + length > bytes) {
         report_error("kernel '%s' is cut short or damaged: its payload should be %llu bytes from byte %llu, the file "
-                     "has %zu bytes; fetch it again", name, (unsigned long long)length, (unsigned long long)payload,
-                     bytes);
+                     "has %zu bytes; fetch it again",
+                     name, (unsigned long long)length, (unsigned long long)payload, bytes);
         return -EBADMSG;
     }
 

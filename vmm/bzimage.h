@@ -5,18 +5,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BZIMAGE_UNPACKED_MAX_BYTES ((size_t)512 << 20) /* no kernel comes near; a damaged size field does */
-#define BZIMAGE_SETUP_HEADER_OFFSET 0x1f1u             /* Linux Documentation/arch/x86/boot.rst */
-#define BZIMAGE_SETUP_HEADER_MAX_BYTES 0x90u           /* room in boot_params */
+#define BZIMAGE_UNPACKED_MAX_BYTES     ((size_t)512 << 20) /* no kernel comes near; a damaged size field does */
+#define BZIMAGE_SETUP_HEADER_OFFSET    0x1f1u              /* Linux Documentation/arch/x86/boot.rst */
+#define BZIMAGE_SETUP_HEADER_MAX_BYTES 0x90u               /* room in boot_params */
 
 /* Zero-initialise. Owns `vmlinux`. */
 struct bzimage {
     uint8_t *vmlinux; /* the ELF image, followed by what else the payload holds (relocations) */
     size_t vmlinux_bytes;
     uint8_t setup_header[BZIMAGE_SETUP_HEADER_MAX_BYTES]; /* as in the file from 0x1f1, zero-padded */
-    uint16_t protocol;        /* boot protocol version, 0x20c or newer */
-    const char *compression;  /* "gzip", "xz", "lz4" or "zstd" */
-    char version[64];         /* the kernel's own words, cut at the first blank; may be empty */
+    uint16_t protocol;                                    /* boot protocol version, 0x20c or newer */
+    const char *compression;                              /* "gzip", "xz", "lz4" or "zstd" */
+    char version[64]; /* the kernel's own words, cut at the first blank; may be empty */
 };
 
 /*

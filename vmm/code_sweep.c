@@ -35,7 +35,7 @@ static size_t lower_bound(const uint64_t *values, size_t count, uint64_t value)
 
 static struct anchors anchors_inside(const struct code_range *range)
 {
-    struct anchors a = { .range = range, .first = lower_bound(range->anchors, range->anchor_count, range->va + 1) };
+    struct anchors a = {.range = range, .first = lower_bound(range->anchors, range->anchor_count, range->va + 1)};
 
     a.count = lower_bound(range->anchors, range->anchor_count, range->va + range->size) - a.first;
     return a;
@@ -78,8 +78,8 @@ static enum verdict judge(const ZydisDecoder *decoder, const struct anchors *a, 
         while (at < next) {
             ZydisDecodedInstruction instruction;
 
-            if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, NULL, range->bytes + at, range->size - at,
-                                                            &instruction)))
+            if (!ZYAN_SUCCESS(
+                    ZydisDecoderDecodeInstruction(decoder, NULL, range->bytes + at, range->size - at, &instruction)))
                 return VERDICT_UNSURE;
             if (at <= offset && offset < at + instruction.length) {
                 *holder = instruction;
@@ -130,7 +130,8 @@ int code_sweep(const struct code_range *range, code_visit *visit, void *ctx, str
 
         if (verdict == VERDICT_UNSURE || (is_tsc && holder.length != (site.rdtscp ? 3 : 2))) {
             report_error("%s at 0x%llx: %s; a guest whose time is not all under control cannot be run in lockstep, "
-                         "so this kernel is refused", range->name, (unsigned long long)(range->va + site.offset),
+                         "so this kernel is refused",
+                         range->name, (unsigned long long)(range->va + site.offset),
                          is_tsc ? "an RDTSC with a prefix, which cannot be replaced in place"
                                 : "bytes that may be an RDTSC or the inside of another instruction");
             return -EILSEQ;

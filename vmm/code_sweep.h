@@ -19,9 +19,9 @@ struct code_range {
     const char *name; /* for the sentences */
     const uint8_t *bytes;
     size_t size;
-    uint64_t va;              /* of the first byte */
-    bool is64;                /* 64-bit or 32-bit code */
-    const uint64_t *anchors;  /* addresses, ascending; those outside the range are ignored */
+    uint64_t va;             /* of the first byte */
+    bool is64;               /* 64-bit or 32-bit code */
+    const uint64_t *anchors; /* addresses, ascending; those outside the range are ignored */
     size_t anchor_count;
 };
 

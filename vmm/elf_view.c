@@ -10,7 +10,7 @@ static bool inside(const struct elf_view *view, uint64_t offset, uint64_t bytes)
 
 bool elf_view_open(struct elf_view *view, uint8_t *bytes, size_t size)
 {
-    *view = (struct elf_view){ .bytes = bytes, .size = size };
+    *view = (struct elf_view){.bytes = bytes, .size = size};
     if (size < sizeof(Elf32_Ehdr) || memcmp(bytes, ELFMAG, SELFMAG) != 0 || bytes[EI_DATA] != ELFDATA2LSB)
         return false;
     view->is64 = bytes[EI_CLASS] == ELFCLASS64;
@@ -50,7 +50,7 @@ bool elf_view_open(struct elf_view *view, uint8_t *bytes, size_t size)
 
 static bool read_section(const struct elf_view *view, uint32_t index, struct elf_section *section, uint32_t *name)
 {
-    *section = (struct elf_section){ 0 };
+    *section = (struct elf_section){0};
     if (index >= view->section_count)
         return false;
     if (view->is64) {

@@ -28,8 +28,8 @@ struct elf_section {
     uint64_t flags;
     uint64_t va;
     uint64_t offset;
-    uint64_t size;  /* of SHT_NOBITS too */
-    uint8_t *data;  /* NULL for SHT_NOBITS */
+    uint64_t size; /* of SHT_NOBITS too */
+    uint8_t *data; /* NULL for SHT_NOBITS */
     uint32_t link;
     uint32_t info;
 };

@@ -9,12 +9,12 @@
 #include "base/report.h"
 #include "vmm/tsc_patch.h"
 
-#define HEADER_BYTES 110 /* "070701" or "070702" and 13 numbers of 8 hex digits */
-#define FIELD_MODE 1
+#define HEADER_BYTES     110 /* "070701" or "070702" and 13 numbers of 8 hex digits */
+#define FIELD_MODE       1
 #define FIELD_FILE_BYTES 6
 #define FIELD_NAME_BYTES 11
-#define MODE_TYPE 0170000u
-#define MODE_REGULAR 0100000u
+#define MODE_TYPE        0170000u
+#define MODE_REGULAR     0100000u
 
 static bool header_field(const uint8_t *header, unsigned field, uint32_t *value)
 {
@@ -44,11 +44,18 @@ static bool ends_with(const char *name, const char *suffix)
 /* The name of the packing that the first bytes tell of, NULL if none. */
 static const char *packing(const uint8_t *at, size_t bytes)
 {
-    static const struct { const char *name; uint8_t magic[4]; uint8_t count; } known[] = {
-        { "gzip", { 0x1f, 0x8b }, 2 },          { "xz", { 0xfd, '7', 'z', 'X' }, 4 },
-        { "zstd", { 0x28, 0xb5, 0x2f, 0xfd }, 4 }, { "lz4", { 0x02, 0x21, 0x4c, 0x18 }, 4 },
-        { "bzip2", { 'B', 'Z', 'h' }, 3 },      { "lzma", { 0x5d, 0x00, 0x00 }, 3 },
-        { "lzop", { 0x89, 'L', 'Z', 'O' }, 4 },
+    static const struct {
+        const char *name;
+        uint8_t magic[4];
+        uint8_t count;
+    } known[] = {
+        {"gzip", {0x1f, 0x8b}, 2},
+        {"xz", {0xfd, '7', 'z', 'X'}, 4},
+        {"zstd", {0x28, 0xb5, 0x2f, 0xfd}, 4},
+        {"lz4", {0x02, 0x21, 0x4c, 0x18}, 4},
+        {"bzip2", {'B', 'Z', 'h'}, 3},
+        {"lzma", {0x5d, 0x00, 0x00}, 3},
+        {"lzop", {0x89, 'L', 'Z', 'O'}, 4},
     };
 
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
@@ -60,7 +67,7 @@ static const char *packing(const uint8_t *at, size_t bytes)
 static int patch_entry(uint8_t *data, size_t bytes, const char *entry, const char *name, uint32_t *modules,
                        uint32_t *sites)
 {
-    static const char *const packed[] = { ".ko.xz", ".ko.gz", ".ko.zst" };
+    static const char *const packed[] = {".ko.xz", ".ko.gz", ".ko.zst"};
     char label[160];
 
     for (size_t i = 0; i < sizeof(packed) / sizeof(packed[0]); i++)
@@ -97,7 +104,8 @@ int initrd_patch_modules(uint8_t *archive, size_t bytes, const char *name, uint3
         const char *packer = packing(header, bytes - at);
         if (packer != NULL) {
             report_error("initrd '%s' is packed with %s, so that the kernel modules in it cannot be looked through for "
-                         "RDTSC; give it unpacked (scripts/guest-image makes one so)", name, packer);
+                         "RDTSC; give it unpacked (scripts/guest-image makes one so)",
+                         name, packer);
             return -ENOTSUP;
         }
         if (bytes - at < HEADER_BYTES || memcmp(header, "07070", 5) != 0 || (header[5] != '1' && header[5] != '2') ||

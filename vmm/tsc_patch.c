@@ -10,8 +10,8 @@
 #include "vmm/code_sweep.h"
 #include "vmm/elf_view.h"
 
-#define GP_VECTOR 13
-#define KERNEL_CS 0x10
+#define GP_VECTOR  13
+#define KERNEL_CS  0x10
 #define PAGE_BYTES 4096u
 
 /* One entry of .altinstructions, Linux 6.1 arch/x86/include/asm/alternative.h. Both offsets are relative to the
@@ -34,7 +34,7 @@ struct idt_entry {
 };
 
 #define IDT_BITS_INTERRUPT_GATE 0x8e00 /* present, DPL 0, IST 0, 64-bit interrupt gate */
-#define IDT_BITS_IST_AND_DPL 0x6007    /* what may differ between entries of the table */
+#define IDT_BITS_IST_AND_DPL    0x6007 /* what may differ between entries of the table */
 
 struct edit {
     uint8_t *at;
@@ -149,8 +149,7 @@ static struct alt_entry alternative_at(const struct alternatives *alternatives, 
 
     memcpy(&entry, alternatives->table.data + index * sizeof(entry), sizeof(entry));
     *original_va = va + (uint64_t)(int64_t)entry.original_offset;
-    *replacement_va = va + offsetof(struct alt_entry, replacement_offset) +
-                      (uint64_t)(int64_t)entry.replacement_offset;
+    *replacement_va = va + offsetof(struct alt_entry, replacement_offset) + (uint64_t)(int64_t)entry.replacement_offset;
     return entry;
 }
 
@@ -180,7 +179,8 @@ static int add_orc_anchors(struct patch *patch)
     qsort(patch->anchors, originals, 2 * sizeof(*patch->anchors), compare_va);
     if (!elf_view_find(&patch->elf, ".orc_unwind_ip", &orc) || orc.data == NULL || orc.size < 4) {
         report_error("%s has no ORC unwind table (.orc_unwind_ip), without which its code cannot be told from bytes; "
-                     "take a kernel built with CONFIG_UNWINDER_ORC, as Debian's are", patch->name);
+                     "take a kernel built with CONFIG_UNWINDER_ORC, as Debian's are",
+                     patch->name);
         return -ENOTSUP;
     }
     for (uint64_t at = 0; at + 4 <= orc.size; at += 4) {
@@ -213,14 +213,16 @@ static int add_replacement_anchors(struct patch *patch, const struct alternative
         struct alt_entry entry = alternative_at(alternatives, i, &original_va, &replacement_va);
 
         if (entry.replacement_bytes > entry.original_bytes ||
-            (entry.replacement_bytes > 0 && (replacement_va < replacements->va ||
-             replacement_va - replacements->va > replacements->size - entry.replacement_bytes))) {
+            (entry.replacement_bytes > 0 &&
+             (replacement_va < replacements->va ||
+              replacement_va - replacements->va > replacements->size - entry.replacement_bytes))) {
             report_error("%s: entry %zu of .altinstructions makes no sense as Linux 6.1 lays it out; take a kernel of "
-                         "the 6.1 series, as Debian 12's", patch->name, i);
+                         "the 6.1 series, as Debian 12's",
+                         patch->name, i);
             return -ENOTSUP;
         }
-        if (entry.replacement_bytes > 0 && (add_anchor(patch, replacement_va) < 0 ||
-                                            add_anchor(patch, replacement_va + entry.replacement_bytes) < 0))
+        if (entry.replacement_bytes > 0 &&
+            (add_anchor(patch, replacement_va) < 0 || add_anchor(patch, replacement_va + entry.replacement_bytes) < 0))
             return -ENOMEM;
     }
     return 0;
@@ -228,8 +230,8 @@ static int add_replacement_anchors(struct patch *patch, const struct alternative
 
 /* ---- RDTSC ---- */
 
-static const uint8_t in_rdtsc[2] = { 0xe5, TSC_PORT_RDTSC };
-static const uint8_t in_rdtscp[3] = { 0xe5, TSC_PORT_RDTSCP, 0x90 };
+static const uint8_t in_rdtsc[2] = {0xe5, TSC_PORT_RDTSC};
+static const uint8_t in_rdtscp[3] = {0xe5, TSC_PORT_RDTSCP, 0x90};
 
 static int replace_site(void *ctx, const struct code_range *range, const struct code_site *site)
 {
@@ -242,9 +244,13 @@ static int replace_site(void *ctx, const struct code_range *range, const struct 
 
 static struct code_range section_range(const struct patch *patch, const struct elf_section *section, bool is64)
 {
-    return (struct code_range){ .name = section->name, .bytes = section->data, .size = section->size,
-                                .va = section->va, .is64 = is64, .anchors = patch->anchors,
-                                .anchor_count = patch->anchor_count };
+    return (struct code_range){.name = section->name,
+                               .bytes = section->data,
+                               .size = section->size,
+                               .va = section->va,
+                               .is64 = is64,
+                               .anchors = patch->anchors,
+                               .anchor_count = patch->anchor_count};
 }
 
 static void count_section(struct tsc_patch_report *report, const char *label, const struct code_counts *counts)
@@ -269,7 +275,7 @@ static int sweep_section(struct patch *patch, const char *label, const struct el
 {
     struct tsc_patch_report *report = patch->report;
     struct code_range range = section_range(patch, section, is64);
-    struct code_counts counts = { 0 };
+    struct code_counts counts = {0};
     int rc;
 
     range.name = label;
@@ -307,7 +313,7 @@ static int sweep_kernel(struct patch *patch)
  * told not to map it (vdso=0), and TSD would catch it; rewritten it faults even so. */
 static int sweep_vdso(struct patch *patch, uint8_t *bytes, size_t room)
 {
-    struct patch vdso = { .name = "a vDSO image", .report = patch->report };
+    struct patch vdso = {.name = "a vDSO image", .report = patch->report};
     struct alternatives alternatives;
     const char *label;
     int rc = 0;
@@ -358,13 +364,13 @@ static int sweep_vdsos(struct patch *patch)
 
 /* native_write_cr4(val) of arch/x86/kernel/cpu/common.c begins: xor %esi,%esi; mov %rdi,%cr4. It is the only place
  * that loads CR4 from an argument register, and all later changes of CR4 go through it. */
-static const uint8_t write_cr4_head[5] = { 0x31, 0xf6, 0x0f, 0x22, 0xe7 };
+static const uint8_t write_cr4_head[5] = {0x31, 0xf6, 0x0f, 0x22, 0xe7};
 #define WRITE_CR4_MOV 2 /* offset of the mov, to which the function also jumps back */
-#define CAVE_BYTES 7
+#define CAVE_BYTES    7
 
 /* The padding in front of the function takes: xor %esi,%esi; or $CR4.TSD,%edi; jmp to the mov. */
-static const uint8_t cave[CAVE_BYTES] = { 0x31, 0xf6, 0x83, 0xcf, 0x04, 0xeb, WRITE_CR4_MOV };
-static const uint8_t jump_to_cave[2] = { 0xeb, (uint8_t)-(CAVE_BYTES + 2) };
+static const uint8_t cave[CAVE_BYTES] = {0x31, 0xf6, 0x83, 0xcf, 0x04, 0xeb, WRITE_CR4_MOV};
+static const uint8_t jump_to_cave[2] = {0xeb, (uint8_t) - (CAVE_BYTES + 2)};
 
 /* Length of the no-op of Linux's and the assembler's making at `at`, 0 if it is none. */
 static size_t nop_bytes(const uint8_t *at, size_t room)
@@ -431,7 +437,8 @@ static int hook_write_cr4(struct patch *patch, const struct elf_section *text)
     }
     if (entry < CAVE_BYTES + 16 || !code_starts_at(&range, entry) || !padding_before(&range, entry, CAVE_BYTES)) {
         report_error("%s: no %d bytes of padding in front of native_write_cr4 at 0x%llx, where CR4.TSD is to be set; "
-                     "take Debian 12's 6.1 kernel", patch->name, CAVE_BYTES, (unsigned long long)(text->va + entry));
+                     "take Debian 12's 6.1 kernel",
+                     patch->name, CAVE_BYTES, (unsigned long long)(text->va + entry));
         return -ENOTSUP;
     }
     patch->report->write_cr4_va = text->va + entry;
@@ -483,7 +490,8 @@ static int find_gp_entry(struct patch *patch, const struct elf_section *text, ui
     if (found == 1)
         return 0;
     report_error("%s: the table that fills the IDT has %s entry for #GP; user programs' RDTSC cannot be caught, take "
-                 "Debian 12's 6.1 kernel", patch->name, found == 0 ? "no" : "more than one");
+                 "Debian 12's 6.1 kernel",
+                 patch->name, found == 0 ? "no" : "more than one");
     return -ENOTSUP;
 }
 
@@ -491,8 +499,8 @@ static int find_gp_entry(struct patch *patch, const struct elf_section *text, ui
  * The guest's CPU has none. OUT goes into both, so that the hook stays even if the alternative is applied. */
 static int hook_gp_entry(struct patch *patch, const struct elf_section *text, const struct alternatives *alternatives)
 {
-    static const uint8_t clac[3] = { 0x0f, 0x01, 0xca };
-    static const uint8_t hook[3] = { 0xe6, TSC_PORT_USER_GP, 0x90 };
+    static const uint8_t clac[3] = {0x0f, 0x01, 0xca};
+    static const uint8_t hook[3] = {0xe6, TSC_PORT_USER_GP, 0x90};
     struct code_range range = section_range(patch, text, true);
     uint64_t gp_va = 0;
     size_t found = 0;
@@ -533,7 +541,7 @@ static int hook_gp_entry(struct patch *patch, const struct elf_section *text, co
 
 int tsc_patch_kernel(uint8_t *elf, size_t bytes, struct tsc_patch_report *report)
 {
-    struct patch patch = { .name = "the kernel", .report = report };
+    struct patch patch = {.name = "the kernel", .report = report};
     struct alternatives alternatives;
     struct elf_section text;
     int rc;
@@ -601,8 +609,8 @@ static int add_symbol_anchors(struct patch *patch, uint32_t section_index)
 
 int tsc_patch_module(uint8_t *elf, size_t bytes, const char *name, uint32_t *sites)
 {
-    struct tsc_patch_report report = { 0 };
-    struct patch patch = { .name = name, .report = &report };
+    struct tsc_patch_report report = {0};
+    struct patch patch = {.name = name, .report = &report};
     int rc = 0;
 
     if (!elf_view_open(&patch.elf, elf, bytes) || !patch.elf.is64 || patch.elf.machine != EM_X86_64 ||

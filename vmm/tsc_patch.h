@@ -19,9 +19,9 @@
 #include <stdint.h>
 
 /* Ports that no PC device claims and that fit the one-byte IN and OUT. */
-#define TSC_PORT_RDTSC 0xf5    /* read, 4 bytes: EAX; set RDX too */
-#define TSC_PORT_USER_GP 0xf6  /* written, 1 byte: the guest is at its #GP entry */
-#define TSC_PORT_RDTSCP 0xf8   /* read, 4 bytes: EAX; set RDX and RCX too */
+#define TSC_PORT_RDTSC   0xf5 /* read, 4 bytes: EAX; set RDX too */
+#define TSC_PORT_USER_GP 0xf6 /* written, 1 byte: the guest is at its #GP entry */
+#define TSC_PORT_RDTSCP  0xf8 /* read, 4 bytes: EAX; set RDX and RCX too */
 
 #define TSC_PATCH_SECTIONS 12
 
@@ -35,10 +35,10 @@ struct tsc_patch_section {
 struct tsc_patch_report {
     struct tsc_patch_section sections[TSC_PATCH_SECTIONS]; /* code sections with anything to tell */
     uint32_t section_count;
-    uint32_t sites;            /* RDTSC and RDTSCP rewritten, over all */
-    uint32_t inside;           /* left alone, over all */
-    uint64_t gp_entry_va;      /* where OUT 0xF6 was written */
-    uint64_t write_cr4_va;     /* native_write_cr4 */
+    uint32_t sites;        /* RDTSC and RDTSCP rewritten, over all */
+    uint32_t inside;       /* left alone, over all */
+    uint64_t gp_entry_va;  /* where OUT 0xF6 was written */
+    uint64_t write_cr4_va; /* native_write_cr4 */
 };
 
 /*

@@ -7,24 +7,24 @@
 
 #define USER_CS_64 0x33 /* Linux arch/x86/include/asm/segment.h */
 #define USER_CS_32 0x23
-#define USER_DS 0x2b
-#define GP_VECTOR 13
+#define USER_DS    0x2b
+#define GP_VECTOR  13
 #define HOOK_BYTES 2 /* of the OUT */
 
-#define PTE_PRESENT (UINT64_C(1) << 0)
-#define PTE_USER (UINT64_C(1) << 2)
-#define PTE_LARGE (UINT64_C(1) << 7)
+#define PTE_PRESENT    (UINT64_C(1) << 0)
+#define PTE_USER       (UINT64_C(1) << 2)
+#define PTE_LARGE      (UINT64_C(1) << 7)
 #define PTE_NO_EXECUTE (UINT64_C(1) << 63)
-#define PTE_ADDRESS UINT64_C(0x000ffffffffff000)
+#define PTE_ADDRESS    UINT64_C(0x000ffffffffff000)
 
-#define CR0_PG (UINT64_C(1) << 31)
-#define CR4_PAE (UINT64_C(1) << 5)
+#define CR0_PG   (UINT64_C(1) << 31)
+#define CR4_PAE  (UINT64_C(1) << 5)
 #define CR4_LA57 (UINT64_C(1) << 12)
 #define EFER_LMA (UINT64_C(1) << 10)
 
 #define RFLAGS_FIXED (UINT64_C(1) << 1)
-#define RFLAGS_RF (UINT64_C(1) << 16)
-#define RFLAGS_VM (UINT64_C(1) << 17)
+#define RFLAGS_RF    (UINT64_C(1) << 16)
+#define RFLAGS_VM    (UINT64_C(1) << 17)
 /* What IRETQ loads: CF PF AF ZF SF TF IF DF OF IOPL NT RF AC VIF VIP ID. */
 #define RFLAGS_LOADED (UINT64_C(0x3f7fd5) & ~RFLAGS_VM)
 
@@ -95,12 +95,19 @@ static size_t read_virtual(const struct guest_memory *memory, uint64_t cr3, uint
 /* Is the vCPU really at the hook? A user program with ioperm() may write the port as well. */
 static bool at_gp_entry(const struct guest_memory *memory, const struct kvm_regs *regs, const struct kvm_sregs *sregs)
 {
-    struct { uint16_t low; uint16_t selector; uint16_t bits; uint16_t middle; uint32_t high; uint32_t zero; } gate;
+    struct {
+        uint16_t low;
+        uint16_t selector;
+        uint16_t bits;
+        uint16_t middle;
+        uint32_t high;
+        uint32_t zero;
+    } gate;
 
     if ((sregs->cs.selector & 3) != 0 || sregs->cs.dpl != 0 || sregs->idt.limit < GP_VECTOR * 16 + 15)
         return false;
-    if (read_virtual(memory, sregs->cr3, sregs->idt.base + GP_VECTOR * 16, ACCESS_KERNEL_READ, &gate,
-                     sizeof(gate)) != sizeof(gate))
+    if (read_virtual(memory, sregs->cr3, sregs->idt.base + GP_VECTOR * 16, ACCESS_KERNEL_READ, &gate, sizeof(gate)) !=
+        sizeof(gate))
         return false;
     return regs->rip == ((uint64_t)gate.high << 32 | (uint64_t)gate.middle << 16 | gate.low) + HOOK_BYTES;
 }
@@ -154,9 +161,16 @@ bool user_tsc_emulate(const struct guest_memory *memory, struct kvm_regs *regs, 
     /* The fault pushed RF so that a breakpoint would not strike twice; past the instruction it is clear. */
     regs->rflags = (frame.rflags & RFLAGS_LOADED & ~RFLAGS_RF) | RFLAGS_FIXED;
 
-    sregs->cs = (struct kvm_segment){ .selector = (uint16_t)frame.cs, .limit = 0xffffffff, .type = 0xb, .present = 1,
-                                      .dpl = 3, .s = 1, .l = is64, .db = !is64, .g = 1 };
-    sregs->ss = (struct kvm_segment){ .selector = USER_DS, .limit = 0xffffffff, .type = 0x3, .present = 1, .dpl = 3,
-                                      .s = 1, .db = 1, .g = 1 };
+    sregs->cs = (struct kvm_segment){.selector = (uint16_t)frame.cs,
+                                     .limit = 0xffffffff,
+                                     .type = 0xb,
+                                     .present = 1,
+                                     .dpl = 3,
+                                     .s = 1,
+                                     .l = is64,
+                                     .db = !is64,
+                                     .g = 1};
+    sregs->ss = (struct kvm_segment){
+        .selector = USER_DS, .limit = 0xffffffff, .type = 0x3, .present = 1, .dpl = 3, .s = 1, .db = 1, .g = 1};
     return true;
 }

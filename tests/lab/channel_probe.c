@@ -9,7 +9,8 @@
  *   -p US       pause between looks, default 20; 0: spin
  *   -t MS       silence after which the peer counts as lost, default 1500
  *   -f MS       receiver: fence this long after the first record
- *   -a FILE     sender: keeps the highest acked LSN in FILE (on a file system that can be mapped), so that it outlives the sender
+ *   -a FILE     sender: keeps the highest acked LSN in FILE, so that it outlives the sender (not on 9p, which
+ *               cannot be mapped)
  *   -j MS       joining time-out, default 20000
  */
 #include "base/clock.h"

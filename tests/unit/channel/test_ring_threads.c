@@ -227,12 +227,81 @@ static void turn_leaves_no_record_behind(void **state)
     world_delete(world);
 }
 
+/* The narrowest moments, made to happen: what the other thread does while this one holds the turn. */
+struct meanwhile {
+    struct world *world;
+    int commits, completions; /* still to be done */
+};
+
+static uint64_t post_meanwhile(void *argument, uint64_t from, uint64_t to)
+{
+    struct meanwhile *meanwhile = argument;
+    struct world *world = meanwhile->world;
+    void *payload;
+
+    to = post(world, from, to);
+    if (meanwhile->completions > 0) {
+        meanwhile->completions--;
+        post_turn_complete(&world->turn);
+    }
+    if (meanwhile->commits > 0) {
+        meanwhile->commits--;
+        assert_int_equal(send_ring_reserve(&world->send, 1, 1, 100, &payload), 0);
+        send_ring_commit(&world->send);
+    }
+    post_turn_run(&world->turn, &world->send.committed, post_meanwhile, meanwhile); /* finds the turn taken */
+    return to;
+}
+
+static void commit_while_another_posts_is_posted_by_the_other(void **state)
+{
+    struct world *world = world_new(4);
+    struct meanwhile meanwhile = { .world = world, .commits = 3 };
+    void *payload;
+
+    (void)state;
+    assert_int_equal(send_ring_reserve(&world->send, 1, 1, 100, &payload), 0);
+    send_ring_commit(&world->send);
+    post_turn_run(&world->turn, &world->send.committed, post_meanwhile, &meanwhile);
+    assert_int_equal(meanwhile.commits, 0);
+    assert_int_equal(world->turn.posted, world->send.head);
+    assert_int_equal(world->turn.in_flight, 4);
+    assert_false(atomic_load(&world->failed));
+    world_delete(world);
+}
+
+static void completion_while_another_posts_lets_the_other_post_more(void **state)
+{
+    struct world *world = world_new(1);
+    struct meanwhile meanwhile = { .world = world, .commits = 1, .completions = 1 };
+    void *payload;
+
+    (void)state;
+    assert_int_equal(send_ring_reserve(&world->send, 1, 1, 100, &payload), 0);
+    send_ring_commit(&world->send);
+    post_turn_run(&world->turn, &world->send.committed, post_meanwhile, &meanwhile);
+    assert_int_equal(world->turn.posted, world->send.head);
+    assert_int_equal(world->turn.in_flight, 1);
+    /* And beyond the limit nothing is posted, until a completion comes. */
+    assert_int_equal(send_ring_reserve(&world->send, 1, 1, 100, &payload), 0);
+    send_ring_commit(&world->send);
+    post_turn_run(&world->turn, &world->send.committed, post_meanwhile, &meanwhile);
+    assert_int_not_equal(world->turn.posted, world->send.head);
+    post_turn_complete(&world->turn);
+    post_turn_run(&world->turn, &world->send.committed, post_meanwhile, &meanwhile);
+    assert_int_equal(world->turn.posted, world->send.head);
+    assert_false(atomic_load(&world->failed));
+    world_delete(world);
+}
+
 int main(void)
 {
     /* One in flight: no other completion makes good for a look back that was forgotten. */
     uint32_t one = 1, four = 4;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(two_threads_pass_every_record_once_and_in_order),
+        cmocka_unit_test(commit_while_another_posts_is_posted_by_the_other),
+        cmocka_unit_test(completion_while_another_posts_lets_the_other_post_more),
         cmocka_unit_test_prestate(turn_leaves_no_record_behind, &one),
         cmocka_unit_test_prestate(turn_leaves_no_record_behind, &four),
     };
