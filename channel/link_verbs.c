@@ -39,6 +39,13 @@
  * failed without cause on soft-RoCE, and its 7 means "for ever". */
 #define VERBS_RETRY_COUNT 6
 #define VERBS_ACK_TIMEOUT 14
+/*
+ * Soft-RoCE sends a long write again from its middle when an ACK is late, and its responder then refuses the
+ * rest ("remote invalid request"): seen in hosts whose CPUs are busy, where an ACK easily takes 100 ms. Nothing is
+ * lost there, so it is given 4.096 us x 2^19 = 2.1 s. The heartbeat finds a dead peer long before.
+ */
+#define VERBS_ACK_TIMEOUT_SOFT 19
+#define VERBS_VENDOR_SOFT      0xFFFFFFu /* RXE_VENDOR_ID, drivers/infiniband/sw/rxe/rxe_param.h */
 
 #define VERBS_EVENT_SLICE_MS     20 /* how late a cancellation may be noticed */
 #define VERBS_RESOLVE_TIMEOUT_MS 2000
@@ -226,9 +233,12 @@ static int connection_open(struct verbs_link *link)
     struct ibv_qp_init_attr queue = { .qp_type = IBV_QPT_RC, .sq_sig_all = 0,
                                       .cap = { .max_send_wr = VERBS_QUEUE_DEPTH, .max_recv_wr = 1, .max_send_sge = 1,
                                                .max_recv_sge = 1, .max_inline_data = VERBS_INLINE_BYTES } };
+    struct ibv_device_attr device;
     uint8_t timeout = VERBS_ACK_TIMEOUT;
     int result;
 
+    if (ibv_query_device(link->id->verbs, &device) == 0 && device.vendor_id == VERBS_VENDOR_SOFT)
+        timeout = VERBS_ACK_TIMEOUT_SOFT;
     link->cq = ibv_create_cq(link->id->verbs, VERBS_QUEUE_DEPTH, NULL, NULL, 0);
     if (link->cq == NULL) {
         result = -errno;

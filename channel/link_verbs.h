@@ -12,7 +12,7 @@
 #define VERBS_WRITES_IN_FLIGHT 4  /* coalesced writes; more only split what could travel together */
 /* Longest coalesced write, unless one record and a pad are longer: rxe takes 8 MiB at most (RXE_PORT_MAX_MSG_SZ),
  * and several short ones let acks come in before all has travelled. */
-#define VERBS_WRITE_BYTES      (512u * 1024)
+#define VERBS_WRITE_BYTES      (64u * 1024)
 #define VERBS_QUEUE_DEPTH      32 /* 4 writes in two parts each, a heartbeat, and room */
 #define VERBS_INLINE_BYTES     192 /* below the 220 B at which ConnectX cards begin to lose by inlining */
 #define VERBS_COMPLETIONS      8  /* reaped in one go */

@@ -79,9 +79,13 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
                 return false;
             }
             if (COUNT_GET(ls->peer_lost)) {
-                if (channel_fence(ls->channel) == 0 && COUNT_GET(ls->receipt.fenced_ns) == 0)
+                ls->failure = channel_fence(ls->channel); /* said in words; unfenced we must not go live */
+                if (ls->failure)
+                    return false;
+                if (COUNT_GET(ls->receipt.fenced_ns) == 0)
                     COUNT_SET(ls->receipt.fenced_ns, clock_now_ns());
-                continue; /* drain */
+                idle_wait(&ls->idle, &ls->options.idle); /* what remains in the ring, until -ENODATA */
+                continue;
             }
             idle_wait(&ls->idle, &ls->options.idle);
             continue;
@@ -90,6 +94,11 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
                 report_error("the log ends at position %llu without the guest's end: the recording was cut off",
                              (unsigned long long)ls->machine.position);
                 ls->failure = rc;
+                return false;
+            }
+            if (!COUNT_GET(ls->running)) {
+                report_error("the primary has left before the guest began");
+                ls->failure = -ECONNRESET;
                 return false;
             }
             ls->failure = decide(ls);
@@ -223,8 +232,9 @@ void backup_emulated(struct lockstep *ls)
     if (ls->machine.ended || !backup_fetch(ls, &record))
         return;
     if (record.kind != EVENT_OUTPUT || record.position != ls->machine.position) {
-        report_error("the machines differ: this backup has sent frames at position %llu, the primary has not",
-                     (unsigned long long)ls->machine.position);
+        report_error("the machines differ: at position %llu this backup has %s, the primary has not",
+                     (unsigned long long)ls->machine.position,
+                     ls->output_pending ? "sent frames" : "gone on beyond the guest's end");
         ls->failure = -EILSEQ;
         return;
     }
@@ -239,7 +249,7 @@ int backup_finish(struct lockstep *ls)
     const struct event_end *end;
     struct channel_record record;
     struct vcpu_state state;
-    uint64_t ram_digest = machine_ram_digest(&ls->machine);
+    uint64_t ram_digest = lockstep_ram_digest(ls);
 
     COUNT_SET(ls->end_ram_digest, ram_digest);
     if (!backup_fetch(ls, &record))

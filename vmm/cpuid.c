@@ -13,7 +13,7 @@
 
 #define BIT(n) (UINT32_C(1) << (n))
 
-/* Leaf 1 ECX: PERFMON capabilities, MONITOR, PCID, x2APIC, TSC deadline, FMA, XSAVE family, AVX, F16C, RDRAND. */
+/* Leaf 1 ECX: PERFMON capabilities, MONITOR, VMX, PCID, x2APIC, TSC deadline, FMA, XSAVE family, AVX, F16C, RDRAND. */
 #define LEAF1_ECX_HIDDEN                                                                                               \
     (BIT(3) | BIT(5) | BIT(12) | BIT(15) | BIT(17) | BIT(21) | BIT(24) | BIT(26) | BIT(27) | BIT(28) | BIT(29) |       \
      BIT(30))

@@ -1,6 +1,6 @@
 /*
  * Forced sync: where the guest runs long without an exit, the primary makes a position out of the instant by
- * shipping the whole vCPU and the pages written since the last forced sync; the backup, which still stands at
+ * shipping the whole vCPU and the pages written since a position not long ago; the backup, which still stands at
  * the position before, loads them instead of running. Devices need not travel: they change at positions only.
  *
  * The backup keeps the pages aside until the SYNC record has come, so that a primary that dies in the midst
@@ -16,6 +16,10 @@
 #include "vmm/dirty.h"
 
 #define PAGES_PER_RECORD (CHANNEL_PAYLOAD_MAX_BYTES / (sizeof(struct event_page) + GUEST_PAGE_BYTES))
+
+/* Clearing the dirty log write-protects what was written, and each page's next write faults once: a forced sync's
+ * size is bought with that. Twice a second the faults are lost in the noise. */
+#define FORGET_NS (500 * NS_PER_MS)
 
 struct staged_sync {
     struct staged_sync *next;
@@ -69,6 +73,19 @@ static unsigned log_pages(struct lockstep *ls, uint64_t *page)
     }
     primary_log_end(ls);
     return count;
+}
+
+int forced_sync_forget(struct lockstep *ls)
+{
+    uint64_t now_ns = clock_now_ns();
+    int rc;
+
+    if (ls->unsent_pages == NULL || lockstep_role_now(ls) != ROLE_PRIMARY || now_ns < ls->forgotten_ns + FORGET_NS)
+        return 0;
+    ls->forgotten_ns = now_ns;
+    rc = dirty_collect(ls);
+    memset(ls->unsent_pages, 0, (ls->machine.memory.bytes / GUEST_PAGE_BYTES + 63) / 64 * sizeof(uint64_t));
+    return rc;
 }
 
 int forced_sync_log(struct lockstep *ls)

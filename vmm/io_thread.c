@@ -24,6 +24,8 @@ struct io {
     struct idle idle;
     uint64_t heartbeat_due_ns;
     uint64_t kicked_ns;
+    uint64_t healthy_since_ns; /* since when both our threads have lived */
+    uint64_t round_ns;         /* when the last round began */
     uint64_t arbiter_asked_ns, arbiter_said_ns;
     unsigned announcements_left;
     uint64_t announce_due_ns;
@@ -130,7 +132,8 @@ static void watch_peer(struct io *io, uint64_t now_ns)
     if (ls->arbiter == NULL)
         return;
     if (!COUNT_GET(ls->peer_lost)) {
-        if (now_ns < seen_ns + ls->options.peer_timeout_ns)
+        if (now_ns < seen_ns + ls->options.peer_timeout_ns ||
+            now_ns < io->healthy_since_ns + ls->options.peer_timeout_ns / 2)
             return;
         COUNT_SET(ls->receipt.peer_seen_ns, seen_ns);
         COUNT_SET(ls->receipt.detected_ns, now_ns);
@@ -153,7 +156,14 @@ static void poll_channel(struct io *io, uint64_t now_ns)
         (void)channel_poll(ls->channel); /* broken is a hint; the heartbeat decides */
         watch_lag(io, now_ns);
     }
-    if (now_ns >= io->heartbeat_due_ns && machine_beats(io, now_ns)) {
+    /* Who cannot beat is in no state to judge others: its own silence is why it has not heard them. */
+    if (!machine_beats(io, now_ns)) {
+        io->healthy_since_ns = UINT64_MAX;
+        return;
+    }
+    if (io->healthy_since_ns > now_ns || now_ns > io->round_ns + ls->options.peer_timeout_ns / 2)
+        io->healthy_since_ns = now_ns; /* this thread itself may have been frozen */
+    if (now_ns >= io->heartbeat_due_ns) {
         channel_heartbeat(ls->channel);
         io->heartbeat_due_ns = now_ns + ls->options.heartbeat_ns;
     }
@@ -211,6 +221,7 @@ void *io_thread_run(void *arg)
         if (ls->net != NULL)
             moved = poll_net(io, now_ns);
         kick_if_needed(io, now_ns);
+        io->round_ns = now_ns;
         if (atomic_load_explicit(&ls->finished, memory_order_acquire)) {
             if (leave_ns == UINT64_MAX)
                 leave_ns = now_ns + LEAVE_NS;

@@ -10,6 +10,7 @@
 #include <xxhash.h>
 
 #include "base/report.h"
+#include "vmm/ram_digest.h"
 
 const char *role_name(enum lockstep_role role)
 {
@@ -105,9 +106,28 @@ int lockstep_apply(struct lockstep *ls, const struct channel_record *record)
     report_bug("a %s record is not applied but followed", event_name(record->kind));
 }
 
+uint64_t lockstep_ram_digest(struct lockstep *ls)
+{
+    const struct guest_memory *memory = &ls->machine.memory;
+    uint64_t sum = 0;
+
+    for (uint64_t page = 0; page < memory->bytes / GUEST_PAGE_BYTES; page++) {
+        if (page % 256 == 0)
+            COUNT_SET(ls->beat_ns, clock_now_ns());
+        sum += page_digest(memory->base + page * GUEST_PAGE_BYTES, page);
+    }
+    return sum;
+}
+
 static enum lockstep_step before_run(struct lockstep *ls)
 {
-    return is_backup(ls) ? backup_before_run(ls) : primary_before_run(ls);
+    if (is_backup(ls)) {
+        enum lockstep_step step = backup_before_run(ls);
+
+        if (step != STEP_RUN || is_backup(ls))
+            return step;
+    } /* not else: it may just have gone live */
+    return primary_before_run(ls);
 }
 
 static enum lockstep_step run(struct lockstep *ls)
@@ -158,6 +178,17 @@ static void emulated(struct lockstep *ls)
         primary_emulated(ls);
 }
 
+static void sleep_at_position(struct lockstep *ls)
+{
+    if (!is_backup(ls)) {
+        primary_sleep(ls);
+        return;
+    }
+    report_error("the machines differ: at position %llu the guest sleeps here, and was woken at the primary",
+                 (unsigned long long)ls->machine.position);
+    ls->failure = -EILSEQ;
+}
+
 int lockstep_run(struct lockstep *ls)
 {
     struct machine *machine = &ls->machine;
@@ -177,7 +208,7 @@ int lockstep_run(struct lockstep *ls)
             break;
         emulated(ls);
         if (!ls->failure && machine_sleeps(machine))
-            primary_sleep(ls);
+            sleep_at_position(ls);
         if (ls->failure)
             break;
         if (machine->ended) {

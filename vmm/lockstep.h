@@ -4,7 +4,7 @@
  * backup.c are meant to be read side by side.
  *
  * Threads: the *machine* thread runs lockstep_run and owns everything here that is not atomic; the *I/O* thread
- * (io_thread.c) polls network and channel and judges whether the peer lives; the *main* thread (supervisor.c)
+ * (io_thread.c) polls network and channel and judges whether the peer lives; the *main* thread (session.c)
  * has console, signals and status. They meet in the atomics below and in the two console rings.
  */
 #ifndef FTVMM_VMM_LOCKSTEP_H
@@ -71,7 +71,8 @@ struct lockstep {
     uint64_t logged_position;  /* of the last record */
     uint64_t logged_ns;        /* when */
     uint64_t time_heard_ns;    /* backup: when the last TIME record came */
-    uint64_t *unsent_pages;    /* pages written since the last forced sync; one bit a page */
+    uint64_t *unsent_pages;    /* pages written since both machines were known equal; one bit a page */
+    uint64_t forgotten_ns;     /* when that was */
     struct staged_sync *staged; /* backup: pages of a forced sync that is not complete yet */
     struct idle idle;
     int failure;               /* -errno that ends the machine thread */
@@ -126,6 +127,9 @@ int lockstep_run(struct lockstep *ls);
 /* Applies one input record, or compares one check; the one function by which a record acts on the machine. */
 int lockstep_apply(struct lockstep *ls, const struct channel_record *record);
 
+/* Digest of all of RAM (event.h). Takes its time, and beats meanwhile. */
+uint64_t lockstep_ram_digest(struct lockstep *ls);
+
 /* Machine output callbacks (struct machine_output), ctx = struct lockstep. */
 void lockstep_frame_out(void *ctx, const uint8_t *frame, size_t bytes);
 void lockstep_console_out(void *ctx, uint8_t byte);
@@ -165,6 +169,8 @@ int backup_fetch_start(struct lockstep *ls, struct event_start *start);
 /* ---- forced_sync.c ---- */
 /* Logs the whole vCPU and the pages written since the last sync as the position after this one. */
 int forced_sync_log(struct lockstep *ls);
+/* At a position the two machines are equal: now and then drops what a forced sync would send. 0 or -errno. */
+int forced_sync_forget(struct lockstep *ls);
 /* Keeps an EVENT_PAGES record until its EVENT_SYNC has come. */
 int forced_sync_stage(struct lockstep *ls, const struct channel_record *record);
 /* Loads the staged pages and the vCPU. */

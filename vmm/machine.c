@@ -13,7 +13,6 @@
 #include <xxhash.h>
 
 #include "base/report.h"
-#include "vmm/ram_digest.h"
 
 #define NET_PCI_SLOT 1
 #define NET_IO_PORT 0xC000
@@ -34,19 +33,27 @@ static void console_out(void *ctx, uint8_t byte)
 
 static int open_memory(struct guest_memory *memory, uint64_t bytes)
 {
+    int fd;
+
     if (bytes < 64 << 20 || bytes > UINT64_C(3) << 30 || bytes % (2 << 20) != 0) {
         report_error("guest memory of %llu bytes: give 64 MiB to 3072 MiB in steps of 2 MiB (--memory 256)",
                      (unsigned long long)bytes);
         return -EINVAL;
     }
-    memory->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    fd = memfd_create("guest memory", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
+        memory->base = MAP_FAILED;
+    else
+        memory->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
     if (memory->base == MAP_FAILED) {
         int error = errno;
         memory->base = NULL;
+        if (fd >= 0)
+            close(fd);
         report_error("%llu MiB of guest memory cannot be had: %s", (unsigned long long)(bytes >> 20), strerror(error));
         return -error;
     }
-    (void)madvise(memory->base, bytes, MADV_HUGEPAGE); /* fewer nested page faults; only a wish */
+    close(fd);
     memory->bytes = bytes;
     memory->dirty = calloc((bytes / GUEST_PAGE_BYTES + 63) / 64, sizeof(uint64_t));
     return memory->dirty != NULL ? 0 : -ENOMEM;
@@ -153,13 +160,4 @@ int machine_configuration_digest(const struct machine_options *options, uint8_t 
     XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(&state));
     memcpy(digest, canonical.digest, 16);
     return 0;
-}
-
-uint64_t machine_ram_digest(const struct machine *machine)
-{
-    uint64_t sum = 0;
-
-    for (uint64_t page = 0; page < machine->memory.bytes / GUEST_PAGE_BYTES; page++)
-        sum += page_digest(machine->memory.base + page * GUEST_PAGE_BYTES, page);
-    return sum;
 }

@@ -101,7 +101,4 @@ void machine_apply_console(struct machine *machine, const uint8_t *bytes, size_t
 bool machine_can_take_frame(const struct machine *machine);
 size_t machine_console_room(const struct machine *machine);
 
-/* Sum over all pages of their digests (event.h). Reads all of RAM. */
-uint64_t machine_ram_digest(const struct machine *machine);
-
 #endif

@@ -49,6 +49,12 @@ void *primary_log_begin(struct lockstep *ls, enum event_kind kind, uint64_t posi
         /* Full: the backup lags. Broken: the I/O thread asks the arbiter, and then we are alone or lost. Either
          * way this thread lives, and says so. */
         payload = building.nowhere;
+        if (rc == -EPIPE && ls->arbiter == NULL) {
+            report_error("the log cannot be written any more; the recording ends here");
+            ls->failure = -EIO;
+        } else if (COUNT_GET(ls->stop_requested)) {
+            ls->failure = -ECANCELED;
+        }
         if (COUNT_GET(ls->lost_arbitration) || ls->failure)
             break;
         if (blocked_ns == 0)
@@ -189,6 +195,8 @@ void primary_arrive(struct lockstep *ls)
         ls->failure = verify_log(ls->verify, ls);
     if (ls->failure || ls->position_closed) /* closed: went live in the midst of this position */
         return;
+    if (ls->failure == 0)
+        ls->failure = forced_sync_forget(ls);
     throttle(ls);
     any = primary_take_inputs(ls);
     if (COUNT_GET(ls->stop_requested) && !ls->machine.ended)
@@ -258,7 +266,7 @@ int primary_finish(struct lockstep *ls)
 {
     struct event_end *end;
     struct vcpu_state state;
-    uint64_t ram_digest = machine_ram_digest(&ls->machine);
+    uint64_t ram_digest = lockstep_ram_digest(ls);
     uint64_t give_up_ns = clock_now_ns() + FINISH_NS;
     uint64_t lsn;
 

@@ -364,7 +364,7 @@ static int exit_status(const struct session *session, int rc)
         return 3;
     if (rc == -EILSEQ)
         return 4;
-    if (rc == 0 || (rc == -ECANCELED && COUNT_GET(ls->stop_requested)))
+    if (rc == 0 || (rc == -ECANCELED && (COUNT_GET(ls->stop_requested) || session->joining_cancelled)))
         return 0;
     return 1;
 }

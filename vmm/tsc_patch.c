@@ -370,7 +370,7 @@ static const uint8_t write_cr4_head[5] = {0x31, 0xf6, 0x0f, 0x22, 0xe7};
 
 /* The padding in front of the function takes: xor %esi,%esi; or $CR4.TSD,%edi; jmp to the mov. */
 static const uint8_t cave[CAVE_BYTES] = {0x31, 0xf6, 0x83, 0xcf, 0x04, 0xeb, WRITE_CR4_MOV};
-static const uint8_t jump_to_cave[2] = {0xeb, (uint8_t) - (CAVE_BYTES + 2)};
+static const uint8_t jump_to_cave[2] = {0xeb, 0x100 - (CAVE_BYTES + 2)};
 
 /* Length of the no-op of Linux's and the assembler's making at `at`, 0 if it is none. */
 static size_t nop_bytes(const uint8_t *at, size_t room)

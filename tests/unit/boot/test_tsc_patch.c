@@ -110,6 +110,10 @@ static void patch_with_two_gp_gates_is_refused(void **state)
     fake_kernel_build(&kernel);
     kernel.idt[48] = 13;
     assert_refused(-ENOTSUP);
+
+    fake_kernel_build(&kernel);
+    kernel.idt[0] = 13;
+    assert_refused(-ENOTSUP);
 }
 
 static void patch_of_another_gp_entry_is_refused(void **state)
@@ -124,7 +128,10 @@ static void patch_of_another_gp_entry_is_refused(void **state)
     assert_refused(-ENOTSUP);
 
     fake_kernel_build(&kernel);
-    kernel.alternatives[12] += FAKE_GP_ENTRY - FAKE_ALTERNATIVE; /* a second alternative over the slot */
+    int32_t offset; /* a second alternative over the slot */
+    memcpy(&offset, kernel.alternatives + 12, 4);
+    offset += FAKE_GP_ENTRY - FAKE_ALTERNATIVE;
+    memcpy(kernel.alternatives + 12, &offset, 4);
     assert_refused(-ENOTSUP);
 
     fake_kernel_build(&kernel);

@@ -1,0 +1,66 @@
+#!/bin/bash
+# What is wrong with the input is said in a sentence, soon, and leaves nothing behind.
+# usage: bad_input.sh CASE | --list
+cases=(no-command unknown-command unknown-option missing-kernel missing-kernel-option truncated-kernel kernel-is-text
+    missing-initrd bad-nic bad-memory bad-name no-arbiter arbiter-missing arbiter-read-only wrong-arbiter-kind no-listener
+    backup-alone bad-address port-missing replay-no-log replay-text replay-other-guest no-kvm console-unwritable)
+if [ "${1:-}" = --list ]; then
+    printf '%s\n' "${cases[@]}"
+    exit
+fi
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+source "$(dirname "$(readlink -f "$0")")/lib.sh"
+
+images=$(guest_images)
+kernel=${images#--kernel }
+kernel=${kernel%% *}
+pair="$images --arbiter dir:/tmp --name bad"
+primary="$ftvmm primary $pair --join-timeout 2"
+prepare=:
+
+# Per case: what is run, its exit status, and a word of the sentence that names the cause.
+case $1 in
+no-command) run="$ftvmm" status=2 word='command is missing' ;;
+unknown-command) run="$ftvmm fly" status=2 word="no command 'fly'" ;;
+unknown-option) run="$ftvmm run --wings" status=2 word=option ;;
+missing-kernel) run="$ftvmm run --kernel /nowhere/vmlinuz" status=1 word=/nowhere/vmlinuz ;;
+missing-kernel-option) run="$ftvmm run" status=2 word=--kernel ;;
+truncated-kernel) prepare="head -c 1000000 $kernel >/tmp/bad-kernel" run="$ftvmm run --kernel /tmp/bad-kernel" status=1 word=/tmp/bad-kernel ;;
+kernel-is-text) run="$ftvmm run --kernel /etc/passwd" status=1 word=/etc/passwd ;;
+missing-initrd) run="$ftvmm run --kernel $kernel --initrd /nowhere/initrd" status=1 word=/nowhere/initrd ;;
+bad-nic) run="$ftvmm run $images --net af_packet:nonic" status=1 word=nonic ;;
+bad-memory) run="$ftvmm run $images --memory 12" status=2 word=--memory ;;
+bad-name) run="$ftvmm primary $images --arbiter dir:/tmp --name 'a/b' --backup shm:bad" status=1 word=a/b ;;
+no-arbiter) run="$ftvmm primary $images --backup verbs:10.9.0.2:7471" status=2 word=--arbiter ;;
+arbiter-missing) run="$ftvmm primary $images --arbiter dir:/nowhere --backup shm:bad" status=1 word=/nowhere ;;
+arbiter-read-only) run="$ftvmm primary $images --arbiter dir:/src --backup shm:bad" status=1 word=/src ;;
+wrong-arbiter-kind) run="$ftvmm primary $images --arbiter oracle:delphi --backup shm:bad" status=1 word=oracle:delphi ;;
+no-listener) run="$primary --backup verbs:10.9.0.2:7999" status=1 word=10.9.0.2:7999 ;;
+backup-alone) run="$ftvmm backup $pair --join-timeout 2 --listen shm:bad" status=1 word='no sender' ;;
+bad-address) run="$primary --backup pigeon:beta" status=1 word=pigeon:beta ;;
+port-missing) run="$primary --backup verbs:10.9.0.2" status=1 word=10.9.0.2 ;;
+replay-no-log) run="$ftvmm replay /nowhere/log $images --join-timeout 2" status=1 word=/nowhere/log ;;
+replay-text) run="$ftvmm replay /etc/passwd $images --join-timeout 2" status=1 word='no log of ftvmm' ;;
+replay-other-guest)
+    prepare="timeout 20 $ftvmm record /tmp/bad-log $images --stop-after 1 >/dev/null 2>&1"
+    run="$ftvmm replay /tmp/bad-log $images --memory 128 --join-timeout 2" status=1 word=configuration
+    ;;
+no-kvm) run="unshare -m sh -c 'mount --bind /dev/null /dev/kvm; exec $ftvmm run $images --stop-after 2'" status=1 word=kvm ;;
+console-unwritable) run="$ftvmm run $images --console /nowhere/console" status=1 word=/nowhere/console ;;
+*) fail "there is no case '$1'; --list names them" ;;
+esac
+
+limit_s=30
+remains='pidof ftvmm; ls -A /dev/shm | grep ftvmm; ls -A /tmp | grep "^\.\(claim\|probe\)\."; true'
+before=$(lab run alpha -- "$remains")
+rc=0
+lab run --timeout $((limit_s + 40)) alpha -- "$prepare; timeout -k 2 $limit_s $run </dev/null >/tmp/bad-out 2>/tmp/bad-err" || rc=$?
+said=$(lab run alpha -- 'cat /tmp/bad-err; rm -f /tmp/bad-*')
+after=$(lab run alpha -- "$remains")
+echo "status $rc: $said"
+[ $rc != 124 ] || fail "not done after $limit_s s"
+[ $rc = "$status" ] || fail "exit status $rc instead of $status"
+grep -q 'error: .* ' <<<"$said" || fail "no sentence that begins with 'error:'"
+grep -qi -- "$word" <<<"$said" || fail "the sentence does not name the cause, '$word'"
+[ "$(wc -l <<<"$said")" -le 4 ] || fail "more words than a person will read"
+[ "$before" = "$after" ] || fail "left behind: $after"

@@ -1,0 +1,42 @@
+#!/bin/bash
+# Records a boot and a load on one host, replays it on the same or another one: RAM must be equal to the last byte.
+# usage: record_replay.sh REPLAY_HOST [OPTION of ftvmm record...]
+# shellcheck source-path=SCRIPTDIR source=../lab/lib.sh
+source "$(dirname "$(readlink -f "$0")")/../lab/lib.sh"
+
+replay_host=$1
+shift
+dir=$(mktemp -d "$(shared_dir)/record.XXXXXX")
+trap 'cp -f "$dir"/*.json "$dir"/*.log "$dir"/console "$TEST_OUT"/ 2>/dev/null; rm -rf --one-file-system "$dir"' EXIT
+there=/shared/$(basename "$dir")
+log=/tmp/$(basename "$dir")
+images=$(guest_images)
+load="redis-up&&redis-benchmark+-q+-n+200+-t+incr"
+
+rc=0
+lab run --timeout 150 alpha -- "$ftvmm record $log $images --append 'ftvmm.run=$load' $* --status $there/record.json \
+    --console $there/console >$there/record.log 2>&1 </dev/null" || rc=$?
+[ $rc = 0 ] || fail "record ended with status $rc: $(tail -n 1 "$dir/record.log")"
+grep -q 'requests per second' "$dir/console" || fail "redis-benchmark has measured nothing; the console's end: $(tail -n 3 "$dir/console")"
+grep -q 'guest done: 0' "$dir/console" || fail "the load in the guest failed; the console's end: $(tail -n 3 "$dir/console")"
+expect_json "$dir/record.json" ended '"shutdown"'
+
+if [ "$replay_host" != alpha ]; then
+    lab run alpha -- cp "$log" "$there/log"
+    log=$there/log
+fi
+lab run --timeout 200 "$replay_host" -- "$ftvmm replay $log $images --append 'ftvmm.run=$load' --status $there/replay.json \
+    >$there/replay.log 2>&1 </dev/null" || rc=$?
+[ $rc = 0 ] || fail "replay ended with status $rc: $(tail -n 1 "$dir/replay.log")"
+expect_json "$dir/replay.json" end_compared true
+for path in ram_digest ended lockstep.positions lockstep.forced_syncs; do
+    expect_json "$dir/replay.json" "$path" "$(json "$dir/record.json" "$path")"
+done
+expect_more_than "$dir/replay.json" lockstep.positions 10000
+if [[ " $* " == *" --verify "* ]]; then
+    expect_more_than "$dir/replay.json" lockstep.positions_compared 10000
+    expect_more_than "$dir/replay.json" lockstep.segments_compared 5
+fi
+[ "$replay_host" = alpha ] && lab run alpha -- rm -f "$log"
+echo "positions $(json "$dir/replay.json" lockstep.positions), compared $(json "$dir/replay.json" lockstep.positions_compared)," \
+    "forced syncs $(json "$dir/replay.json" lockstep.forced_syncs), RAM $(json "$dir/replay.json" ram_digest)"
