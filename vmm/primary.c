@@ -52,13 +52,15 @@ void *primary_log_begin(struct lockstep *ls, enum event_kind kind, uint64_t posi
         if (rc == -EPIPE && ls->arbiter == NULL) {
             report_error("the log cannot be written any more; the recording ends here");
             ls->failure = -EIO;
-        } else if (COUNT_GET(ls->stop_requested)) {
+        }
+        if (blocked_ns == 0)
+            blocked_ns = clock_now_ns();
+        if (COUNT_GET(ls->stop_requested) && clock_now_ns() > blocked_ns + FINISH_NS) {
+            report_warning("stopped while the log takes nothing: the backup may go live");
             ls->failure = -ECANCELED;
         }
         if (COUNT_GET(ls->lost_arbitration) || ls->failure)
             break;
-        if (blocked_ns == 0)
-            blocked_ns = clock_now_ns();
         clock_sleep_ns(50 * NS_PER_US);
         COUNT_SET(ls->beat_ns, clock_now_ns());
     }

@@ -1,0 +1,153 @@
+/* What a peer may put into the log: every kind at its right size passes, anything else is refused. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <linux/kvm.h>
+
+#include "vmm/cpuid.h"
+#include "vmm/event.h"
+#include "vmm/guest_memory.h"
+
+static _Alignas(8) uint8_t payload[CHANNEL_PAYLOAD_MAX_BYTES];
+
+static int check(uint16_t kind, uint32_t bytes)
+{
+    struct channel_record record = { .lsn = 1, .kind = kind, .bytes = bytes, .payload = payload };
+
+    return event_check(&record);
+}
+
+static void event_fixed_kinds_pass_at_their_size_only(void **state)
+{
+    const struct {
+        uint16_t kind;
+        uint32_t bytes;
+    } kinds[] = {
+        { EVENT_TIME, sizeof(struct event_time) },         { EVENT_OUTPUT, sizeof(struct event_output) },
+        { EVENT_PROGRESS, sizeof(struct event_progress) }, { EVENT_SYNC, sizeof(struct vcpu_state) },
+        { EVENT_VERIFY, sizeof(struct vcpu_registers) },   { EVENT_SEGMENT, sizeof(struct event_segment) },
+        { EVENT_END, sizeof(struct event_end) },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        assert_int_equal(check(kinds[i].kind, kinds[i].bytes), 0);
+        assert_int_equal(check(kinds[i].kind, kinds[i].bytes - 1), -EBADMSG);
+        assert_int_equal(check(kinds[i].kind, kinds[i].bytes + 8), -EBADMSG);
+        assert_int_equal(check(kinds[i].kind, 0), -EBADMSG);
+    }
+}
+
+static void event_unknown_kinds_are_refused(void **state)
+{
+    (void)state;
+    assert_int_equal(check(0, 8), -EBADMSG);
+    for (unsigned kind = EVENT_END + 1; kind < 65536; kind += 997)
+        assert_int_equal(check((uint16_t)kind, 8), -EBADMSG);
+}
+
+static void event_start_count_must_match_its_size(void **state)
+{
+    struct event_start *start = (void *)payload;
+
+    (void)state;
+    memset(payload, 0, sizeof(*start));
+    start->cpuid_entries = 3;
+    assert_int_equal(check(EVENT_START, sizeof(*start) + 3 * sizeof(struct kvm_cpuid_entry2)), 0);
+    assert_int_equal(check(EVENT_START, sizeof(*start) + 2 * sizeof(struct kvm_cpuid_entry2)), -EBADMSG);
+    start->cpuid_entries = UINT32_MAX;
+    assert_int_equal(check(EVENT_START, sizeof(*start) + 3 * sizeof(struct kvm_cpuid_entry2)), -EBADMSG);
+    assert_int_equal(check(EVENT_START, 4), -EBADMSG);
+}
+
+static void event_pages_must_be_whole(void **state)
+{
+    struct event_page page = { .gpa = 8 * GUEST_PAGE_BYTES, .bytes = GUEST_PAGE_BYTES };
+    uint32_t whole = sizeof(page) + GUEST_PAGE_BYTES;
+
+    (void)state;
+    memcpy(payload, &page, sizeof(page));
+    assert_int_equal(check(EVENT_PAGES, whole), 0);
+    assert_int_equal(check(EVENT_PAGES, whole - 1), -EBADMSG);
+    assert_int_equal(check(EVENT_PAGES, sizeof(page) - 1), -EBADMSG);
+    page.gpa++;
+    memcpy(payload, &page, sizeof(page));
+    assert_int_equal(check(EVENT_PAGES, whole), -EBADMSG);
+    page = (struct event_page){ .gpa = 0, .bytes = 100 };
+    memcpy(payload, &page, sizeof(page));
+    assert_int_equal(check(EVENT_PAGES, sizeof(page) + 100), -EBADMSG);
+}
+
+static void event_random_bytes_never_read_beyond_the_payload(void **state)
+{
+    unsigned seed = 20;
+
+    (void)state;
+    print_message("seed %u\n", seed);
+    srand(seed);
+    for (int round = 0; round < 200000; round++) {
+        size_t bytes = (size_t)rand() % 96;
+        uint8_t *exact = malloc(bytes ? bytes : 1); /* a heap block of its own: sanitizers see a byte too far */
+        struct channel_record record = { .kind = EVENT_PAGES, .bytes = (uint32_t)bytes, .payload = exact };
+
+        for (size_t i = 0; i < bytes; i++)
+            exact[i] = (uint8_t)(rand() % 3 ? 0 : rand());
+        if (bytes % 16 != 0)
+            assert_int_equal(event_check(&record), -EBADMSG); /* pages that fit here carry no bytes: 16 each */
+        else
+            (void)event_check(&record);
+        free(exact);
+    }
+}
+
+/* RDTSCP, RDRAND, x2APIC and friends must not be seen; the invariant TSC must. */
+static void cpuid_hides_what_is_not_the_same_twice(void **state)
+{
+    struct {
+        struct kvm_cpuid2 head;
+        struct kvm_cpuid_entry2 entries[8];
+    } table = { .head.nent = 8 };
+    const uint32_t leaves[] = { 0, 1, 7, 0xd, 0x40000000, 0x80000001, 0x80000007, 0x8000000a };
+
+    (void)state;
+    for (unsigned i = 0; i < 8; i++)
+        table.entries[i] = (struct kvm_cpuid_entry2){ .function = leaves[i], .eax = UINT32_MAX, .ebx = UINT32_MAX,
+                                                      .ecx = UINT32_MAX, .edx = UINT32_MAX };
+    cpuid_filter(&table.head);
+    assert_int_equal(table.head.nent, 5);
+    for (unsigned i = 0; i < table.head.nent; i++) {
+        const struct kvm_cpuid_entry2 *e = &table.entries[i];
+
+        if (e->function == 1) {
+            assert_int_equal(e->ecx & (1u << 30 | 1u << 26 | 1u << 24 | 1u << 21 | 1u << 3), 0);
+            assert_int_equal(e->edx & (1u << 9), 0);
+            assert_int_equal(e->ebx >> 24, 0);
+        }
+        if (e->function == 7)
+            assert_int_equal(e->ebx & (1u << 18 | 1u << 11 | 1u << 4 | 1u << 1), 0);
+        if (e->function == 0x80000001)
+            assert_int_equal(e->edx & (1u << 27), 0);
+        if (e->function == 0x80000007)
+            assert_int_equal(e->edx, 1u << 8);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(event_fixed_kinds_pass_at_their_size_only),
+        cmocka_unit_test(event_unknown_kinds_are_refused),
+        cmocka_unit_test(event_start_count_must_match_its_size),
+        cmocka_unit_test(event_pages_must_be_whole),
+        cmocka_unit_test(event_random_bytes_never_read_beyond_the_payload),
+        cmocka_unit_test(cpuid_hides_what_is_not_the_same_twice),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
