@@ -7,6 +7,9 @@ set -euo pipefail
 top=$(dirname "$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")")
 # shellcheck disable=SC2034 # those who source this use it
 ftvmm=/src/build/vmm/ftvmm
+# Under emulation a guest is slow to reach positions of its own; forced ones at the usual pace would slow it more.
+# shellcheck disable=SC2034
+pace="--max-input-delay 40000"
 
 fail() { echo "FAIL: $*" >&2; exit 1; }
 lab() { "$top/scripts/lab" --name "$FTVMM_LAB" "$@"; }

@@ -14,7 +14,7 @@ images=$(guest_images)
 load="redis-up&&redis-benchmark+-q+-n+200+-t+incr"
 
 rc=0
-lab run --timeout 150 alpha -- "$ftvmm record $log $images --append 'ftvmm.run=$load' $* --status $there/record.json \
+lab run --timeout 200 alpha -- "$ftvmm record $log $images --append 'ftvmm.run=$load' $pace $* --status $there/record.json \
     --console $there/console >$there/record.log 2>&1 </dev/null" || rc=$?
 [ $rc = 0 ] || fail "record ended with status $rc: $(tail -n 1 "$dir/record.log")"
 grep -q 'requests per second' "$dir/console" || fail "redis-benchmark has measured nothing; the console's end: $(tail -n 3 "$dir/console")"

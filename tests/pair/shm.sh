@@ -11,11 +11,11 @@ images=$(guest_images)
 common="$images --append 'ftvmm.run=redis-up&&redis-benchmark+-q+-n+200+-t+incr' --arbiter dir:/tmp --name shm-pair --peer-timeout 5000"
 
 rc=0
-lab run --timeout 240 alpha -- "
+lab run --timeout 300 alpha -- "
     $ftvmm backup --listen shm:pair-test $common --status $there/backup.json --console $there/backup.console \
         >$there/backup.log 2>&1 </dev/null & backup=\$!
     sleep 1
-    $ftvmm primary --backup shm:pair-test $common --verify --status $there/primary.json --console $there/primary.console \
+    $ftvmm primary --backup shm:pair-test $common --verify $pace --status $there/primary.json --console $there/primary.console \
         >$there/primary.log 2>&1 </dev/null & primary=\$!
     trap 'kill \$primary \$backup 2>/dev/null' TERM
     wait \$primary; echo \$? >$there/primary.rc
