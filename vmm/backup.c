@@ -71,6 +71,10 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
         switch (rc) {
         case 0:
             idle_end(&ls->idle);
+            if (ls->arbiter == NULL && COUNT_GET(ls->stop_requested)) { /* a replay never has to wait */
+                ls->failure = -ECANCELED;
+                return false;
+            }
             ls->failure = event_check(record);
             return !ls->failure;
         case -EAGAIN:

@@ -7,7 +7,9 @@ source "$(dirname "$(readlink -f "$0")")/../lab/lib.sh"
 replay_host=$1
 shift
 dir=$(mktemp -d "$(shared_dir)/record.XXXXXX")
-trap 'cp -f "$dir"/*.json "$dir"/*.log "$dir"/console "$TEST_OUT"/ 2>/dev/null; rm -rf --one-file-system "$dir"' EXIT
+# A host's /tmp lies in its memory: a log left there would be missed by the next guest.
+trap 'cp -f "$dir"/*.json "$dir"/*.log "$dir"/console "$TEST_OUT"/ 2>/dev/null; rm -rf --one-file-system "$dir"
+    lab run --timeout 20 alpha -- "rm -f /tmp/record.*"' EXIT
 there=/shared/$(basename "$dir")
 log=/tmp/$(basename "$dir")
 images=$(guest_images)
@@ -22,7 +24,7 @@ grep -q 'guest done: 0' "$dir/console" || fail "the load in the guest failed; th
 expect_json "$dir/record.json" ended '"shutdown"'
 
 if [ "$replay_host" != alpha ]; then
-    lab run alpha -- cp "$log" "$there/log"
+    lab run alpha -- mv "$log" "$there/log"
     log=$there/log
 fi
 lab run --timeout 200 "$replay_host" -- "$ftvmm replay $log $images --append 'ftvmm.run=$load' --status $there/replay.json \
@@ -37,6 +39,5 @@ if [[ " $* " == *" --verify "* ]]; then
     expect_more_than "$dir/replay.json" lockstep.positions_compared 10000
     expect_more_than "$dir/replay.json" lockstep.segments_compared 5
 fi
-[ "$replay_host" = alpha ] && lab run alpha -- rm -f "$log"
 echo "positions $(json "$dir/replay.json" lockstep.positions), compared $(json "$dir/replay.json" lockstep.positions_compared)," \
     "forced syncs $(json "$dir/replay.json" lockstep.forced_syncs), RAM $(json "$dir/replay.json" ram_digest)"
