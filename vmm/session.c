@@ -394,10 +394,8 @@ int session_run(const struct options *options)
     rc = session_open(&session);
     if (rc == 0)
         rc = start_threads(&session);
-    if (rc == 0) {
+    if (rc == 0)
         main_thread_rounds(&session);
-        rc = 0;
-    }
     if (session.machine_started) {
         pthread_join(session.machine_thread, NULL);
         rc = session.result;

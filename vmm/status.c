@@ -100,7 +100,6 @@ static cJSON *status_build(const char *vm, const struct lockstep *ls)
 {
     static uint64_t first_ns;
     uint64_t now_ns = clock_now_ns();
-    uint64_t deadline_ns = COUNT_GET(ls->receipt.detected_ns);
     cJSON *root = cJSON_CreateObject(), *lockstep;
     const char *ended = ended_name(COUNT_GET(ls->ended));
     char digest[17];
@@ -111,7 +110,7 @@ static cJSON *status_build(const char *vm, const struct lockstep *ls)
     cJSON_AddStringToObject(root, "role", role_name(lockstep_role_now(ls)));
     add(root, "generation", ls->generation);
     cJSON_AddBoolToObject(root, "protected", lockstep_role_now(ls) == ROLE_PRIMARY && ls->arbiter != NULL &&
-                                                 deadline_ns == 0);
+                                                 !COUNT_GET(ls->peer_lost));
     cJSON_AddBoolToObject(root, "running", COUNT_GET(ls->running) && !COUNT_GET(ls->finished));
     cJSON_AddBoolToObject(root, "lost_arbitration", COUNT_GET(ls->lost_arbitration));
     add(root, "uptime_ms", (now_ns - first_ns) / NS_PER_MS);
