@@ -12,9 +12,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "base/report.h"
 #include "vmm/bzimage.h"
 #include "vmm/elf_view.h"
@@ -98,8 +95,7 @@ static int check_segments(const struct elf_view *elf, uint64_t *end)
 }
 
 /* Copies the kernel's segments to the physical addresses they are linked for. */
-static int load_kernel(struct guest_memory *memory, const struct elf_view *elf, XXH3_state_t *digest,
-                       struct boot_info *info)
+static int load_kernel(struct guest_memory *memory, const struct elf_view *elf, struct boot_info *info)
 {
     int rc = check_segments(elf, &info->kernel_end_gpa);
 
@@ -113,8 +109,6 @@ static int load_kernel(struct guest_memory *memory, const struct elf_view *elf, 
         if (!elf_view_segment(elf, i, &segment) || segment.p_type != PT_LOAD || segment.p_filesz == 0)
             continue;
         memcpy(place(memory, segment.p_paddr, segment.p_filesz), elf->bytes + segment.p_offset, segment.p_filesz);
-        XXH3_128bits_update(digest, &segment, sizeof(segment));
-        XXH3_128bits_update(digest, elf->bytes + segment.p_offset, segment.p_filesz);
     }
     info->entry_gpa = elf->entry;
     return 0;
@@ -137,7 +131,7 @@ static int read_all(int fd, uint8_t *at, uint64_t bytes)
 }
 
 /* Puts the initrd at the end of RAM, as boot loaders do: the kernel unpacks it far from there. */
-static int load_initrd(struct guest_memory *memory, const char *path, uint32_t address_max, XXH3_state_t *digest,
+static int load_initrd(struct guest_memory *memory, const char *path, uint32_t address_max,
                        struct boot_info *info)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -173,8 +167,6 @@ static int load_initrd(struct guest_memory *memory, const char *path, uint32_t a
         goto out;
     }
     rc = initrd_patch_modules(at, bytes, path, &info->module_count, &info->module_sites);
-    if (rc == 0)
-        XXH3_128bits_update(digest, at, bytes);
 out:
     if (fd >= 0)
         close(fd);
@@ -249,15 +241,12 @@ static void write_gdt(struct guest_memory *memory)
 
 int boot_load(struct guest_memory *memory, const struct boot_options *options, struct boot_info *info)
 {
-    XXH128_canonical_t canonical;
     struct bzimage image = {0};
     struct setup_header header;
     struct elf_view elf;
-    XXH3_state_t digest;
     int rc;
 
     memset(info, 0, sizeof(*info));
-    XXH3_128bits_reset(&digest);
     rc = bzimage_open(&image, options->kernel_path);
     if (rc == 0)
         rc = tsc_patch_kernel(image.vmlinux, image.vmlinux_bytes, &info->tsc);
@@ -267,17 +256,13 @@ int boot_load(struct guest_memory *memory, const struct boot_options *options, s
     memcpy(&header, image.setup_header, sizeof(header));
     if (!elf_view_open(&elf, image.vmlinux, image.vmlinux_bytes))
         report_bug("the kernel's ELF header was right a moment ago");
-    rc = load_kernel(memory, &elf, &digest, info);
+    rc = load_kernel(memory, &elf, info);
     if (rc == 0 && options->initrd_path != NULL)
-        rc = load_initrd(memory, options->initrd_path, header.initrd_addr_max, &digest, info);
+        rc = load_initrd(memory, options->initrd_path, header.initrd_addr_max, info);
     if (rc == 0)
         rc = load_command_line(memory, options->command_line, header.cmdline_size);
     if (rc < 0)
         goto out;
-    XXH3_128bits_update(&digest, options->command_line, strlen(options->command_line) + 1);
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(&digest));
-    memcpy(info->digest, canonical.digest, sizeof(info->digest));
-
     info->boot_params_gpa = BOOT_PARAMS_GPA;
     info->gdt_gpa = GDT_GPA;
     info->page_table_gpa = PAGE_TABLE_GPA;

@@ -37,7 +37,6 @@ struct boot_info {
     uint32_t module_sites; /* RDTSCs rewritten in them */
     char kernel_version[64];
     struct tsc_patch_report tsc;
-    uint8_t digest[16]; /* XXH3-128 of kernel as rewritten, initrd and command line; not of the seed */
 };
 
 /*

@@ -10,11 +10,11 @@
 #ifndef FTVMM_VMM_LOCKSTEP_H
 #define FTVMM_VMM_LOCKSTEP_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "base/byte_ring.h"
+#include "base/count.h"
 #include "base/idle.h"
 #include "channel/channel.h"
 #include "dpdk-net/net.h"
@@ -106,10 +106,6 @@ struct lockstep {
     _Atomic bool end_compared;       /* backup: the primary's END digests matched ours */
 };
 
-/* A counter that one thread writes and others glance at. */
-#define COUNT_ADD(counter, n) atomic_fetch_add_explicit(&(counter), (n), memory_order_relaxed)
-#define COUNT_SET(counter, n) atomic_store_explicit(&(counter), (n), memory_order_relaxed)
-#define COUNT_GET(counter) atomic_load_explicit(&(counter), memory_order_relaxed)
 
 static inline enum lockstep_role lockstep_role_now(const struct lockstep *ls)
 {

@@ -64,8 +64,9 @@ struct machine {
     bool msr_refused;       /* the exit completes with #GP: nothing may be injected */
     uint32_t ended;         /* enum event_end_reason, 0 while the guest lives */
 
-    uint64_t exits_by_kind[VCPU_EXIT_FAILED + 1];
-    uint64_t user_tsc_reads;
+    /* Counters; any thread may read them. */
+    _Atomic uint64_t exits_by_kind[VCPU_EXIT_FAILED + 1];
+    _Atomic uint64_t user_tsc_reads;
 };
 
 /* RAM, vCPU and devices, powered off. Errors are said in words; machine_close accepts a half-built machine. */

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/count.h"
 #include "base/report.h"
 #include "vmm/tsc_patch.h"
 #include "vmm/user_tsc.h"
@@ -22,7 +23,7 @@ enum vcpu_exit machine_run(struct machine *machine)
 {
     enum vcpu_exit exit = vcpu_run(&machine->vcpu);
 
-    machine->exits_by_kind[exit]++;
+    COUNT_ADD(machine->exits_by_kind[exit], 1);
     if (exit == VCPU_EXIT_INTERRUPTED || exit == VCPU_EXIT_FAILED)
         return exit;
     machine->position++;
@@ -34,7 +35,7 @@ void machine_force_position(struct machine *machine)
 {
     machine->position++;
     machine->exit = VCPU_EXIT_FORCED;
-    machine->exits_by_kind[VCPU_EXIT_FORCED]++;
+    COUNT_ADD(machine->exits_by_kind[VCPU_EXIT_FORCED], 1);
 }
 
 /* 1 GHz counter: virtual time, and one tick more than the last value where time has not moved on. */
@@ -121,7 +122,7 @@ static int user_gp(struct machine *machine)
     regs = *vcpu_regs(vcpu);
     if (!user_tsc_emulate(&machine->memory, &regs, &sregs, tsc_read(machine), 0))
         return 0; /* the guest's own affair */
-    machine->user_tsc_reads++;
+    COUNT_ADD(machine->user_tsc_reads, 1);
     *vcpu_regs(vcpu) = regs;
     vcpu_set_registers(vcpu);
     return vcpu_set_sregs(vcpu, &sregs);

@@ -39,6 +39,21 @@ static void add_failover(cJSON *root, const struct lockstep *ls)
     add(failover, "resent_frames", COUNT_GET(receipt->resent_frames));
 }
 
+static void add_exits(cJSON *root, const struct machine *machine)
+{
+    static const char *const names[] = {
+        [VCPU_EXIT_IO] = "io", [VCPU_EXIT_MMIO] = "mmio", [VCPU_EXIT_HLT] = "hlt", [VCPU_EXIT_MSR_READ] = "msr_read",
+        [VCPU_EXIT_MSR_WRITE] = "msr_write", [VCPU_EXIT_WINDOW] = "window", [VCPU_EXIT_SHUTDOWN] = "shutdown",
+        [VCPU_EXIT_FORCED] = "forced", [VCPU_EXIT_INTERRUPTED] = "interrupted", [VCPU_EXIT_FAILED] = "failed",
+    };
+    cJSON *exits = cJSON_AddObjectToObject(root, "exits");
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        add(exits, names[i], COUNT_GET(machine->exits_by_kind[i]));
+    add(exits, "user_tsc_reads", COUNT_GET(machine->user_tsc_reads));
+    add(exits, "window_steps", COUNT_GET(machine->vcpu.window_steps));
+}
+
 static void add_channel(cJSON *root, const struct lockstep *ls)
 {
     struct channel_statistics statistics;
@@ -132,6 +147,7 @@ static cJSON *status_build(const char *vm, const struct lockstep *ls)
     add(lockstep, "forced_pages", COUNT_GET(ls->forced_pages));
     add(lockstep, "forced_max_pages", COUNT_GET(ls->forced_max_pages));
     add(lockstep, "forced_ms", COUNT_GET(ls->forced_ns) / NS_PER_MS);
+    add_exits(root, &ls->machine);
     add_channel(root, ls);
     add_net(root, ls);
     add_failover(root, ls);

@@ -58,7 +58,7 @@ struct vcpu {
     pthread_t thread; /* set by vcpu_enter_thread */
     const struct guest_memory *memory; /* to look at the byte before RIP */
     uint64_t sysenter_mask; /* bits of SYSENTER_ESP and _EIP that this CPU keeps */
-    uint64_t window_steps; /* interrupt windows that opened in the shadow of an STI */
+    _Atomic uint64_t window_steps; /* interrupt windows that opened in the shadow of an STI */
 };
 
 /*

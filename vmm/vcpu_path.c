@@ -9,6 +9,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "base/count.h"
 #include "base/report.h"
 
 /* What a guest can read of its MSRs without an exit, in the order that loading needs: EFER first. */
@@ -110,7 +111,7 @@ enum vcpu_exit vcpu_run(struct vcpu *vcpu)
         case KVM_EXIT_IRQ_WINDOW_OPEN:
             if (!in_sti_shadow(vcpu))
                 return VCPU_EXIT_WINDOW;
-            vcpu->window_steps++;
+            COUNT_ADD(vcpu->window_steps, 1);
             if (set_stepping(vcpu, true) < 0)
                 return VCPU_EXIT_FAILED;
             continue;

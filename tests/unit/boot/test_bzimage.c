@@ -1,5 +1,5 @@
 /* bzImages of every packing, and all ways to damage one. */
-#include "cmocka_prelude.h"
+#include "tests/unit/cmocka_prelude.h"
 
 #include <errno.h>
 

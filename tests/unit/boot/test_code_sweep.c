@@ -1,5 +1,5 @@
 /* RDTSC among code that tries to look like it. */
-#include "cmocka_prelude.h"
+#include "tests/unit/cmocka_prelude.h"
 
 #include <errno.h>
 

@@ -1,5 +1,5 @@
 /* The rewriting of the kernel that Debian ships, held against a second opinion. */
-#include "cmocka_prelude.h"
+#include "tests/unit/cmocka_prelude.h"
 
 #include <Zydis/Zydis.h>
 #include <errno.h>

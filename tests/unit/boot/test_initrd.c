@@ -1,5 +1,5 @@
 /* Kernel modules inside cpio archives. */
-#include "cmocka_prelude.h"
+#include "tests/unit/cmocka_prelude.h"
 
 #include <elf.h>
 #include <errno.h>

@@ -1,5 +1,5 @@
 /* The rewriting of a toy kernel, and every way in which it must be refused. */
-#include "cmocka_prelude.h"
+#include "tests/unit/cmocka_prelude.h"
 
 #include <errno.h>
 

@@ -1,5 +1,5 @@
 /* A user program's RDTSC: frames and page tables of a guest, honest and not. */
-#include "cmocka_prelude.h"
+#include "tests/unit/cmocka_prelude.h"
 
 #include "vmm/tsc_patch.h"
 #include "vmm/user_tsc.h"

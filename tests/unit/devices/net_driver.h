@@ -2,7 +2,7 @@
 #ifndef FTVMM_TESTS_NET_DRIVER_H
 #define FTVMM_TESTS_NET_DRIVER_H
 
-#include "cmocka_prelude.h"
+#include "tests/unit/cmocka_prelude.h"
 
 #include <string.h>
 

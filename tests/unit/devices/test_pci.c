@@ -1,5 +1,5 @@
 /* PCI configuration space as a guest probes it through mechanism 1. */
-#include "cmocka_prelude.h"
+#include "tests/unit/cmocka_prelude.h"
 
 #include <errno.h>
 #include <string.h>

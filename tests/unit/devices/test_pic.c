@@ -1,5 +1,5 @@
 /* The 8259A pair against its data sheet. */
-#include "cmocka_prelude.h"
+#include "tests/unit/cmocka_prelude.h"
 
 #include "vmm/pic.h"
 

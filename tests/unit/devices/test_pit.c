@@ -1,5 +1,5 @@
 /* The 8254 against its data sheet, and against a second model that moves clock by clock. */
-#include "cmocka_prelude.h"
+#include "tests/unit/cmocka_prelude.h"
 
 #include <string.h>
 

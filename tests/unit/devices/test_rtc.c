@@ -1,5 +1,5 @@
 /* The MC146818 against its data sheet; dates against the C library's calendar. */
-#include "cmocka_prelude.h"
+#include "tests/unit/cmocka_prelude.h"
 
 #include <string.h>
 #include <time.h>

@@ -1,5 +1,5 @@
 /* The 16550A against its data sheet and against what Linux's 8250 driver expects. */
-#include "cmocka_prelude.h"
+#include "tests/unit/cmocka_prelude.h"
 
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* The split virtqueue against well-behaved and hostile guests. */
-#include "cmocka_prelude.h"
+#include "tests/unit/cmocka_prelude.h"
 
 #include <errno.h>
 #include <string.h>

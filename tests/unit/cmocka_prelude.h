@@ -8,8 +8,11 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
+
+#define TEST_SKIP 77 /* meson's exit code for "not run" */
 
 /* The seed for this run: FTVMM_TEST_SEED, else a fixed one; printed either way. */
 static inline uint64_t test_seed(const char *test)
