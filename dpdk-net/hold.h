@@ -28,8 +28,10 @@ int hold_put(struct hold *hold, const void *frame, size_t bytes, uint64_t lsn, u
 
 /* I/O thread. The frame `offset` places behind the oldest if it may leave, else NULL. */
 const struct frame_slot *hold_releasable(struct hold *hold, uint64_t offset, uint64_t acked_lsn);
+/* I/O thread. The `count` oldest frames, waiting for their ack until now, go: into held_ns. Before hold_release. */
+void hold_measure(struct hold *hold, uint64_t count, uint64_t now_ns);
 /* I/O thread. The `count` oldest frames have left for the wire. */
-void hold_release(struct hold *hold, uint64_t count, uint64_t now_ns);
+void hold_release(struct hold *hold, uint64_t count);
 /* I/O thread. The peer has sent all frames numbered < sent_count; those held later are included. `seen`
  * (may be NULL) is shown each frame that is forgotten. Returns how many were. */
 unsigned hold_forget(struct hold *hold, uint64_t sent_count, void (*seen)(void *ctx, const struct frame_slot *slot),

@@ -137,7 +137,7 @@ static unsigned drop_blocked(struct net *net, unsigned ready, uint64_t now_ns)
     while (old < ready && now_ns - frame_ring_at(&net->hold.ring, old)->queued_ns >= BLOCKED_MAX_NS)
         old++;
     if (old > 0)
-        hold_release(&net->hold, old, now_ns);
+        hold_release(&net->hold, old);
     counter_add(&net->dropped_transmit, old);
     return old;
 }
@@ -162,7 +162,9 @@ static unsigned send_released(struct net *net, uint64_t acked_lsn)
         announce_learn(&net->announce, frames[i].data, frames[i].bytes);
         bytes += frames[i].bytes;
     }
-    hold_release(&net->hold, sent, clock_now_ns());
+    if (acked_lsn != UINT64_MAX) /* unprotected, no frame waits for anything */
+        hold_measure(&net->hold, sent, clock_now_ns());
+    hold_release(&net->hold, sent);
     counter_add(&net->transmitted, sent);
     counter_add(&net->transmitted_bytes, bytes);
     return sent;

@@ -48,7 +48,8 @@ void net_receive_pop(struct net *net);
 /* ---- I/O thread ---- */
 
 /* Frames arriving (for the guest's MAC, or for many) go to the receive queue; held frames whose LSN is
- * <= acked_lsn go to the wire, in order. Returns frames moved (0: idle, for the caller's polling policy). */
+ * <= acked_lsn (UINT64_MAX: all, there is no backup) go to the wire, in order. Returns frames moved (0: idle, for the
+ * caller's polling policy). */
 unsigned net_poll_live(struct net *net, uint64_t acked_lsn);
 /* Frames arriving are dropped; held frames with a number < sent_count are forgotten (the primary sent
  * them). Returns frames moved. */
@@ -74,7 +75,7 @@ struct net_statistics {
     uint64_t received_for_others;        /* addressed to another station, and not kept */
 };
 void net_get_statistics(const struct net *net, struct net_statistics *out);
-/* Output hold: ns from net_hold to the frame's release. Written by the I/O thread. */
+/* Output hold: ns from net_hold to the frame's release, of frames that waited for an ack. Written by the I/O thread. */
 const struct histogram *net_hold_histogram(const struct net *net);
 
 #endif

@@ -65,7 +65,8 @@ static void hold_unacked_head_blocks_those_behind(void **state)
     assert_int_equal(frame_value(hold_releasable(hold, 0, 19)->data), 1);
     assert_int_equal(frame_value(hold_releasable(hold, 1, 19)->data), 2);
     assert_null(hold_releasable(hold, 2, 19));
-    hold_release(hold, 2, 1500);
+    hold_measure(hold, 2, 1500);
+    hold_release(hold, 2);
     assert_int_equal(gone(hold), 2);
     assert_int_equal(hold->held_ns.samples, 2);
     assert_int_equal(hold->held_ns.max, 500);
@@ -84,14 +85,14 @@ static void hold_full_queue_refuses_counts_and_numbers(void **state)
     assert_int_equal(put(hold, 2, 1), -ENOBUFS);
     assert_int_equal(atomic_load(&hold->refused_full), 1);
     assert_int_equal(atomic_load(&hold->next_number), 3);
-    hold_release(hold, 1, 0);
+    hold_release(hold, 1);
     assert_int_equal(gone(hold), 1);
     assert_int_equal(put(hold, 3, 1), 0);
-    hold_release(hold, 1, 0);
+    hold_release(hold, 1);
     /* number 2 was refused, so the next that still waits is 3 */
     assert_int_equal(gone(hold), 3);
     assert_int_equal(frame_value(hold_releasable(hold, 0, 1)->data), 3);
-    hold_release(hold, 1, 0);
+    hold_release(hold, 1);
     assert_int_equal(gone(hold), 4);
     hold_free(hold);
 }
@@ -282,7 +283,7 @@ static void hold_crosses_threads_whole_and_in_order(void **state)
             ready++;
         }
         if (ready > 0)
-            hold_release(hold, ready, 1);
+            hold_release(hold, ready);
         in_order = in_order && gone(hold) >= last_gone && gone(hold) <= atomic_load(&hold->next_number);
         last_gone = gone(hold);
         if (ready == 0) {
@@ -294,7 +295,7 @@ static void hold_crosses_threads_whole_and_in_order(void **state)
     pthread_join(thread, NULL);
     assert_true(in_order);
     assert_int_equal(next, CROSSINGS);
-    hold_release(hold, 0, 0);
+    hold_release(hold, 0);
     assert_int_equal(gone(hold), atomic_load(&hold->next_number));
     hold_free(hold);
 }
