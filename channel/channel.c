@@ -13,6 +13,7 @@
 #define RING_MIN_BYTES (1u << 20)
 #define RING_MAX_BYTES (1ull << 31)
 
+#define LOOK_AHEAD_RECORDS 256 /* in one call: so that the sender hears of the first before the last is looked at */
 #define PEER_ALWAYS_SEEN UINT64_MAX /* peer_seen_ns of a file */
 
 void *link_allocate(size_t bytes)
@@ -34,6 +35,26 @@ uint64_t link_random_key(void)
     return key;
 }
 
+enum frame_state link_look_ahead(struct channel *channel, uint64_t available_bytes)
+{
+    struct receive_ring *ahead = &channel->ahead;
+    uint64_t begin = ahead->index;
+    bool moved = false;
+
+    for (unsigned i = 0; i < LOOK_AHEAD_RECORDS; i++) {
+        uint64_t gone = ahead->index - begin;
+        struct channel_record record;
+        enum frame_state state =
+            receive_ring_look(ahead, available_bytes == UINT64_MAX ? UINT64_MAX : available_bytes - gone, &record);
+
+        if (state != FRAME_COMPLETE)
+            return moved ? FRAME_COMPLETE : state;
+        receive_ring_consume(ahead);
+        moved = true;
+    }
+    return FRAME_COMPLETE;
+}
+
 static int channel_open(struct channel **out, const struct channel_options *options, bool is_sender)
 {
     static const struct {
@@ -42,6 +63,7 @@ static int channel_open(struct channel **out, const struct channel_options *opti
         bool has_ring;
     } links[] = {
         { "verbs:", link_verbs_open, true },
+        { "tcp:", link_tcp_open, true },
         { "shm:", link_shm_open, true },
         { "file:", link_file_open, false },
     };
@@ -54,6 +76,10 @@ static int channel_open(struct channel **out, const struct channel_options *opti
 
         if (strncmp(address, links[i].prefix, length) != 0)
             continue;
+        if (!links[i].has_ring && options->ack != CHANNEL_ACK_PLACED) {
+            report_error("channel '%s': a file sees nothing; the ack mode 'seen' needs another host or process", address);
+            return -EINVAL;
+        }
         if (links[i].has_ring && (options->ring_bytes < RING_MIN_BYTES || options->ring_bytes > RING_MAX_BYTES ||
                                   (options->ring_bytes & (options->ring_bytes - 1)) != 0)) {
             report_error("channel ring of %zu bytes: it must be a power of two from %u to %llu bytes",
@@ -65,7 +91,7 @@ static int channel_open(struct channel **out, const struct channel_options *opti
             atomic_store(&(*out)->peer_seen_ns, links[i].has_ring ? clock_now_ns() : PEER_ALWAYS_SEEN);
         return result;
     }
-    report_error("channel address '%s': give verbs:HOST:PORT, shm:NAME or file:PATH", address);
+    report_error("channel address '%s': give verbs:HOST:PORT, tcp:HOST:PORT, shm:NAME or file:PATH", address);
     return -EINVAL;
 }
 

@@ -5,7 +5,8 @@
  * Links, chosen by the address:
  *   verbs:HOST:PORT   one-sided RDMA WRITE into the receiver's ring (rdma_cm, RC). Sender: the receiver's
  *                     address; receiver: its own.
- *   shm:NAME          a ring in POSIX shared memory between two processes of one machine.
+ *   tcp:HOST:PORT     the same over a TCP connection, for hosts without RDMA. Addresses as with verbs.
+ *   shm:NAME          a ring in shared memory between two processes of one machine.
  *   file:PATH         the sender writes a log file, the receiver reads one (record and replay).
  *
  * Errors are 0 or -errno, reported once in words (base/report.h) where the cause is known.
@@ -18,6 +19,36 @@
 #include <stdint.h>
 
 #define CHANNEL_PAYLOAD_MAX_BYTES (128u * 1024u) /* largest payload of one record */
+#define CHANNEL_SECRET_MIN_BYTES  32u
+#define CHANNEL_SECRET_MAX_BYTES  256u
+
+/*
+ * When a record counts as acked. The sender chooses.
+ *
+ * PLACED: all its bytes are in the memory of the receiver's host (verbs: its NIC has said so; shm: they are in the
+ *     shared ring; tcp: its process has read and checked them, so that this is SEEN). It survives the death of the
+ *     sender's process and host at any moment. It does not wait for the receiver's CPU: should that find the record
+ *     damaged in its memory, it stops rather than go on from it.
+ * SEEN: the receiver's CPU has found the record whole, in its order and its checksum right, and has said so. It
+ *     survives what PLACED survives, and damage on the way to or in the receiver's memory is found before anything
+ *     depends on the record, not after. It costs a look and a message of the receiver's polling thread.
+ *
+ * Neither survives the loss of both hosts, and neither means that the record was applied: that is the consumed LSN.
+ */
+enum channel_ack {
+    CHANNEL_ACK_PLACED = 0,
+    CHANNEL_ACK_SEEN = 1,
+};
+
+/* A key that both ends hold, so that each can prove to the other that it belongs here. */
+struct channel_secret {
+    size_t count;
+    uint8_t bytes[CHANNEL_SECRET_MAX_BYTES];
+};
+/* Reads a key file: regular, ours or root's, readable by nobody else, 32 to 256 bytes. 0 or -errno, said in words.
+ * Wipe it when joined. */
+int channel_secret_load(struct channel_secret *secret, const char *path);
+void channel_secret_wipe(struct channel_secret *secret);
 
 /* What both ends must agree on; exchanged and compared at joining. Zero-padded text where text. */
 struct channel_hello {
@@ -32,6 +63,8 @@ struct channel_options {
     uint64_t join_timeout_ns;   /* how long open may wait for the peer; UINT64_MAX: for ever */
     struct channel_hello hello; /* in: ours */
     const bool *cancel;         /* if not NULL: open gives up with -ECANCELED once *cancel is true */
+    enum channel_ack ack;       /* the sender's counts; file: knows PLACED only */
+    const struct channel_secret *secret; /* NULL: whoever reaches the address may join. Used by open only */
 };
 
 /* One received record. `payload` points into the ring and is valid until channel_consume. */
@@ -63,10 +96,12 @@ int channel_reserve(struct channel *channel, uint16_t kind, uint64_t position, s
 /* Seals the open record and makes it travel (with what else waits). Returns its LSN. */
 uint64_t channel_commit(struct channel *channel);
 
-/* ---- sender, polling thread ---- */
+/* ---- polling thread ---- */
 
 /* Reaps completions, sends what waited to be coalesced. Cheap when idle. 0, or -EPIPE once the link is
- * known to be broken (a hint: the heartbeat decides). A receiver may call it for the same hint. */
+ * known to be broken (a hint: the heartbeat decides).
+ * A receiver's polling thread calls it as well, beside channel_next in another thread: it takes in what has arrived
+ * (tcp), and says what it has seen (CHANNEL_ACK_SEEN, tcp), which is what the sender's acks wait for. */
 int channel_poll(struct channel *channel);
 /* Highest LSN that the receiver's host holds. Any thread; one acquire load. */
 uint64_t channel_acked_lsn(const struct channel *channel);

@@ -10,22 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-uint64_t join_vm_hash(const char vm[32])
-{
-    uint64_t hash = UINT64_C(0xcbf29ce484222325); /* offset basis and prime: FNV, draft-eastlake-fnv-17, 5 */
-
-    for (size_t i = 0; i < 32; i++)
-        hash = (hash ^ (uint8_t)vm[i]) * UINT64_C(0x100000001b3);
-    return hash;
-}
-
 struct join_side join_side_of(const struct channel_options *options)
 {
-    struct join_side side = { .version = WIRE_VERSION, .features = JOIN_FEATURES, .ring_bytes = options->ring_bytes,
-                              .hello = options->hello };
-
-    side.vm_hash = join_vm_hash(options->hello.vm);
-    return side;
+    return (struct join_side){ .version = WIRE_VERSION, .features = options->secret != NULL ? JOIN_FEATURE_KEY : 0,
+                               .ring_bytes = options->ring_bytes, .ack = (uint8_t)options->ack,
+                               .hello = options->hello };
 }
 
 enum join_refusal join_compare(const struct join_side *sender, const struct join_side *receiver)
@@ -36,7 +25,7 @@ enum join_refusal join_compare(const struct join_side *sender, const struct join
         return JOIN_FEATURE;
     if (sender->ring_bytes != receiver->ring_bytes)
         return JOIN_RING_BYTES;
-    if (sender->vm_hash != receiver->vm_hash)
+    if (memcmp(sender->hello.vm, receiver->hello.vm, sizeof(sender->hello.vm)) != 0)
         return JOIN_VM;
     if (receiver->hello.generation != 0 && sender->hello.generation != receiver->hello.generation)
         return JOIN_GENERATION;
@@ -77,22 +66,22 @@ void join_report_refusal(enum join_refusal refusal, const char *peer, const stru
                      peer, who, theirs->version, ours->version);
         return;
     case JOIN_FEATURE:
-        report_error("%s: %s: its features are 0x%x, ours 0x%x; install the same ftvmm on both hosts and give both "
-                     "the same options", peer, who, theirs->features, ours->features);
+        if (((theirs->features ^ ours->features) & JOIN_FEATURE_KEY) != 0)
+            report_error("%s: %s: %s has a shared key, %s has none; give both ends the same key file, or neither", peer,
+                         who, (ours->features & JOIN_FEATURE_KEY) != 0 ? "this end" : "the other end",
+                         (ours->features & JOIN_FEATURE_KEY) != 0 ? "the other" : "this");
+        else
+            report_error("%s: %s: its features are 0x%x, ours 0x%x; install the same ftvmm on both hosts and give "
+                         "both the same options", peer, who, theirs->features, ours->features);
         return;
     case JOIN_RING_BYTES:
         report_error("%s: %s: its ring has %llu bytes, ours %llu; give both ends the same ring size", peer, who,
                      (unsigned long long)theirs->ring_bytes, (unsigned long long)ours->ring_bytes);
         return;
     case JOIN_VM:
-        if (theirs->hello.vm[0] == '\0')
-            report_error("%s: %s: it is for another virtual machine than ours, '%s' (it knows the other name); give "
-                         "both ends the same name, or another address", peer, who,
-                         join_printable(ours->hello.vm, our_text));
-        else
-            report_error("%s: %s: it is for virtual machine '%s', we are for '%s'; give both ends the same name, or "
-                         "another address", peer, who, join_printable(theirs->hello.vm, their_text),
-                         join_printable(ours->hello.vm, our_text));
+        report_error("%s: %s: it is for virtual machine '%s', we are for '%s'; give both ends the same name, or another "
+                     "address", peer, who, join_printable(theirs->hello.vm, their_text),
+                     join_printable(ours->hello.vm, our_text));
         return;
     case JOIN_GENERATION:
         report_error("%s: %s: it is of generation %llu, we are of %llu; one of the two is left over from before a "
@@ -104,6 +93,16 @@ void join_report_refusal(enum join_refusal refusal, const char *peer, const stru
         digest_text(ours->hello.digest, our_text);
         report_error("%s: %s: the digest of its configuration and images is %s, ours %s; both hosts need the same "
                      "kernel, initramfs, command line and memory size", peer, who, their_text, our_text);
+        return;
+    case JOIN_KEY:
+        report_error("%s: %s: it does not hold the same key as this end (or somebody changed what was said on the way); "
+                     "copy one key file to both hosts", peer, who);
+        return;
+    case JOIN_USER:
+        report_error("%s: %s: the two processes belong to different users; run both ends as one", peer, who);
+        return;
+    case JOIN_BUSY:
+        report_error("%s: %s: it is joining with another one just now", peer, who);
         return;
     }
     report_error("%s: %s for a reason unknown to us (%u); install the same ftvmm on both hosts", peer, who,

@@ -7,8 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Features both ends must know. None yet; a shared key (HMAC challenge) is to be bit 0. */
-#define JOIN_FEATURES 0u
+/* Features: both ends have the same ones. */
+#define JOIN_FEATURE_KEY 1u /* a shared key is held, and proven */
 
 /* Why a sender is refused. On the wire: never renumber. */
 enum join_refusal {
@@ -20,6 +20,9 @@ enum join_refusal {
     JOIN_VM = 5,
     JOIN_GENERATION = 6,
     JOIN_DIGEST = 7,
+    JOIN_KEY = 8,
+    JOIN_USER = 9,
+    JOIN_BUSY = 100, /* not for good: come back later */
 };
 
 /* What one end says of itself. */
@@ -27,14 +30,12 @@ struct join_side {
     uint32_t version;
     uint32_t features;
     uint64_t ring_bytes; /* 0: of no account (file) */
-    uint64_t vm_hash;    /* join_vm_hash of the name; stands for it where the name does not fit */
+    uint8_t ack;         /* enum channel_ack; the sender's counts */
     struct channel_hello hello;
 };
 
 /* Ours. */
 struct join_side join_side_of(const struct channel_options *options);
-/* FNV-1a, 64 bits, over the 32 bytes of the name: tells names apart, protects nothing. */
-uint64_t join_vm_hash(const char vm[32]);
 
 /* Both ends ask the same question. A receiver's generation 0 takes the sender's. */
 enum join_refusal join_compare(const struct join_side *sender, const struct join_side *receiver);

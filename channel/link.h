@@ -35,9 +35,13 @@ struct channel {
     struct channel_hello peer;
     struct send_ring send;       /* sender */
     struct receive_ring receive; /* receiver; file: its counts only */
+    enum channel_ack ack;        /* what acked means here; tcp: SEEN always */
+    /* Receiver, if ack is SEEN; the polling thread's. Goes through the ring ahead of the receiving thread. */
+    struct receive_ring ahead;
+    struct ring_credit ahead_credit; /* how far it is */
     struct ring_credit *credit;  /* of the one ring in use; what channel_consumed_lsn reads */
     struct ring_credit own_credit; /* where it lies, unless the link puts it elsewhere */
-    alignas(RING_LINE_BYTES) _Atomic uint64_t acked_lsn; /* written by one thread of the link's choice */
+    alignas(RING_LINE_BYTES) _Atomic uint64_t acked_lsn; /* written by one thread of the link's choice; SEEN: polling */
     _Atomic uint64_t peer_seen_ns;                       /* written by the polling thread */
     _Atomic uint64_t writes;
     _Atomic uint64_t torn;
@@ -46,6 +50,7 @@ struct channel {
 
 /* Each fills *out or returns -errno, having said why. options->address without its "verbs:" etc. is `rest`. */
 int link_verbs_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender);
+int link_tcp_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender);
 int link_shm_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender);
 int link_file_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender);
 
@@ -53,6 +58,32 @@ int link_file_open(struct channel **out, const struct channel_options *options, 
 static inline void link_count(_Atomic uint64_t *count, uint64_t more)
 {
     atomic_store_explicit(count, atomic_load_explicit(count, memory_order_relaxed) + more, memory_order_relaxed);
+}
+
+/* Receiver, when joined: makes the ring's reading side, and the one that looks ahead. */
+static inline void link_receive_init(struct channel *channel, const void *ring, uint64_t ring_bytes, uint64_t key,
+                                     enum channel_ack ack)
+{
+    channel->ack = ack;
+    receive_ring_init(&channel->receive, ring, ring_bytes, key, channel->credit);
+    receive_ring_init(&channel->ahead, ring, ring_bytes, key, &channel->ahead_credit);
+}
+
+/* Receiver, polling thread: looks at what has arrived (within `available_bytes` behind ahead.index; UINT64_MAX when
+ * unknown) and not been seen. FRAME_COMPLETE: something new was, and the sender should hear of it; else the state of
+ * the frame that is due. Bounded. */
+enum frame_state link_look_ahead(struct channel *channel, uint64_t available_bytes);
+
+/* Receiver: index up to which the sender may overwrite: consumed, and if we look ahead, seen. */
+static inline uint64_t link_free_bytes(const struct channel *channel)
+{
+    /* Acquire, pairs with R1 in receive_ring.c: the frames were read before. */
+    uint64_t consumed = atomic_load_explicit(&channel->credit->bytes, memory_order_acquire);
+    uint64_t seen = channel->ack != CHANNEL_ACK_SEEN ?
+                        consumed :
+                        atomic_load_explicit(&channel->ahead_credit.bytes, memory_order_acquire);
+
+    return seen < consumed ? seen : consumed;
 }
 
 /* Zeroed memory for a link's structure, aligned to RING_LINE_BYTES; free() it. NULL: none. */

@@ -151,7 +151,7 @@ static void file_heartbeat(struct channel *channel)
 
 static int file_create(struct file_link *link, const struct channel_options *options)
 {
-    struct file_header header = { .magic = "FTVMMLOG", .version = WIRE_VERSION, .features = JOIN_FEATURES,
+    struct file_header header = { .magic = "FTVMMLOG", .version = WIRE_VERSION, .features = 0,
                                   .key = link_random_key(), .hello = options->hello };
     int result;
 
@@ -316,7 +316,6 @@ static int file_read_header(struct file_link *link, const struct channel_options
         theirs.version = header.version;
         theirs.features = header.features;
         theirs.hello = header.hello;
-        theirs.vm_hash = join_vm_hash(header.hello.vm);
         ours.ring_bytes = 0;
         refusal = join_compare(&theirs, &ours);
         /* The place of the checksum is the version's; so the version is looked at first. */

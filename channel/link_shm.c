@@ -1,14 +1,15 @@
 /*
- * shm: a ring in POSIX shared memory, between two processes of one machine. For tests, demos, and as the floor
- * to measure against: it survives the death of either process, not that of the machine.
+ * shm: a ring in shared memory, between two processes of one machine. For tests, demos, and as the floor to measure
+ * against: it survives the death of either process, not that of the machine.
  *
- * Acked: the record lies in the shared ring and its end index is published; whatever happens to the sender
+ * Placed: the record lies in the shared ring and its end index is published; whatever happens to the sender
  *     from then on, the receiver can read it.
+ * Seen: the receiver's polling thread has looked at it and said so in the shared head.
  * Ordered: wholly, by one atomic word, the tail.
  * Torn: cannot be seen; the receiver never looks beyond the tail. What lies before it and does not fit its
  *     checksum is damage: -EBADMSG, at once.
- * The peer's death: the kernel drops its lock on the object (F_OFD_SETLK), looked at in each heartbeat; a
- *     hint. A stopped peer shows only in its heartbeats.
+ * The peer's death: the kernel closes its socket, looked at in each heartbeat; a hint. A stopped peer shows only in its
+ *     heartbeats.
  * Full: reserve says -EAGAIN until the receiver has consumed.
  *
  * The fence. Shared memory cannot be taken back from a process that has mapped it, so a late sender can go on
@@ -18,64 +19,48 @@
  * the sender holds credit, never on a record the receiver has yet to read. A sender with a fault could write
  * anywhere; so could one before any fence, and the checksum is the answer to both.
  *
- * The object: /dev/shm/ftvmm-NAME, made whole before it gets its name (O_TMPFILE, linkat), mode 0600, with a
- * lock on byte 0 for as long as its receiver lives and on byte 1 while a sender uses it. An object whose byte 0
- * is not locked is left over from a receiver that died; the next receiver removes it.
+ * The processes find each other by a Unix socket in the abstract name space, "ftvmm-NAME", which vanishes with the
+ * receiver's process; over it they join, and the receiver hands over the memory as a descriptor (unix(7),
+ * SCM_RIGHTS). Only processes of the same user are taken. The name counts within one network name space.
  */
 #include "channel/link.h"
 
 #include "base/clock.h"
 #include "base/report.h"
-#include "channel/join.h"
+#include "channel/join_socket.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
-#define SHM_MAGIC          UINT64_C(0x316d68736d767466) /* "ftvmshm1" */
-#define SHM_TAIL_FENCED    (UINT64_C(1) << 63)
-#define SHM_LOCK_RECEIVER  0
-#define SHM_LOCK_SENDER    1
-#define SHM_RING_OFFSET    4096u
-#define SHM_JOIN_PAUSE_NS  (2 * NS_PER_MS)
+#define SHM_TAIL_FENCED  (UINT64_C(1) << 63)
+#define SHM_NAME_PREFIX  "ftvmm-"
+#define SHM_NAME_MAX     90 /* of NAME: sun_path has 108, the first is zero */
+#define SHM_RING_OFFSET  (2u * 1024 * 1024) /* a huge page of its own for the head */
 
-enum shm_join_state {
-    SHM_LISTENING,
-    SHM_OFFERED,  /* the sender's side is filled in */
-    SHM_ACCEPTED,
-    SHM_REFUSED,  /* `refusal` says why; the sender leaves */
-};
-
-/* Page 0 of the object. Everything up to `offer` must never move: it is what other versions look at. */
+/* At the beginning of the shared memory. */
 struct shm_head {
-    uint64_t magic;
-    struct join_side receiver;
-    _Atomic uint32_t join_state; /* enum shm_join_state; publishes what is written before it */
-    uint32_t refusal;            /* enum join_refusal */
-    struct join_side offer;      /* the sender's */
-    uint64_t key;
     alignas(RING_LINE_BYTES) _Atomic uint64_t tail; /* index up to which is committed; SHM_TAIL_FENCED */
     struct ring_credit credit;
+    alignas(RING_LINE_BYTES) _Atomic uint64_t seen_lsn;
     alignas(RING_LINE_BYTES) _Atomic uint64_t sender_beat; /* counts heartbeats */
     alignas(RING_LINE_BYTES) _Atomic uint64_t receiver_beat;
 };
-_Static_assert(sizeof(struct shm_head) <= SHM_RING_OFFSET, "the ring begins on the second page");
 
 struct shm_link {
     struct channel channel;
     struct shm_head *head;
     size_t mapped_bytes;
-    int fd;
-    char *path;
-    bool linked;           /* receiver: the object has its name */
+    int memory_fd; /* until mapped */
+    int fd;        /* connected to the peer; its end is the peer's */
+    int listener;  /* receiver: holds the name */
+    char *name;    /* the address, for messages */
     bool fenced;           /* receiver */
     int final;             /* receiver: what channel_next says from now on; 0: go on */
-    uint64_t fenced_tail;  /* receiver: from here on nothing counts */
     uint64_t cached_tail;  /* receiver: as last read; sender: as last written */
     uint64_t peer_beat;    /* polling thread's: the peer's, as last seen */
     uint64_t peer_index;   /* polling thread's: the peer's progress, as last seen */
@@ -99,8 +84,9 @@ static void shm_commit(struct channel *channel)
     }
     link->cached_tail = channel->send.head;
     link_count(&channel->writes, 1);
-    /* release: pairs with channel_acked_lsn */
-    atomic_store_explicit(&channel->acked_lsn, channel->send.next_lsn - 1, memory_order_release);
+    if (channel->ack == CHANNEL_ACK_PLACED)
+        /* release: pairs with channel_acked_lsn */
+        atomic_store_explicit(&channel->acked_lsn, channel->send.next_lsn - 1, memory_order_release);
 }
 
 static int shm_next(struct channel *channel, struct channel_record *record)
@@ -125,7 +111,7 @@ static int shm_next(struct channel *channel, struct channel_record *record)
     if (state == FRAME_COMPLETE)
         return 0;
     report_error("%s: record %llu is damaged in the shared ring (index %llu, tail %llu): the sender has a fault, or "
-                 "somebody else wrote there; nothing more is read", link->path, (unsigned long long)ring->next_lsn,
+                 "somebody else wrote there; nothing more is read", link->name, (unsigned long long)ring->next_lsn,
                  (unsigned long long)ring->index, (unsigned long long)link->cached_tail);
     return link->final = -EBADMSG;
 }
@@ -149,22 +135,37 @@ static int shm_fence(struct channel *channel)
 
 /* ---- polling thread ---- */
 
-static bool shm_lock_is_held(int fd, off_t byte)
+/* Receiver: looks ahead, and tells the sender. */
+static void shm_see(struct shm_link *link)
 {
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1 };
+    struct channel *channel = &link->channel;
+    /* acquire: as H2 */
+    uint64_t tail = atomic_load_explicit(&link->head->tail, memory_order_acquire) & ~SHM_TAIL_FENCED;
 
-    return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
-}
-
-static bool shm_lock_take(int fd, off_t byte)
-{
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1 };
-
-    return fcntl(fd, F_OFD_SETLK, &lock) == 0;
+    /* A tail that cannot be is for the receiving thread to refuse. */
+    if (tail - channel->ahead.index <= channel->ahead.ring_bytes)
+        link_look_ahead(channel, tail - channel->ahead.index);
+    /* H3 release, pairs with H4: what this credits was read; and S1 in send_ring.c. */
+    atomic_store_explicit(&link->head->credit.bytes, link_free_bytes(channel), memory_order_release);
+    atomic_store_explicit(&link->head->credit.lsn,
+                          atomic_load_explicit(&channel->credit->lsn, memory_order_acquire), memory_order_release);
+    atomic_store_explicit(&link->head->seen_lsn,
+                          atomic_load_explicit(&channel->ahead_credit.lsn, memory_order_relaxed),
+                          memory_order_release);
 }
 
 static int shm_poll(struct channel *channel)
 {
+    struct shm_link *link = (struct shm_link *)channel;
+
+    if (channel->ack == CHANNEL_ACK_SEEN && !channel->is_sender) {
+        shm_see(link);
+    } else if (channel->ack == CHANNEL_ACK_SEEN) {
+        uint64_t seen = atomic_load_explicit(&link->head->seen_lsn, memory_order_acquire); /* H4 */
+
+        if (seen <= channel_committed_lsn(channel)) /* else the receiver is at fault; nothing is believed */
+            atomic_store_explicit(&channel->acked_lsn, seen, memory_order_release);
+    }
     return atomic_load_explicit(&channel->down, memory_order_relaxed) ? -EPIPE : 0; /* relaxed: a hint */
 }
 
@@ -172,6 +173,7 @@ static void shm_heartbeat(struct channel *channel)
 {
     struct shm_link *link = (struct shm_link *)channel;
     bool is_sender = channel->is_sender;
+    char byte;
     _Atomic uint64_t *ours = is_sender ? &link->head->sender_beat : &link->head->receiver_beat;
     _Atomic uint64_t *theirs = is_sender ? &link->head->receiver_beat : &link->head->sender_beat;
     _Atomic uint64_t *progress = is_sender ? &link->head->credit.bytes : &link->head->tail;
@@ -186,8 +188,8 @@ static void shm_heartbeat(struct channel *channel)
         atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
     }
     if (!atomic_load_explicit(&channel->down, memory_order_relaxed) &&
-        !shm_lock_is_held(link->fd, is_sender ? SHM_LOCK_RECEIVER : SHM_LOCK_SENDER)) {
-        report_warning("%s: the %s has left or died", link->path, is_sender ? "receiver" : "sender");
+        recv(link->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) { /* end of file; nobody says anything any more */
+        report_warning("%s: the %s has left or died", link->name, is_sender ? "receiver" : "sender");
         atomic_store_explicit(&channel->down, true, memory_order_release);
     }
 }
@@ -207,283 +209,91 @@ static const struct link_operations shm_operations = {
 static int shm_map(struct shm_link *link, uint64_t ring_bytes)
 {
     link->mapped_bytes = SHM_RING_OFFSET + ring_bytes;
-    link->head = mmap(NULL, link->mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, link->fd, 0);
-    if (link->head == MAP_FAILED) {
-        int result = -errno;
-
-        link->head = NULL;
-        report_error("%s: cannot map %zu bytes: %s", link->path, link->mapped_bytes, strerror(-result));
-        return result;
-    }
-    return 0;
+    link->head = ring_memory_map(link->memory_fd, link->mapped_bytes, "shared ring");
+    return link->head == NULL ? -ENOMEM : 0;
 }
 
-/* Receiver: gives the finished object its name, removing what a dead receiver left there. */
-static int shm_publish(struct shm_link *link)
+static void close_fd(int *fd)
 {
-    char ours[64];
-    int attempts = 0;
-
-    snprintf(ours, sizeof(ours), "/proc/self/fd/%d", link->fd);
-    while (linkat(AT_FDCWD, ours, AT_FDCWD, link->path, AT_SYMLINK_FOLLOW) != 0) {
-        struct stat opened, named;
-        int result = -errno, fd;
-
-        if (result != -EEXIST || ++attempts > 100) {
-            report_error("%s: cannot create the shared ring: %s", link->path, strerror(-result));
-            return result;
-        }
-        fd = open(link->path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-        if (fd < 0 && errno == ENOENT)
-            continue; /* removed meanwhile */
-        if (fd < 0) {
-            result = -errno;
-            report_error("%s: a shared ring of that name exists and cannot be opened: %s; give another name",
-                         link->path, strerror(-result));
-            return result;
-        }
-        if (!shm_lock_take(fd, SHM_LOCK_RECEIVER)) {
-            report_error("%s: another receiver uses this shared ring; stop it or give another name", link->path);
-            close(fd);
-            return -EADDRINUSE;
-        }
-        /* We hold its lock, so nobody else removes it; but it may have lost its name before we got the lock. */
-        if (fstat(fd, &opened) == 0 && stat(link->path, &named) == 0 && opened.st_ino == named.st_ino &&
-            opened.st_dev == named.st_dev) {
-            report_info("%s: removing the shared ring of a receiver that died", link->path);
-            unlink(link->path);
-        }
-        close(fd);
-    }
-    link->linked = true;
-    return 0;
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
 }
 
-static int shm_create(struct shm_link *link, const struct channel_options *options)
+static int shm_join(struct shm_link *link, const struct channel_options *options, const struct sockaddr_un *address,
+                    socklen_t address_bytes)
 {
-    int result;
-
-    link->fd = open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    /* posix_fallocate: too little room in /dev/shm is an error here, not a SIGBUS later. */
-    result = link->fd < 0 ? errno : posix_fallocate(link->fd, 0, (off_t)(SHM_RING_OFFSET + options->ring_bytes));
-    if (result != 0) {
-        report_error("/dev/shm: cannot create a shared ring of %zu bytes: %s; give a smaller ring, or more room "
-                     "(mount -o remount,size=... /dev/shm)", options->ring_bytes, strerror(result));
-        return -result;
-    }
-    if (!shm_lock_take(link->fd, SHM_LOCK_RECEIVER)) {
-        report_error("/dev/shm: cannot lock the shared ring: %s", strerror(errno));
-        return -EIO;
-    }
-    result = shm_map(link, options->ring_bytes);
-    if (result != 0)
-        return result;
-    link->head->magic = SHM_MAGIC;
-    link->head->receiver = join_side_of(options);
-    link->head->key = link_random_key();
-    atomic_init(&link->head->join_state, SHM_LISTENING);
-    return shm_publish(link);
-}
-
-/* Receiver: waits for a sender that fits. */
-static int shm_listen(struct shm_link *link, struct join_side *ours, const struct join_deadline *deadline)
-{
-    struct shm_head *head = link->head;
-    enum join_refusal last = JOIN_ACCEPTED;
+    struct channel *channel = &link->channel;
+    struct join_side ours = join_side_of(options);
+    struct join_socket join = { .name = link->name, .address = (const struct sockaddr *)address,
+                                .address_bytes = address_bytes, .ours = &ours, .secret = options->secret,
+                                .deadline = join_deadline_of(options), .key = link_random_key(), .memory_fd = -1 };
     int result = 0;
 
-    for (; result == 0; result = join_deadline_check(deadline)) {
-        /* H3 acquire, pairs with H4: the offer. */
-        uint32_t state = atomic_load_explicit(&head->join_state, memory_order_acquire);
-
-        if (state == SHM_OFFERED) {
-            struct join_side theirs = head->offer;
-
-            last = join_compare(&theirs, ours);
-            if (last == JOIN_ACCEPTED) {
-                if (ours->hello.generation == 0)
-                    ours->hello.generation = theirs.hello.generation;
-                link->channel.peer = theirs.hello;
-                /* H5 release, pairs with H6: our answer. */
-                if (atomic_compare_exchange_strong_explicit(&head->join_state, &state, SHM_ACCEPTED,
-                                                            memory_order_release, memory_order_relaxed))
-                    return 0;
-                continue; /* withdrawn */
-            }
-            join_report_refusal(last, link->path, ours, &theirs, true);
-            head->refusal = last;
-            atomic_store_explicit(&head->join_state, SHM_REFUSED, memory_order_release); /* H5 */
-        } else if (state == SHM_REFUSED && !shm_lock_is_held(link->fd, SHM_LOCK_SENDER)) {
-            atomic_store_explicit(&head->join_state, SHM_LISTENING, memory_order_release); /* the refused one left */
-        }
-        clock_sleep_ns(SHM_JOIN_PAUSE_NS);
+    if (!channel->is_sender) {
+        link->memory_fd = ring_memory_share(SHM_RING_OFFSET + options->ring_bytes, "shared ring");
+        result = link->memory_fd < 0 ? link->memory_fd : shm_map(link, options->ring_bytes);
+        join.memory_fd = link->memory_fd;
     }
-    if (result == -ETIMEDOUT)
-        report_error("%s: no sender joined in time%s", link->path,
-                     last != JOIN_ACCEPTED ? "; the last one was refused, see above" :
-                                             "; start it on this machine with the same name");
-    return result;
-}
-
-/* Sender: one try to find a living receiver and to hold its sender's lock. -EAGAIN: not yet, *why says it. */
-static int shm_find(struct shm_link *link, const char **why)
-{
-    struct stat status;
-
-    link->fd = open(link->path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (link->fd < 0) {
-        int result = -errno;
-
-        *why = "there is no receiver; start it on this machine with the same name";
-        if (result == -ENOENT)
-            return -EAGAIN;
-        report_error("%s: cannot open the shared ring: %s", link->path, strerror(-result));
-        return result;
-    }
-    if (fstat(link->fd, &status) != 0 || status.st_uid != geteuid()) {
-        report_error("%s: the shared ring belongs to another user (uid %u); give another name, or run both ends as "
-                     "one user", link->path, (unsigned)status.st_uid);
-        return -EPERM;
-    }
-    *why = "its receiver has died; start another";
-    if (!shm_lock_is_held(link->fd, SHM_LOCK_RECEIVER))
-        return -EAGAIN;
-    *why = "its receiver has another sender; stop that one or give another name";
-    return shm_lock_take(link->fd, SHM_LOCK_SENDER) ? 0 : -EAGAIN;
-}
-
-/* Sender: maps what shm_find found and offers itself. */
-static int shm_offer(struct shm_link *link, const struct join_side *ours, const struct join_deadline *deadline,
-                     const char **why)
-{
-    struct join_side theirs;
-    struct stat status;
-    uint32_t state = SHM_OFFERED;
-    int result;
-
-    if (fstat(link->fd, &status) != 0 || status.st_size <= (off_t)SHM_RING_OFFSET) {
-        report_error("%s: this is no shared ring of ftvmm: it has %lld bytes", link->path, (long long)status.st_size);
-        return -EPROTO;
-    }
-    result = shm_map(link, (uint64_t)status.st_size - SHM_RING_OFFSET);
+    if (result == 0)
+        result = channel->is_sender ? join_socket_send_side(&join) : join_socket_receive_side(&join);
     if (result != 0)
         return result;
-    theirs = link->head->receiver;
-    if (link->head->magic != SHM_MAGIC || theirs.ring_bytes != (uint64_t)status.st_size - SHM_RING_OFFSET) {
-        join_report_refusal(JOIN_NOT_FTVMM, link->path, ours, &theirs, false);
+    link->fd = join.fd;
+    link->listener = join.listener;
+    link->memory_fd = join.memory_fd;
+    if (channel->is_sender && !ring_memory_fits(link->memory_fd, SHM_RING_OFFSET + options->ring_bytes)) {
+        join_report_refusal(JOIN_NOT_FTVMM, link->name, &ours, &ours, false);
         return -EPROTO;
     }
-    *why = "its receiver had a sender before and does not take another";
-    if (atomic_load_explicit(&link->head->join_state, memory_order_acquire) != SHM_LISTENING)
-        return -EAGAIN;
-    link->head->offer = *ours;
-    atomic_store_explicit(&link->head->join_state, SHM_OFFERED, memory_order_release); /* H4, pairs with H3 */
-    *why = "its receiver does not answer";
-    for (;;) {
-        state = atomic_load_explicit(&link->head->join_state, memory_order_acquire); /* H6, pairs with H5 */
-        if (state == SHM_ACCEPTED || state == SHM_REFUSED)
-            break;
-        result = join_deadline_check(deadline);
-        if (result == 0 && !shm_lock_is_held(link->fd, SHM_LOCK_RECEIVER))
-            result = -EAGAIN;
-        if (result != 0) {
-            state = SHM_OFFERED; /* withdraw; if that fails it was answered just now, and we are gone all the same */
-            atomic_compare_exchange_strong(&link->head->join_state, &state, SHM_LISTENING);
-            return result;
-        }
-        clock_sleep_ns(SHM_JOIN_PAUSE_NS);
-    }
-    if (state == SHM_REFUSED) {
-        join_report_refusal((enum join_refusal)link->head->refusal, link->path, ours, &theirs, false);
-        return -EPROTO;
-    }
-    link->channel.peer = theirs.hello;
-    if (theirs.hello.generation == 0)
-        link->channel.peer.generation = ours->hello.generation;
+    if (channel->is_sender)
+        result = shm_map(link, options->ring_bytes);
+    if (result != 0)
+        return result;
+    close_fd(&link->memory_fd);
+    channel->peer = join.peer;
+    channel->credit = join.ack == CHANNEL_ACK_SEEN && !channel->is_sender ? &channel->own_credit : &link->head->credit;
+    if (channel->is_sender)
+        send_ring_init(&channel->send, (uint8_t *)link->head + SHM_RING_OFFSET, options->ring_bytes, join.key,
+                       channel->credit);
+    else
+        link_receive_init(channel, (uint8_t *)link->head + SHM_RING_OFFSET, options->ring_bytes, join.key, join.ack);
+    channel->ack = join.ack;
     return 0;
-}
-
-static void shm_release(struct shm_link *link)
-{
-    if (link->head != NULL)
-        munmap(link->head, link->mapped_bytes);
-    if (link->linked)
-        unlink(link->path);
-    if (link->fd >= 0)
-        close(link->fd); /* and with it our lock */
-    link->head = NULL;
-    link->linked = false;
-    link->fd = -1;
-}
-
-static int shm_join(struct shm_link *link, const struct join_side *ours, const struct join_deadline *deadline)
-{
-    const char *why = "";
-    int result;
-
-    for (;;) {
-        result = shm_find(link, &why);
-        if (result == 0)
-            result = shm_offer(link, ours, deadline, &why);
-        if (result == 0)
-            return 0;
-        shm_release(link);
-        if (result == -EAGAIN)
-            result = join_deadline_check(deadline);
-        if (result == -ETIMEDOUT)
-            report_error("%s: could not join in time: %s", link->path, why);
-        if (result != 0)
-            return result;
-        clock_sleep_ns(SHM_JOIN_PAUSE_NS);
-    }
 }
 
 int link_shm_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender)
 {
-    struct join_deadline deadline = join_deadline_of(options);
-    struct join_side ours = join_side_of(options);
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
     struct shm_link *link;
-    struct channel *channel;
+    size_t length = strlen(rest);
     int result;
 
-    if (rest[0] == '\0' || strchr(rest, '/') != NULL || strlen(rest) > 200) {
-        report_error("channel address 'shm:%s': the name must have 1 to 200 characters and no '/'", rest);
+    if (length == 0 || length > SHM_NAME_MAX) {
+        report_error("channel address 'shm:%s': the name must have 1 to %d characters", rest, SHM_NAME_MAX);
         return -EINVAL;
     }
+    /* A leading zero byte: the abstract name space (unix(7)). */
+    memcpy(address.sun_path + 1, SHM_NAME_PREFIX, strlen(SHM_NAME_PREFIX));
+    memcpy(address.sun_path + 1 + strlen(SHM_NAME_PREFIX), rest, length);
     link = link_allocate(sizeof(*link));
     if (link == NULL)
         return -ENOMEM;
-    channel = &link->channel;
-    channel->operations = &shm_operations;
-    channel->is_sender = is_sender;
-    link->fd = -1;
+    link->channel.operations = &shm_operations;
+    link->channel.is_sender = is_sender;
+    link->fd = link->listener = link->memory_fd = -1;
     result = -ENOMEM;
-    if (asprintf(&link->path, "/dev/shm/ftvmm-%s", rest) < 0) {
-        link->path = NULL;
-        goto fail;
-    }
-    if (is_sender) {
-        result = shm_join(link, &ours, &deadline);
-    } else {
-        result = shm_create(link, options);
-        if (result == 0)
-            result = shm_listen(link, &ours, &deadline);
-    }
-    if (result != 0)
-        goto fail;
-    channel->credit = &link->head->credit;
-    if (is_sender)
-        send_ring_init(&channel->send, (uint8_t *)link->head + SHM_RING_OFFSET, options->ring_bytes, link->head->key,
-                       channel->credit);
+    if (asprintf(&link->name, "shm:%s", rest) < 0)
+        link->name = NULL;
     else
-        receive_ring_init(&channel->receive, (uint8_t *)link->head + SHM_RING_OFFSET, options->ring_bytes,
-                          link->head->key, channel->credit);
-    *out = channel;
+        result = shm_join(link, options, &address,
+                          (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(SHM_NAME_PREFIX) + length));
+    if (result != 0) {
+        shm_close(&link->channel);
+        return result;
+    }
+    *out = &link->channel;
     return 0;
-
-fail:
-    shm_close(channel);
-    return result;
 }
 
 static void shm_close(struct channel *channel)
@@ -492,7 +302,10 @@ static void shm_close(struct channel *channel)
 
     if (!channel->is_sender && link->head != NULL)
         shm_fence(channel); /* nothing may count as acked that nobody will read */
-    shm_release(link);
-    free(link->path);
+    ring_memory_close(link->head, link->mapped_bytes);
+    close_fd(&link->memory_fd);
+    close_fd(&link->fd);
+    close_fd(&link->listener);
+    free(link->name);
     free(link);
 }

@@ -2,10 +2,11 @@
  * verbs: one-sided RDMA WRITE into the receiver's ring; rdma_cm, reliable connection (IBTA 1.4, 9.7). The
  * product's link. This file sets it up and takes it down; link_verbs_path.c is what runs per event.
  *
- * Acked: the write has completed, so the receiver's NIC has answered for all its bytes. On devices that answer
+ * Placed: the write has completed, so the receiver's NIC has answered for all its bytes. On devices that answer
  *     before the bytes are visible in memory (a PCIe matter), they become so without anybody's doing; the
  *     receiver's drain after a fence allows them 200 ms. It does not mean that the receiver's software has
  *     looked: that is channel_consumed_lsn.
+ * Seen: the receiver's polling thread has found the record whole, and its control block has said so.
  * Ordered: writes of one connection, by RC. Within one write nothing is promised, and nothing relied on: the
  *     sequence word and the checksum of each frame decide.
  * Torn: a frame whose end is missing is not there yet; after the fence it never was, and was never acked.
@@ -17,12 +18,14 @@
  * Full: reserve says -EAGAIN until credits come: with each heartbeat, and with each quarter of the ring.
  * The fence: the QP goes to error and the ring's memory region is deregistered; both happen in the kernel
  *     before channel_fence returns, and either alone shuts the late sender out.
+ * Joining: the messages of handshake.h go as SENDs over the connection that is to carry the writes. Nothing is remotely
+ *     writable before the peer has proven itself; then the ring (receiver) and one control block (each end) are.
  */
 #include "channel/link_verbs.h"
 
 #include "base/clock.h"
 #include "base/report.h"
-#include "channel/join.h"
+#include "channel/address.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,8 +35,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#define VERBS_MAGIC 0x56545446u /* "FTTV" */
 
 /* Time to IBV_WC_RETRY_EXC_ERR is about (6 + 1) * 4.096 us * 2^14 = 0.47 s (IBTA 1.4, 9.7.6.1.3). Shorter ones
  * failed without cause on soft-RoCE, and its 7 means "for ever". */
@@ -49,48 +50,12 @@
 
 #define VERBS_EVENT_SLICE_MS     20 /* how late a cancellation may be noticed */
 #define VERBS_RESOLVE_TIMEOUT_MS 2000
-#define VERBS_ESTABLISH_NS       (5 * NS_PER_S)
+#define VERBS_MESSAGE_PAUSE_NS   (100 * NS_PER_US)
 #define VERBS_RETRY_PAUSE_NS     (100 * NS_PER_MS)
 #define VERBS_CONTROL_PAGE_BYTES 4096u
 #define VERBS_OUT_OFFSET         512u /* of `out` in the control page */
-
-/* Beyond enum join_refusal: come back later. */
-#define VERBS_BUSY 100
-
-/* rdma_connect's private data. 56 bytes is all that rdma_cm leaves of the 92 in a REQ (IBTA 1.4, 12.6.5, less
- * the 36 of the CM's IP header), so the name goes as a hash. */
-struct verbs_request {
-    uint32_t magic;
-    uint8_t version;
-    uint8_t bytes; /* of this structure: what arrives is padded */
-    uint8_t ring_log2;
-    uint8_t zero;
-    uint32_t features;
-    uint32_t control_rkey;
-    uint64_t control_address;
-    uint64_t generation;
-    uint8_t digest[16];
-    uint64_t vm_hash;
-};
-_Static_assert(sizeof(struct verbs_request) == 56, "must fit into a REQ");
-
-/* rdma_accept's and rdma_reject's private data. */
-struct verbs_answer {
-    uint32_t magic;
-    uint8_t version;
-    uint8_t bytes;
-    uint8_t ring_log2;
-    uint8_t refusal; /* enum join_refusal; VERBS_BUSY */
-    uint32_t features;
-    uint32_t ring_rkey;
-    uint64_t ring_address;
-    uint64_t control_address;
-    uint64_t key;
-    uint32_t control_rkey;
-    uint32_t zero;
-    struct channel_hello hello;
-};
-_Static_assert(sizeof(struct verbs_answer) == 104, "must fit into a REJ: 148 bytes (IBTA 1.4, 12.6.7)");
+#define VERBS_SAID_OFFSET        1024u
+#define VERBS_HEARD_OFFSET       2048u
 
 static void verbs_close(struct channel *channel);
 
@@ -132,37 +97,6 @@ static int report_not_rdma(const char *what, const char *names)
     return -ENODEV;
 }
 
-/* "HOST:PORT" or "[HOST]:PORT". */
-static int verbs_resolve(const char *text, bool is_sender, struct sockaddr_storage *address)
-{
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = is_sender ? 0 : AI_PASSIVE }, *found = NULL;
-    const char *colon = strrchr(text, ':');
-    char host[256];
-    size_t length = colon == NULL ? 0 : (size_t)(colon - text);
-    char *end;
-    long port = colon == NULL ? 0 : strtol(colon + 1, &end, 10);
-    int result;
-
-    if (length == 0 || length >= sizeof(host) || *end != '\0' || port < 1 || port > 65535) {
-        report_error("channel address 'verbs:%s': give verbs:HOST:PORT with a port from 1 to 65535", text);
-        return -EINVAL;
-    }
-    if (text[0] == '[' && text[length - 1] == ']') {
-        text++;
-        length -= 2;
-    }
-    memcpy(host, text, length);
-    host[length] = '\0';
-    result = getaddrinfo(host, colon + 1, &hints, &found);
-    if (result != 0) {
-        report_error("verbs:%s: the host's name has no address: %s", host, gai_strerror(result));
-        return -EHOSTUNREACH;
-    }
-    memcpy(address, found->ai_addr, found->ai_addrlen);
-    freeaddrinfo(found);
-    return 0;
-}
-
 /* ---- events ---- */
 
 /* Waits for the next event; at most one slice. -EAGAIN: none yet. */
@@ -201,22 +135,23 @@ static void connection_close(struct verbs_link *link)
         ibv_dereg_mr(link->in_mr);
     if (link->out_mr != NULL)
         ibv_dereg_mr(link->out_mr);
+    if (link->messages_mr != NULL)
+        ibv_dereg_mr(link->messages_mr);
     if (link->id != NULL && link->id->qp != NULL)
         rdma_destroy_qp(link->id);
     if (link->cq != NULL)
         ibv_destroy_cq(link->cq);
     if (link->id != NULL)
         rdma_destroy_id(link->id);
-    link->ring_mr = link->in_mr = link->out_mr = NULL;
+    link->ring_mr = link->in_mr = link->out_mr = link->messages_mr = NULL;
     link->cq = NULL;
     link->id = NULL;
 }
 
-static struct ibv_mr *region_open(struct verbs_link *link, void *memory, size_t bytes, bool remote)
+static struct ibv_mr *region_open(struct verbs_link *link, void *memory, size_t bytes, int access)
 {
     /* Without IBV_ACCESS_RELAXED_ORDERING: PCIe must keep the order of writes. */
-    struct ibv_mr *region = ibv_reg_mr(link->id->pd, memory, bytes,
-                                       remote ? IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE : 0);
+    struct ibv_mr *region = ibv_reg_mr(link->id->pd, memory, bytes, access);
 
     if (region == NULL)
         report_error("%s: cannot register %zu bytes with %s: %s%s", link->name, bytes,
@@ -226,20 +161,116 @@ static struct ibv_mr *region_open(struct verbs_link *link, void *memory, size_t 
     return region;
 }
 
-/* On link->id, which has a device by now. */
+/* ---- the messages of joining ---- */
+
+/* Receives for all that the peer will say, so that nothing of it comes too early. */
+static int messages_post(struct verbs_link *link)
+{
+    link->heard_count = link->taken_count = 0;
+    link->left = false;
+    for (unsigned i = 0; i < VERBS_HEARD; i++) {
+        struct ibv_sge part = { .addr = (uintptr_t)(link->heard + i * HANDSHAKE_MAX_BYTES),
+                                .length = HANDSHAKE_MAX_BYTES, .lkey = link->messages_mr->lkey };
+        struct ibv_recv_wr receive = { .wr_id = VERBS_WR_HEARD(i), .sg_list = &part, .num_sge = 1 }, *bad;
+        int result = ibv_post_recv(link->id->qp, &receive, &bad);
+
+        if (result != 0) {
+            report_error("%s: the device takes no receive: %s", link->name, strerror(result));
+            return -result;
+        }
+    }
+    return 0;
+}
+
+/* Busy, or not for us: the first word tells the other our version. */
+static void refuse(struct rdma_cm_id *id)
+{
+    struct handshake_head head = handshake_head_of(HANDSHAKE_CONNECT, sizeof(head));
+
+    rdma_reject(id, &head, sizeof(head));
+    rdma_destroy_id(id);
+}
+
+/* Reaps; sleeps a little if there was nothing. 0: go on waiting. */
+static int messages_wait(struct verbs_link *link)
+{
+    struct ibv_wc completion;
+    int count = ibv_poll_cq(link->cq, 1, &completion), result;
+    struct rdma_cm_event *event;
+
+    if (count > 0 && completion.status != IBV_WC_SUCCESS)
+        return -ECONNRESET;
+    if (count > 0 && completion.wr_id == VERBS_WR_SAID)
+        link->said_done = true;
+    else if (count > 0 && link->heard_count < VERBS_HEARD)
+        link->heard_bytes[link->heard_count++] = completion.byte_len;
+    if (count != 0 || link->left)
+        return count <= 0 ? -ECONNRESET : 0;
+    result = join_deadline_check(link->deadline);
+    if (result != 0)
+        return result;
+    if (clock_now_ns() >= link->give_up_ns)
+        return -ECONNRESET;
+    clock_sleep_ns(VERBS_MESSAGE_PAUSE_NS);
+    if (rdma_get_cm_event(link->events, &event) == 0) { /* does not block */
+        struct rdma_cm_id *id = event->id;
+        enum rdma_cm_event_type kind = event->event;
+
+        rdma_ack_cm_event(event);
+        if (kind == RDMA_CM_EVENT_CONNECT_REQUEST)
+            refuse(id);
+        else if (id == link->id && kind == RDMA_CM_EVENT_DISCONNECTED)
+            link->left = true; /* but what it said before may still come */
+    }
+    return 0;
+}
+
+static int message_send(void *context, const void *message, size_t bytes)
+{
+    struct verbs_link *link = context;
+    struct ibv_sge part = { .addr = (uintptr_t)link->said, .length = (uint32_t)bytes, .lkey = link->messages_mr->lkey };
+    struct ibv_send_wr send = { .wr_id = VERBS_WR_SAID, .sg_list = &part, .num_sge = 1, .opcode = IBV_WR_SEND,
+                                .send_flags = IBV_SEND_SIGNALED }, *bad;
+    int result = 0;
+
+    memcpy(link->said, message, bytes);
+    link->said_done = false;
+    if (ibv_post_send(link->id->qp, &send, &bad) != 0)
+        return -ECONNRESET;
+    while (!link->said_done && result == 0)
+        result = messages_wait(link);
+    return result;
+}
+
+static int message_receive(void *context, void *message, size_t *bytes)
+{
+    struct verbs_link *link = context;
+    int result = 0;
+
+    while (link->taken_count == link->heard_count && result == 0)
+        result = messages_wait(link);
+    if (result != 0)
+        return result;
+    *bytes = link->heard_bytes[link->taken_count];
+    memcpy(message, link->heard + link->taken_count * HANDSHAKE_MAX_BYTES, *bytes);
+    link->taken_count++;
+    return 0;
+}
+
+/* On link->id, which has a device by now: all but what the peer may write. */
 static int connection_open(struct verbs_link *link)
 {
-    bool is_sender = link->channel.is_sender;
     struct ibv_qp_init_attr queue = { .qp_type = IBV_QPT_RC, .sq_sig_all = 0,
-                                      .cap = { .max_send_wr = VERBS_QUEUE_DEPTH, .max_recv_wr = 1, .max_send_sge = 1,
-                                               .max_recv_sge = 1, .max_inline_data = VERBS_INLINE_BYTES } };
+                                      .cap = { .max_send_wr = VERBS_QUEUE_DEPTH, .max_recv_wr = VERBS_HEARD,
+                                               .max_send_sge = 1, .max_recv_sge = 1,
+                                               .max_inline_data = VERBS_INLINE_BYTES } };
     struct ibv_device_attr device;
     uint8_t timeout = VERBS_ACK_TIMEOUT;
     int result;
 
     if (ibv_query_device(link->id->verbs, &device) == 0 && device.vendor_id == VERBS_VENDOR_SOFT)
         timeout = VERBS_ACK_TIMEOUT_SOFT;
-    link->cq = ibv_create_cq(link->id->verbs, VERBS_QUEUE_DEPTH, NULL, NULL, 0);
+    link->cq = ibv_create_cq(link->id->verbs, VERBS_QUEUE_DEPTH + VERBS_HEARD, NULL, NULL, 0);
     if (link->cq == NULL) {
         result = -errno;
         report_error("%s: cannot create a completion queue: %s", link->name, strerror(-result));
@@ -248,8 +279,8 @@ static int connection_open(struct verbs_link *link)
     queue.send_cq = queue.recv_cq = link->cq;
     result = rdma_create_qp(link->id, NULL, &queue);
     if (result != 0 && errno == EINVAL) {
-        queue.cap = (struct ibv_qp_cap){ .max_send_wr = VERBS_QUEUE_DEPTH, .max_recv_wr = 1, .max_send_sge = 1,
-                                         .max_recv_sge = 1 }; /* a device without inline */
+        queue.cap = (struct ibv_qp_cap){ .max_send_wr = VERBS_QUEUE_DEPTH, .max_recv_wr = VERBS_HEARD,
+                                         .max_send_sge = 1, .max_recv_sge = 1 }; /* a device without inline */
         result = rdma_create_qp(link->id, NULL, &queue);
     }
     if (result != 0) {
@@ -263,68 +294,61 @@ static int connection_open(struct verbs_link *link)
     if (rdma_set_option(link->id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &timeout, sizeof(timeout)) != 0)
         report_info("%s: the ACK time-out cannot be set (%s); a dead host may take seconds to show", link->name,
                     strerror(errno));
-    link->ring_mr = region_open(link, link->ring, link->ring_bytes, !is_sender);
-    link->in_mr = region_open(link, link->in, sizeof(*link->in), true);
-    link->out_mr = region_open(link, link->out, sizeof(*link->out), false);
-    if (link->ring_mr == NULL || link->in_mr == NULL || link->out_mr == NULL)
-        return -ENOMEM;
+    link->messages_mr = region_open(link, link->control_page, VERBS_CONTROL_PAGE_BYTES, IBV_ACCESS_LOCAL_WRITE);
+    link->out_mr = region_open(link, link->out, sizeof(*link->out), 0);
+    return link->messages_mr == NULL || link->out_mr == NULL ? -ENOMEM : messages_post(link);
+}
+
+/* The peer has proven itself: from now on it may write. */
+static int connection_open_to_peer(struct verbs_link *link, struct handshake_place *place)
+{
+    const int writable = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+    bool is_sender = link->channel.is_sender;
+
     memset(link->in, 0, sizeof(*link->in));
+    link->ring_mr = region_open(link, link->ring, link->ring_bytes, is_sender ? 0 : writable);
+    link->in_mr = region_open(link, link->in, sizeof(*link->in), writable);
+    if (link->ring_mr == NULL || link->in_mr == NULL)
+        return -ENOMEM;
+    *place = (struct handshake_place){ .control_address = (uintptr_t)link->in, .control_rkey = link->in_mr->rkey };
+    if (!is_sender) {
+        place->ring_address = (uintptr_t)link->ring;
+        place->ring_rkey = link->ring_mr->rkey;
+    }
     return 0;
 }
 
-static uint8_t log2_of(uint64_t power)
+/* Both: joined. */
+static void connection_take(struct verbs_link *link, const struct handshake *h, const struct handshake_place *theirs)
 {
-    return (uint8_t)__builtin_ctzll(power);
+    link->peer_ring_address = theirs->ring_address;
+    link->peer_ring_rkey = theirs->ring_rkey;
+    link->peer_control_address = theirs->control_address;
+    link->peer_control_rkey = theirs->control_rkey;
+    link->channel.peer = h->theirs.hello;
+    ibv_dereg_mr(link->messages_mr); /* no receive is posted any more */
+    link->messages_mr = NULL;
+}
+
+static struct handshake handshake_over(struct verbs_link *link, const struct join_side *ours,
+                                       const struct channel_secret *secret, const char *peer)
+{
+    return (struct handshake){ .pipe = { .context = link, .send = message_send, .receive = message_receive },
+                               .ours = ours, .secret = secret, .peer = peer };
 }
 
 /* ---- receiver ---- */
 
-static struct verbs_answer answer_of(const struct verbs_link *link, const struct join_side *ours, unsigned refusal)
+/* Is the first word of a connection, its private data, ours? It may arrive padded. */
+static enum join_refusal first_word_read(const void *data, size_t bytes, struct handshake_head *head)
 {
-    struct verbs_answer answer = { .magic = VERBS_MAGIC, .version = (uint8_t)ours->version, .bytes = sizeof(answer),
-                                   .ring_log2 = log2_of(ours->ring_bytes), .refusal = (uint8_t)refusal,
-                                   .features = ours->features, .hello = ours->hello };
-
-    if (refusal == JOIN_ACCEPTED) { /* nobody else learns the ring's key and address */
-        answer.ring_rkey = link->ring_mr->rkey;
-        answer.ring_address = (uintptr_t)link->ring;
-        answer.control_rkey = link->in_mr->rkey;
-        answer.control_address = (uintptr_t)link->in;
-        answer.key = link->key;
-    }
-    return answer;
-}
-
-static void refuse(struct verbs_link *link, struct rdma_cm_id *id, const struct join_side *ours, unsigned refusal)
-{
-    struct verbs_answer answer = answer_of(link, ours, refusal);
-
-    rdma_reject(id, &answer, sizeof(answer));
-    rdma_destroy_id(id);
-}
-
-/* Reads a request as join_side. */
-static enum join_refusal request_read(const void *data, size_t bytes, struct verbs_request *request,
-                                      struct join_side *theirs)
-{
-    memset(request, 0, sizeof(*request));
-    memset(theirs, 0, sizeof(*theirs));
-    if (data == NULL || bytes < offsetof(struct verbs_request, zero))
+    memset(head, 0, sizeof(*head));
+    if (data == NULL || bytes < sizeof(*head))
         return JOIN_NOT_FTVMM;
-    memcpy(request, data, bytes < sizeof(*request) ? bytes : sizeof(*request));
-    if (request->magic != VERBS_MAGIC)
-        return JOIN_NOT_FTVMM;
-    theirs->version = request->version;
-    if (request->version != WIRE_VERSION)
-        return JOIN_VERSION;
-    if (bytes < sizeof(*request) || request->bytes != sizeof(*request) || request->ring_log2 > 62)
-        return JOIN_NOT_FTVMM;
-    theirs->features = request->features;
-    theirs->ring_bytes = UINT64_C(1) << request->ring_log2;
-    theirs->vm_hash = request->vm_hash;
-    theirs->hello.generation = request->generation;
-    memcpy(theirs->hello.digest, request->digest, sizeof(theirs->hello.digest));
-    return JOIN_ACCEPTED;
+    memcpy(head, data, sizeof(*head));
+    return head->magic != HANDSHAKE_MAGIC     ? JOIN_NOT_FTVMM :
+           head->version != WIRE_VERSION      ? JOIN_VERSION :
+                                                JOIN_ACCEPTED;
 }
 
 static void peer_name(const struct rdma_cm_id *id, char *text, size_t bytes)
@@ -337,29 +361,22 @@ static void peer_name(const struct rdma_cm_id *id, char *text, size_t bytes)
     snprintf(text, bytes, "verbs:%s:%s", host, port);
 }
 
-/* A good sender has asked on link->id: accept it. 0: joined; -EAGAIN: it did not come about. */
-static int verbs_accept(struct verbs_link *link, const struct join_side *ours, const struct verbs_request *request,
-                        const struct join_deadline *deadline)
+/* A sender has asked for a connection on link->id. 0: it stands; -EAGAIN: it did not come about. */
+static int verbs_accept(struct verbs_link *link, const struct join_deadline *deadline)
 {
     struct rdma_conn_param parameters = { .retry_count = VERBS_RETRY_COUNT, .rnr_retry_count = 7 };
-    uint64_t give_up_ns = clock_now_ns() + VERBS_ESTABLISH_NS;
-    struct verbs_answer answer;
-    int result;
+    struct handshake_head head = handshake_head_of(HANDSHAKE_CONNECT, sizeof(head));
+    int result = connection_open(link);
 
-    link->key = link_random_key();
-    result = connection_open(link);
     if (result != 0)
         return result;
-    link->peer_control_address = request->control_address;
-    link->peer_control_rkey = request->control_rkey;
-    answer = answer_of(link, ours, JOIN_ACCEPTED);
-    parameters.private_data = &answer;
-    parameters.private_data_len = sizeof(answer);
+    parameters.private_data = &head;
+    parameters.private_data_len = sizeof(head);
     if (rdma_accept(link->id, &parameters) != 0) {
         report_warning("%s: cannot accept the sender: %s", link->name, strerror(errno));
         return -EAGAIN;
     }
-    while ((result = join_deadline_check(deadline)) == 0 && clock_now_ns() < give_up_ns) {
+    while ((result = join_deadline_check(deadline)) == 0 && clock_now_ns() < link->give_up_ns) {
         struct rdma_cm_event *event;
         struct rdma_cm_id *id;
         enum rdma_cm_event_type kind;
@@ -370,7 +387,7 @@ static int verbs_accept(struct verbs_link *link, const struct join_side *ours, c
         kind = event->event;
         rdma_ack_cm_event(event);
         if (kind == RDMA_CM_EVENT_CONNECT_REQUEST)
-            refuse(link, id, ours, VERBS_BUSY);
+            refuse(id);
         else if (id == link->id && kind == RDMA_CM_EVENT_ESTABLISHED)
             return 0;
         else if (id == link->id) {
@@ -383,8 +400,39 @@ static int verbs_accept(struct verbs_link *link, const struct join_side *ours, c
     return result == 0 ? -EAGAIN : result;
 }
 
-static int verbs_listen(struct verbs_link *link, struct sockaddr_storage *address, struct join_side *ours,
-                        const struct join_deadline *deadline, const char *device_names)
+/* Speaks with the sender behind link->id. 0: joined. -EAGAIN: not this one, *last may say why. */
+static int verbs_meet(struct verbs_link *link, const struct join_side *ours, const struct channel_secret *secret,
+                      const struct join_deadline *deadline, const char *from, enum join_refusal *last)
+{
+    struct handshake h = handshake_over(link, ours, secret, from);
+    struct handshake_place place, theirs;
+    int result;
+
+    link->deadline = deadline;
+    link->give_up_ns = clock_now_ns() + HANDSHAKE_PATIENCE_NS;
+    link->key = link_random_key();
+    result = verbs_accept(link, deadline);
+    if (result != 0)
+        return result;
+    result = handshake_receiver_meet(&h, &theirs);
+    if (result == 0)
+        result = connection_open_to_peer(link, &place);
+    if (result == 0) {
+        link_receive_init(&link->channel, link->ring, link->ring_bytes, link->key, h.theirs.ack);
+        result = handshake_receiver_finish(&h, &place, link->key);
+    }
+    if (result == 0)
+        connection_take(link, &h, &theirs);
+    if (result == -EPROTO)
+        *last = h.refusal;
+    else if (result == -ECONNRESET)
+        report_warning("%s: a sender began to join and left, or fell silent", from);
+    return result == -EPROTO || result == -ECONNRESET ? -EAGAIN : result;
+}
+
+static int verbs_listen(struct verbs_link *link, struct sockaddr_storage *address, const struct join_side *ours,
+                        const struct channel_secret *secret, const struct join_deadline *deadline,
+                        const char *device_names)
 {
     enum join_refusal last = JOIN_ACCEPTED;
     int result;
@@ -411,9 +459,9 @@ static int verbs_listen(struct verbs_link *link, struct sockaddr_storage *addres
         return result;
     }
     while ((result = join_deadline_check(deadline)) == 0) {
+        struct join_side theirs = { 0 };
+        struct handshake_head head;
         struct rdma_cm_event *event;
-        struct verbs_request request;
-        struct join_side theirs;
         enum join_refusal refusal;
         struct rdma_cm_id *id;
         char from[96];
@@ -426,21 +474,17 @@ static int verbs_listen(struct verbs_link *link, struct sockaddr_storage *addres
         }
         id = event->id;
         peer_name(id, from, sizeof(from));
-        refusal = request_read(event->param.conn.private_data, event->param.conn.private_data_len, &request, &theirs);
+        refusal = first_word_read(event->param.conn.private_data, event->param.conn.private_data_len, &head);
         rdma_ack_cm_event(event);
-        if (refusal == JOIN_ACCEPTED)
-            refusal = join_compare(&theirs, ours);
         if (refusal != JOIN_ACCEPTED) {
+            theirs.version = head.version;
             join_report_refusal(last = refusal, from, ours, &theirs, true);
-            refuse(link, id, ours, refusal);
+            refuse(id);
             continue;
         }
         link->id = id;
-        result = verbs_accept(link, ours, &request, deadline);
+        result = verbs_meet(link, ours, secret, deadline, from, &last);
         if (result == 0) {
-            /* The names' hashes are equal, and the sender has compared the names themselves. */
-            link->channel.peer = theirs.hello;
-            memcpy(link->channel.peer.vm, ours->hello.vm, sizeof(ours->hello.vm));
             snprintf(link->name, sizeof(link->name), "%s", from);
             rdma_destroy_id(link->listener);
             link->listener = NULL;
@@ -474,57 +518,6 @@ static int event_await(struct verbs_link *link, const struct join_deadline *dead
     return result;
 }
 
-/* Takes the receiver's answer, in an ESTABLISHED or a REJECTED event. */
-static int answer_read(struct verbs_link *link, const struct rdma_cm_event *event, const struct join_side *ours,
-                       const char **why)
-{
-    bool accepted = event->event == RDMA_CM_EVENT_ESTABLISHED;
-    struct join_side theirs = { 0 };
-    struct verbs_answer answer = { 0 };
-    size_t bytes = event->param.conn.private_data_len;
-    enum join_refusal refusal = JOIN_NOT_FTVMM;
-
-    if (event->param.conn.private_data != NULL)
-        memcpy(&answer, event->param.conn.private_data, bytes < sizeof(answer) ? bytes : sizeof(answer));
-    if (answer.magic == VERBS_MAGIC) {
-        theirs.version = answer.version;
-        refusal = answer.version != WIRE_VERSION ? JOIN_VERSION : (enum join_refusal)answer.refusal;
-        if (refusal != JOIN_VERSION && (answer.bytes != sizeof(answer) || answer.ring_log2 > 62))
-            refusal = JOIN_NOT_FTVMM;
-    }
-    if (refusal != JOIN_NOT_FTVMM && refusal != JOIN_VERSION) {
-        theirs.features = answer.features;
-        theirs.ring_bytes = UINT64_C(1) << answer.ring_log2;
-        theirs.hello = answer.hello;
-        theirs.vm_hash = join_vm_hash(answer.hello.vm);
-        if (answer.refusal == VERBS_BUSY) {
-            *why = "its receiver is joining with another sender";
-            return -EAGAIN;
-        }
-        if (accepted) {
-            refusal = join_compare(ours, &theirs);
-            if (refusal == JOIN_ACCEPTED &&
-                memcmp(ours->hello.vm, theirs.hello.vm, sizeof(ours->hello.vm)) != 0)
-                refusal = JOIN_VM; /* the hashes are the same, the names are not */
-        } else if (refusal == JOIN_ACCEPTED) {
-            refusal = JOIN_NOT_FTVMM;
-        }
-    }
-    if (refusal != JOIN_ACCEPTED) {
-        join_report_refusal(refusal, link->name, ours, &theirs, false);
-        return -EPROTO;
-    }
-    link->key = answer.key;
-    link->peer_ring_address = answer.ring_address;
-    link->peer_ring_rkey = answer.ring_rkey;
-    link->peer_control_address = answer.control_address;
-    link->peer_control_rkey = answer.control_rkey;
-    link->channel.peer = theirs.hello;
-    if (theirs.hello.generation == 0)
-        link->channel.peer.generation = ours->hello.generation;
-    return 0;
-}
-
 /* Translates an event that is not the one hoped for. -EAGAIN: try again, *why says for what reason. */
 static int event_failed(const struct rdma_cm_event *event, const char **why)
 {
@@ -543,18 +536,64 @@ static int event_failed(const struct rdma_cm_event *event, const char **why)
     return -EAGAIN;
 }
 
+/* Waits for the next event, which should be `hoped`. */
+static int event_expect(struct verbs_link *link, const struct join_deadline *deadline, enum rdma_cm_event_type hoped,
+                        const char **why)
+{
+    struct rdma_cm_event *event;
+    int result = event_await(link, deadline, &event);
+
+    if (result != 0)
+        return result;
+    if (event->event != hoped)
+        result = event_failed(event, why);
+    rdma_ack_cm_event(event);
+    return result;
+}
+
+/* The answer to rdma_connect. */
+static int connected_or_why(struct verbs_link *link, const struct join_side *ours,
+                            const struct join_deadline *deadline, const char **why)
+{
+    struct join_side theirs = { 0 };
+    struct handshake_head head;
+    struct rdma_cm_event *event;
+    enum join_refusal refusal;
+    bool rejected;
+    int result = event_await(link, deadline, &event);
+
+    if (result != 0)
+        return result;
+    /* 28: rejected by the program there (IBTA 1.4, table 111), so there is a word to read. */
+    rejected = event->event == RDMA_CM_EVENT_REJECTED && event->status == 28;
+    if (rejected || event->event == RDMA_CM_EVENT_ESTABLISHED) {
+        refusal = first_word_read(event->param.conn.private_data, event->param.conn.private_data_len, &head);
+        theirs.version = head.version;
+        if (refusal != JOIN_ACCEPTED) {
+            join_report_refusal(refusal, link->name, ours, &theirs, false);
+            result = -EPROTO;
+        } else if (rejected) {
+            *why = "its receiver is joining with another sender";
+            result = -EAGAIN;
+        }
+    } else {
+        result = event_failed(event, why);
+    }
+    rdma_ack_cm_event(event);
+    return result;
+}
+
 /* One try. 0; -EAGAIN: not yet; else final, said in words. */
 static int verbs_connect(struct verbs_link *link, struct sockaddr_storage *address, const struct join_side *ours,
-                         const struct join_deadline *deadline, const char **why, const char *device_names)
+                         const struct channel_secret *secret, const struct join_deadline *deadline, const char **why,
+                         const char *device_names)
 {
     struct rdma_conn_param parameters = { .retry_count = VERBS_RETRY_COUNT, .rnr_retry_count = 7 };
-    struct verbs_request request = { .magic = VERBS_MAGIC, .version = WIRE_VERSION, .bytes = sizeof(request),
-                                     .ring_log2 = log2_of(ours->ring_bytes), .features = ours->features,
-                                     .generation = ours->hello.generation, .vm_hash = ours->vm_hash };
-    struct rdma_cm_event *event;
+    struct handshake_head head = handshake_head_of(HANDSHAKE_CONNECT, sizeof(head));
+    struct handshake h = handshake_over(link, ours, secret, link->name);
+    struct handshake_place place, theirs;
     int result;
 
-    memcpy(request.digest, ours->hello.digest, sizeof(request.digest));
     if (rdma_create_id(link->events, &link->id, NULL, RDMA_PS_TCP) != 0) {
         result = -errno;
         report_error("%s: rdma_create_id: %s", link->name, strerror(-result));
@@ -566,33 +605,22 @@ static int verbs_connect(struct verbs_link *link, struct sockaddr_storage *addre
                                           "there is no route to the host";
         return result == -ENODEV ? report_not_rdma(link->name, device_names) : -EAGAIN;
     }
-    result = event_await(link, deadline, &event);
-    if (result != 0)
-        return result;
-    result = event->event == RDMA_CM_EVENT_ADDR_RESOLVED ? 0 : event_failed(event, why);
-    rdma_ack_cm_event(event);
+    result = event_expect(link, deadline, RDMA_CM_EVENT_ADDR_RESOLVED, why);
     if (result == -ENODEV || (result == 0 && link->id->verbs == NULL))
         return report_not_rdma(link->name, device_names);
-    if (result != 0)
-        return result;
-    result = connection_open(link);
+    if (result == 0)
+        result = connection_open(link);
     if (result != 0)
         return result;
     if (rdma_resolve_route(link->id, VERBS_RESOLVE_TIMEOUT_MS) != 0) {
         *why = "there is no route to the host";
         return -EAGAIN;
     }
-    result = event_await(link, deadline, &event);
+    result = event_expect(link, deadline, RDMA_CM_EVENT_ROUTE_RESOLVED, why);
     if (result != 0)
         return result;
-    result = event->event == RDMA_CM_EVENT_ROUTE_RESOLVED ? 0 : event_failed(event, why);
-    rdma_ack_cm_event(event);
-    if (result != 0)
-        return result;
-    request.control_address = (uintptr_t)link->in;
-    request.control_rkey = link->in_mr->rkey;
-    parameters.private_data = &request;
-    parameters.private_data_len = sizeof(request);
+    parameters.private_data = &head;
+    parameters.private_data_len = sizeof(head);
     if (rdma_connect(link->id, &parameters) != 0) {
         result = -errno;
         report_error("%s: cannot connect: %s", link->name, strerror(-result));
@@ -600,28 +628,34 @@ static int verbs_connect(struct verbs_link *link, struct sockaddr_storage *addre
     }
     if (**why == '\0') /* else the last try had a better reason */
         *why = "its receiver does not answer";
-    result = event_await(link, deadline, &event);
+    result = connected_or_why(link, ours, deadline, why);
     if (result != 0)
         return result;
-    /* 28: rejected by the program there (IBTA 1.4, table 111), so there is an answer to read. */
-    if (event->event == RDMA_CM_EVENT_ESTABLISHED || (event->event == RDMA_CM_EVENT_REJECTED && event->status == 28))
-        result = answer_read(link, event, ours, why);
+    link->give_up_ns = clock_now_ns() + HANDSHAKE_PATIENCE_NS;
+    result = handshake_sender_meet(&h);
+    if (result == 0)
+        result = connection_open_to_peer(link, &place);
+    if (result == 0)
+        result = handshake_sender_finish(&h, &place, &theirs, &link->key);
+    if (result == 0)
+        connection_take(link, &h, &theirs);
     else
-        result = event_failed(event, why);
-    if (event->event == RDMA_CM_EVENT_ESTABLISHED && result != 0)
         rdma_disconnect(link->id);
-    rdma_ack_cm_event(event);
-    return result;
+    if (result == -ECONNRESET)
+        *why = "its receiver left while joining";
+    return result == -ECONNRESET ? -EAGAIN : result;
 }
 
 static int verbs_join(struct verbs_link *link, struct sockaddr_storage *address, const struct join_side *ours,
-                      const struct join_deadline *deadline, const char *device_names)
+                      const struct channel_secret *secret, const struct join_deadline *deadline,
+                      const char *device_names)
 {
     const char *why = "";
     int result;
 
+    link->deadline = deadline;
     for (;;) {
-        result = verbs_connect(link, address, ours, deadline, &why, device_names);
+        result = verbs_connect(link, address, ours, secret, deadline, &why, device_names);
         if (result == 0)
             return 0;
         connection_close(link);
@@ -711,13 +745,13 @@ int link_verbs_open(struct channel **out, const struct channel_options *options,
     struct join_deadline deadline = join_deadline_of(options);
     struct join_side ours = join_side_of(options);
     struct sockaddr_storage address;
+    socklen_t address_bytes;
     char device_names[128];
     struct verbs_link *link;
     struct channel *channel;
     int result;
 
-    memset(&address, 0, sizeof(address));
-    result = verbs_resolve(rest, is_sender, &address);
+    result = address_resolve("verbs", rest, !is_sender, &address, &address_bytes);
     if (result == 0)
         result = verbs_devices(device_names, sizeof(device_names));
     if (result != 0)
@@ -741,16 +775,18 @@ int link_verbs_open(struct channel **out, const struct channel_options *options,
     if (link->ring == NULL || link->control_page == NULL)
         goto fail;
     memset(link->control_page, 0, VERBS_CONTROL_PAGE_BYTES);
-    link->in = (struct verbs_control *)link->control_page;
-    link->out = (struct verbs_control *)(link->control_page + VERBS_OUT_OFFSET);
-    result = is_sender ? verbs_join(link, &address, &ours, &deadline, device_names) :
-                         verbs_listen(link, &address, &ours, &deadline, device_names);
+    link->in = (struct control_block *)link->control_page;
+    link->out = (struct control_block *)(link->control_page + VERBS_OUT_OFFSET);
+    link->said = link->control_page + VERBS_SAID_OFFSET;
+    link->heard = link->control_page + VERBS_HEARD_OFFSET;
+    result = is_sender ? verbs_join(link, &address, &ours, options->secret, &deadline, device_names) :
+                         verbs_listen(link, &address, &ours, options->secret, &deadline, device_names);
     if (result != 0)
         goto fail;
-    if (is_sender)
+    if (is_sender) {
+        channel->ack = options->ack;
         send_ring_init(&channel->send, link->ring, link->ring_bytes, link->key, channel->credit);
-    else
-        receive_ring_init(&channel->receive, link->ring, link->ring_bytes, link->key, channel->credit);
+    }
     *out = channel;
     return 0;
 

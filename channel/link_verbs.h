@@ -3,6 +3,8 @@
 #define FTVMM_CHANNEL_LINK_VERBS_H
 
 #include "base/clock.h"
+#include "channel/control.h"
+#include "channel/handshake.h"
 #include "channel/link.h"
 #include "channel/post_turn.h"
 
@@ -19,21 +21,15 @@
 
 /* wr_id of a write of records: the index up to which it reaches. Of a control block: */
 #define VERBS_WR_CONTROL UINT64_MAX
+/* Only while joining. A message of ours: */
+#define VERBS_WR_SAID    (UINT64_MAX - 1)
+/* Receive number i, of VERBS_HEARD: */
+#define VERBS_WR_HEARD(i) (UINT64_MAX - 16 + (i))
+#define VERBS_HEARD       2 /* each end says two messages */
 
 /* How long a frame may look damaged, or an acked one be missing, before it is believed: what is on its way
  * from the NIC to memory arrives within microseconds. */
 #define VERBS_DAMAGE_NS (200 * NS_PER_MS)
-
-/* What each end writes into the other's memory: heartbeat, and how far it is. 64 bytes, one write. */
-struct verbs_control {
-    uint64_t counter; /* rises with every block */
-    uint64_t lsn;     /* sender: highest acked; receiver: highest consumed */
-    uint64_t bytes;   /* sender: index up to which is acked; receiver: index consumed */
-    uint64_t zero[4];
-    uint32_t zero_too;
-    uint32_t crc; /* of what stands before it, keyed */
-};
-_Static_assert(sizeof(struct verbs_control) == 64, "the control block is part of the wire format");
 
 struct verbs_link {
     struct channel channel;
@@ -49,9 +45,19 @@ struct verbs_link {
     uint64_t ring_bytes;
     struct ibv_mr *ring_mr;        /* receiver: gone after the fence */
     uint8_t *control_page;         /* `in` and `out` on lines of their own */
-    struct verbs_control *in;      /* the peer writes here */
-    struct verbs_control *out;     /* the source of ours; not touched while it is in flight */
+    struct control_block *in;      /* the peer writes here */
+    struct control_block *out;     /* the source of ours; not touched while it is in flight */
     struct ibv_mr *in_mr, *out_mr; /* only `in` is remotely writable */
+
+    /* ---- while joining ---- */
+    uint8_t *said;         /* the messages of joining, ours; and */
+    uint8_t *heard;        /* the peer's, VERBS_HEARD x HANDSHAKE_MAX_BYTES; all in the control page */
+    struct ibv_mr *messages_mr;
+    size_t heard_bytes[VERBS_HEARD];
+    unsigned heard_count, taken_count;
+    bool said_done, left; /* our last message has gone; the peer has left */
+    const struct join_deadline *deadline;
+    uint64_t give_up_ns; /* for this peer */
     uint64_t peer_ring_address, peer_control_address;
     uint32_t peer_ring_rkey, peer_control_rkey;
     uint32_t inline_bytes;
@@ -79,7 +85,7 @@ struct verbs_link {
 };
 
 /* Reads the peer's control block if it is whole and new to `counter`. Any thread of the link. */
-bool verbs_control_read(const struct verbs_link *link, uint64_t counter, struct verbs_control *block);
+bool verbs_control_read(const struct verbs_link *link, uint64_t counter, struct control_block *block);
 /* The link is down: says so once. */
 void verbs_down(struct verbs_link *link, const char *why);
 

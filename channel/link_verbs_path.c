@@ -46,7 +46,7 @@ static void verbs_failed(struct verbs_link *link, const struct ibv_wc *completio
 
 /* ---- control blocks ---- */
 
-bool verbs_control_read(const struct verbs_link *link, uint64_t counter, struct verbs_control *block)
+bool verbs_control_read(const struct verbs_link *link, uint64_t counter, struct control_block *block)
 {
     const _Atomic uint64_t *from = (const _Atomic uint64_t *)link->in;
     uint64_t words[sizeof(*block) / sizeof(uint64_t)];
@@ -58,7 +58,7 @@ bool verbs_control_read(const struct verbs_link *link, uint64_t counter, struct 
     for (size_t i = 1; i < sizeof(words) / sizeof(words[0]); i++)
         words[i] = atomic_load_explicit(&from[i], memory_order_relaxed);
     memcpy(block, words, sizeof(*block));
-    return block->crc == crc32c_keyed(link->key, block, offsetof(struct verbs_control, crc));
+    return control_fits(block, link->key);
 }
 
 static void reap(struct verbs_link *link);
@@ -66,23 +66,12 @@ static void reap(struct verbs_link *link);
 /* With the turn. */
 static void control_post(struct verbs_link *link)
 {
-    struct channel *channel = &link->channel;
-    struct verbs_control block = { .counter = ++link->control_counter };
+    struct control_block block = control_make(&link->channel, ++link->control_counter, link->key, link->completed);
     struct ibv_sge part = { .addr = (uintptr_t)link->out, .length = sizeof(block), .lkey = link->out_mr->lkey };
     struct ibv_send_wr write = { .wr_id = VERBS_WR_CONTROL, .sg_list = &part, .num_sge = 1,
                                  .opcode = IBV_WR_RDMA_WRITE, .send_flags = IBV_SEND_SIGNALED }, *bad;
     int result;
 
-    if (channel->is_sender) {
-        block.lsn = atomic_load_explicit(&channel->acked_lsn, memory_order_relaxed); /* our own thread's */
-        block.bytes = link->completed;
-    } else {
-        /* Acquire, LSN first: the receiving thread writes bytes, then LSN, so these bytes cover that LSN; and
-         * its reads of the frames come before our telling that they may be overwritten. */
-        block.lsn = atomic_load_explicit(&channel->credit->lsn, memory_order_acquire);
-        block.bytes = atomic_load_explicit(&channel->credit->bytes, memory_order_acquire);
-    }
-    block.crc = crc32c_keyed(link->key, &block, offsetof(struct verbs_control, crc));
     *link->out = block;
     write.wr.rdma.remote_addr = link->peer_control_address;
     write.wr.rdma.rkey = link->peer_control_rkey;
@@ -118,8 +107,8 @@ void verbs_control_send(struct verbs_link *link)
 void verbs_look_at_peer(struct verbs_link *link)
 {
     struct channel *channel = &link->channel;
-    struct verbs_control block;
-    uint64_t consumed, committed, lsn;
+    struct control_block block;
+    uint64_t lsn;
 
     if (!channel->is_sender) {
         lsn = atomic_load_explicit(&channel->receive.records, memory_order_relaxed); /* sign of life only */
@@ -134,23 +123,9 @@ void verbs_look_at_peer(struct verbs_link *link)
     atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
     if (!channel->is_sender)
         return;
-    consumed = atomic_load_explicit(&channel->credit->bytes, memory_order_relaxed); /* our own thread's */
-    /* Committed comes before posted, and posted before what the peer can have read. Acquire, the index before
-     * the LSN as send_ring_commit writes them the other way round. */
-    committed = atomic_load_explicit(&channel->send.committed, memory_order_acquire);
-    if (block.bytes > committed ||
-        block.lsn > atomic_load_explicit(&channel->send.committed_lsn, memory_order_acquire)) {
-        verbs_down(link, "the receiver reports to have consumed what was never sent");
-        return;
-    }
     /* What our NIC might still have to send again must stay, even when the receiver has read it. */
-    if (block.bytes > link->completed)
-        block.bytes = link->completed;
-    if (block.bytes > consumed)
-        /* V3 release, pairs with S1 in send_ring.c: nothing reads those bytes any more. */
-        atomic_store_explicit(&channel->credit->bytes, block.bytes, memory_order_release);
-    if (block.lsn > atomic_load_explicit(&channel->credit->lsn, memory_order_relaxed))
-        atomic_store_explicit(&channel->credit->lsn, block.lsn, memory_order_release);
+    if (!control_take(channel, &block, link->completed))
+        verbs_down(link, "the receiver reports to have what was never sent");
 }
 
 /* ---- sender ---- */
@@ -229,6 +204,8 @@ static void reap(struct verbs_link *link)
         if (completion->wr_id == VERBS_WR_CONTROL)
             continue;
         link->completed = completion->wr_id;
+        if (channel->ack != CHANNEL_ACK_PLACED)
+            continue;
         /* The bytes are ours still: credit is never given beyond `completed`, and was not yet for these.
          * release: pairs with channel_acked_lsn. */
         atomic_store_explicit(&channel->acked_lsn, send_ring_lsn_before(&channel->send, link->completed),
@@ -247,6 +224,10 @@ int verbs_poll(struct channel *channel)
             verbs_control_send(link);
         /* After every completion, and after the turn was taken for a control block. */
         verbs_commit(channel);
+    } else if (!channel->is_sender && channel->ack == CHANNEL_ACK_SEEN) {
+        if (link_look_ahead(channel, UINT64_MAX) == FRAME_COMPLETE ||
+            atomic_load_explicit(&link->control_due, memory_order_relaxed)) /* relaxed: see verbs_control_send */
+            verbs_control_send(link);
     }
     return atomic_load_explicit(&channel->down, memory_order_relaxed) ? -EPIPE : 0;
 }
@@ -257,7 +238,7 @@ int verbs_poll(struct channel *channel)
 static int judge(struct verbs_link *link, enum frame_state state)
 {
     struct receive_ring *ring = &link->channel.receive;
-    struct verbs_control block;
+    struct control_block block;
     bool acked;
 
     /* The sender holds an ack for it, and told us after its write: it must be here. The first look is one load. */

@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WIRE_VERSION      1u /* of frames, control blocks, joining messages and log files alike */
+#define WIRE_VERSION      2u /* of frames, control blocks, joining messages and log files alike */
 #define FRAME_ALIGN_BYTES 64u
 #define FRAME_MAX_BYTES   (CHANNEL_PAYLOAD_MAX_BYTES + FRAME_ALIGN_BYTES)
 

@@ -155,6 +155,8 @@ static void poll_channel(struct io *io, uint64_t now_ns)
     if (role == ROLE_PRIMARY) {
         (void)channel_poll(ls->channel); /* broken is a hint; the heartbeat decides */
         watch_lag(io, now_ns);
+    } else if (role == ROLE_BACKUP) {
+        (void)channel_poll(ls->channel); /* what has arrived is seen at once, however busy the vCPU is */
     }
     /* Who cannot beat is in no state to judge others: its own silence is why it has not heard them. */
     if (!machine_beats(io, now_ns)) {

@@ -36,8 +36,12 @@ static const char help[] =
     "  --console WHERE      stdio, none, or a file that is appended to; default stdio for run, none otherwise\n"
     "\n"
     "pair\n"
-    "  --backup ADDRESS     primary: where the backup listens: verbs:HOST:PORT, shm:NAME\n"
+    "  --backup ADDRESS     primary: where the backup listens: verbs:HOST:PORT, tcp:HOST:PORT, shm:NAME\n"
     "  --listen ADDRESS     backup: where to listen\n"
+    "  --key FILE           a key that both hosts share, 32 to 256 random bytes that nobody else can read:\n"
+    "                       only who holds it may join\n"
+    "  --ack placed|seen    primary: output leaves when the log is in the backup's memory (default), or when\n"
+    "                       the backup's CPU has also found it whole\n"
     "  --arbiter dir:PATH   a directory on storage that both hosts share (required for a pair)\n"
     "  --join-timeout S     how long to wait for the other host; default 60; 0: for ever\n"
     "  --heartbeat MS       between signs of life; default 50\n"
@@ -59,7 +63,7 @@ static const char help[] =
 
 enum option_id {
     OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_NET, OPT_CONSOLE, OPT_BACKUP,
-    OPT_LISTEN, OPT_ARBITER, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING, OPT_VERIFY, OPT_SEGMENT,
+    OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_ARBITER, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING, OPT_VERIFY, OPT_SEGMENT,
     OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_HELP, OPT_VERSION,
 };
 
@@ -74,6 +78,8 @@ static const struct option long_options[] = {
     { "console", required_argument, NULL, OPT_CONSOLE },
     { "backup", required_argument, NULL, OPT_BACKUP },
     { "listen", required_argument, NULL, OPT_LISTEN },
+    { "key", required_argument, NULL, OPT_KEY },
+    { "ack", required_argument, NULL, OPT_ACK },
     { "arbiter", required_argument, NULL, OPT_ARBITER },
     { "join-timeout", required_argument, NULL, OPT_JOIN_TIMEOUT },
     { "heartbeat", required_argument, NULL, OPT_HEARTBEAT },
@@ -197,6 +203,14 @@ static int parse_option(struct options *options, int id, const char *text, const
             return wrong_use("--%s does not belong to this command: a primary has --backup, a backup has --listen",
                              id == OPT_BACKUP ? "backup" : "listen");
         options->peer = text;
+        break;
+    case OPT_KEY: options->key_path = text; break;
+    case OPT_ACK:
+        if (options->command != COMMAND_PRIMARY)
+            return wrong_use("%s belongs to the primary, whose output waits", "--ack");
+        if (strcmp(text, "placed") != 0 && strcmp(text, "seen") != 0)
+            return wrong_use("--ack takes placed or seen, not '%s'", text);
+        options->ack = text[0] == 's' ? CHANNEL_ACK_SEEN : CHANNEL_ACK_PLACED;
         break;
     case OPT_ARBITER: options->arbiter = text; break;
     case OPT_JOIN_TIMEOUT:

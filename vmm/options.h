@@ -16,6 +16,8 @@ struct options {
     char *command_line;     /* owned; machine.command_line points here */
     const char *net_port;   /* NULL: no cable */
     const char *peer;       /* channel address: --backup, --listen, or file:PATH of record and replay */
+    const char *key_path;   /* NULL: none */
+    enum channel_ack ack;
     const char *arbiter;
     const char *status_path;
     const char *console;    /* "stdio", "none" or a path */

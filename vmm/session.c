@@ -95,19 +95,30 @@ static int open_channel(struct session *session, const struct channel_hello *hel
         .join_timeout_ns = options->join_timeout_ns,
         .hello = *hello,
         .cancel = &session->joining_cancelled,
+        .ack = options->ack,
     };
     bool sender = is_live_command(options->command);
+    struct channel_secret secret;
     pthread_t watcher;
-    int rc = pthread_create(&watcher, NULL, cancel_on_signal, session);
+    int rc;
 
-    if (rc != 0)
-        return -rc;
+    if (options->key_path != NULL) {
+        rc = channel_secret_load(&secret, options->key_path);
+        if (rc < 0)
+            return rc;
+        channel.secret = &secret;
+    }
+    rc = -pthread_create(&watcher, NULL, cancel_on_signal, session);
+    if (rc < 0)
+        return rc;
     if (sender)
         rc = channel_open_sender(&session->ls->channel, &channel);
     else
         rc = channel_open_receiver(&session->ls->channel, &channel);
     pthread_cancel(watcher);
     pthread_join(watcher, NULL);
+    if (channel.secret != NULL)
+        channel_secret_wipe(&secret);
     return rc;
 }
 

@@ -1,0 +1,547 @@
+/*
+ * tcp: the ring's bytes through one TCP connection, for hosts without RDMA. One copy more, a system call per write, and
+ * the kernel's latency; the same ring and frames on both ends.
+ *
+ * Placed: means seen here. What the kernels acknowledge to each other says nothing about the receiver's memory, so
+ *     only the receiver's process can answer, and it looks before it does.
+ * Seen: the receiver's polling thread has read the record into its ring, found it whole, and said so.
+ * Ordered: by TCP.
+ * Torn: a frame whose end is missing is not there yet; after the fence it never was, and was never acked.
+ * Damaged: what has arrived and does not fit its checksum, at once: -EBADMSG, when all before it is consumed.
+ * The peer's death: a killed process shows at once (end of file, reset), a dead host in its heartbeats only. Hints.
+ * Full: reserve says -EAGAIN until credits come, with each answer and heartbeat. A sender that writes beyond its
+ *     credit is cut off.
+ * The fence: what the kernel holds is taken in, then the connection is shut down both ways; after it nothing is read.
+ *
+ * Threads. Sender: the committing and the polling thread write the socket, under the turn (post_turn.h), neither
+ * waiting for the other; the polling thread alone reads it. Receiver: the polling thread and, when it finds nothing,
+ * the receiving thread read it and answer, under the turn.
+ *
+ * The wire: chunks in both directions, each an 8-byte head and so many bytes of the ring, or a control block.
+ */
+#include "channel/link.h"
+
+#include "base/clock.h"
+#include "base/report.h"
+#include "channel/address.h"
+#include "channel/control.h"
+#include "channel/join_socket.h"
+#include "channel/post_turn.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define TCP_CHUNK_BYTES (256u * 1024) /* of ring bytes: so that heartbeats get their turn */
+#define TCP_STAGE_BYTES 4096u         /* read along with the rest of a chunk: the next head, small chunks whole */
+#define TCP_PULL_BYTES  (1u << 20)    /* in one call */
+#define TCP_BUFFER_BYTES (4u << 20)
+/* Unanswered data ends the connection after this; the heartbeat finds a dead peer long before (tcp(7)). */
+#define TCP_SILENCE_MS  60000
+
+enum chunk_kind { /* on the wire */
+    CHUNK_CONTROL = 0,
+    CHUNK_RING = 1,
+};
+
+struct chunk_head {
+    uint32_t kind;
+    uint32_t bytes; /* behind this head; CONTROL: 64 */
+};
+#define CHUNK_CONTROL_BYTES (sizeof(struct chunk_head) + sizeof(struct control_block))
+
+struct tcp_link {
+    struct channel channel;
+    char *name; /* the address, for messages */
+    int fd;
+    uint64_t key;
+    uint8_t *ring;
+    uint64_t ring_bytes;
+    struct post_turn turn; /* who may use the socket (sender: write it) */
+
+    /* ---- writing; the turn's holder ---- */
+    uint8_t out[CHUNK_CONTROL_BYTES]; /* a head, or a control chunk, of which out_from..out_to is still to go */
+    size_t out_from, out_to;
+    uint64_t chunk_end; /* sender: index up to which a head has announced bytes */
+    uint64_t control_counter;
+    alignas(RING_LINE_BYTES) _Atomic bool control_due;
+
+    /* ---- reading; sender: polling thread, receiver: the turn's holder ---- */
+    uint64_t ring_due;   /* of the chunk being read: ring bytes to come */
+    uint64_t arrived;    /* index up to which bytes have arrived */
+    uint8_t partial[CHUNK_CONTROL_BYTES]; /* a head or control chunk of which the rest is to come */
+    size_t partial_bytes;
+    uint64_t peer_counter;
+    bool damaged; /* what is due next has arrived and does not fit */
+
+    /* ---- receiver ---- */
+    alignas(RING_LINE_BYTES) _Atomic uint64_t tail; /* index up to which is seen */
+    _Atomic bool damaged_behind_tail;
+    bool fenced;          /* the turn's holder writes it */
+    uint64_t cached_tail; /* receiving thread */
+    int final;            /* receiving thread: what channel_next says from now on; 0: go on */
+    uint64_t credited;    /* turn: index in the answer sent last */
+};
+
+static void tcp_close(struct channel *channel);
+
+static void tcp_down(struct tcp_link *link, const char *why)
+{
+    if (!atomic_exchange_explicit(&link->channel.down, true, memory_order_acq_rel))
+        report_warning("%s: the link is down: %s", link->name, why);
+}
+
+static bool tcp_is_down(const struct tcp_link *link)
+{
+    return atomic_load_explicit(&link->channel.down, memory_order_relaxed); /* a hint */
+}
+
+/* ---- writing: with the turn ---- */
+
+static void control_put(struct tcp_link *link)
+{
+    struct chunk_head head = { .kind = CHUNK_CONTROL, .bytes = sizeof(struct control_block) };
+    /* What a sender has acked the receiver has said itself. */
+    struct control_block block = control_make(&link->channel, ++link->control_counter, link->key, 0);
+
+    memcpy(link->out, &head, sizeof(head));
+    memcpy(link->out + sizeof(head), &block, sizeof(block));
+    link->out_from = 0;
+    link->out_to = CHUNK_CONTROL_BYTES;
+    link->credited = block.bytes;
+}
+
+/* One sendmsg of what is in `out` and [from, to) of the ring behind it. Returns how many of the ring's bytes went;
+ * *full: the kernel takes no more now, or the link is down. */
+static uint64_t socket_write(struct tcp_link *link, uint64_t from, uint64_t to, bool *full)
+{
+    uint64_t mask = link->ring_bytes - 1, bytes = to - from, first = link->ring_bytes - (from & mask);
+    size_t out_bytes = link->out_to - link->out_from;
+    struct iovec parts[3] = {
+        { .iov_base = link->out + link->out_from, .iov_len = out_bytes },
+        { .iov_base = link->ring + (from & mask), .iov_len = bytes < first ? bytes : first },
+        { .iov_base = link->ring, .iov_len = bytes < first ? 0 : bytes - first },
+    };
+    struct msghdr message = { .msg_iov = parts, .msg_iovlen = 3 };
+    ssize_t sent = sendmsg(link->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+    *full = sent < (ssize_t)(out_bytes + bytes);
+    if (sent < 0) {
+        if (errno != EAGAIN && errno != EINTR)
+            tcp_down(link, errno == EPIPE || errno == ECONNRESET ? "the peer has closed it, or its process died" :
+                                                                    strerror(errno));
+        return 0;
+    }
+    if ((size_t)sent < out_bytes) {
+        link->out_from += (size_t)sent;
+        return 0;
+    }
+    link->out_from = link->out_to = 0;
+    return (uint64_t)sent - out_bytes;
+}
+
+/* post_function. Sends [from, to), or a first part; a control block when one is due and no chunk is open. */
+static uint64_t ring_write(void *argument, uint64_t from, uint64_t to)
+{
+    struct tcp_link *link = argument;
+    uint64_t at = from;
+    bool full = false;
+
+    post_turn_complete(&link->turn); /* TCP bounds what is in flight */
+    while (!full) {
+        if (link->out_from == link->out_to && link->chunk_end == at) {
+            struct chunk_head head = { .kind = CHUNK_RING };
+
+            if (atomic_exchange_explicit(&link->control_due, false, memory_order_relaxed)) {
+                control_put(link);
+                socket_write(link, at, at, &full);
+                continue;
+            }
+            if (at == to)
+                break;
+            link->chunk_end = to - at < TCP_CHUNK_BYTES ? to : at + TCP_CHUNK_BYTES;
+            head.bytes = (uint32_t)(link->chunk_end - at);
+            memcpy(link->out, &head, sizeof(head));
+            link->out_to = sizeof(head);
+            link_count(&link->channel.writes, 1);
+        }
+        at += socket_write(link, at, link->chunk_end, &full);
+    }
+    return at;
+}
+
+static void tcp_commit(struct channel *channel)
+{
+    struct tcp_link *link = (struct tcp_link *)channel;
+
+    if (!tcp_is_down(link))
+        post_turn_run(&link->turn, &channel->send.committed, ring_write, link);
+}
+
+/* Sends a control block; if the socket is full or in use, it stays due. Either thread. */
+static void control_send(struct tcp_link *link)
+{
+    bool full;
+
+    atomic_store_explicit(&link->control_due, true, memory_order_relaxed);
+    if (tcp_is_down(link) || !post_turn_take(&link->turn))
+        return;
+    if (link->out_from != link->out_to)
+        socket_write(link, link->chunk_end, link->chunk_end, &full); /* the rest of the last one */
+    /* Not amidst a chunk. relaxed: the turn's */
+    if (link->out_from == link->out_to &&
+        link->chunk_end == atomic_load_explicit(&link->turn.posted, memory_order_relaxed)) {
+        atomic_store_explicit(&link->control_due, false, memory_order_relaxed);
+        control_put(link);
+        socket_write(link, link->chunk_end, link->chunk_end, &full);
+    }
+    post_turn_give(&link->turn);
+}
+
+/* ---- reading ---- */
+
+static void control_read(struct tcp_link *link, const uint8_t *chunk)
+{
+    struct channel *channel = &link->channel;
+    struct control_block block;
+
+    memcpy(&block, chunk + sizeof(struct chunk_head), sizeof(block));
+    if (!control_fits(&block, link->key) || block.counter != link->peer_counter + 1) {
+        tcp_down(link, "a control block is damaged, or not the next one");
+        return;
+    }
+    link->peer_counter = block.counter;
+    atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
+    if (channel->is_sender && !control_take(channel, &block, UINT64_MAX))
+        tcp_down(link, "the receiver reports to have what was never sent");
+}
+
+/* How many ring bytes may still arrive without overwriting what is needed. */
+static uint64_t room_bytes(const struct tcp_link *link)
+{
+    return link->ring_bytes - (link->arrived - link_free_bytes(&link->channel));
+}
+
+/* A head has come: what does it announce? */
+static bool head_fits(struct tcp_link *link, const struct chunk_head *head)
+{
+    if (head->kind == CHUNK_CONTROL && head->bytes == sizeof(struct control_block))
+        return true;
+    if (head->kind == CHUNK_RING && !link->channel.is_sender && head->bytes <= room_bytes(link)) {
+        link->ring_due = head->bytes;
+        return true;
+    }
+    tcp_down(link, head->kind == CHUNK_RING && !link->channel.is_sender ?
+                       "the sender writes more than it has credit for" :
+                       "the peer does not keep to the protocol (a chunk of an unknown kind or length)");
+    return false;
+}
+
+static void ring_take(struct tcp_link *link, const uint8_t *data, uint64_t bytes)
+{
+    uint64_t at = link->arrived & (link->ring_bytes - 1), first = link->ring_bytes - at;
+
+    if (data != NULL) { /* else it lies there already */
+        memcpy(link->ring + at, data, bytes < first ? bytes : first);
+        if (bytes > first)
+            memcpy(link->ring, data + first, bytes - first);
+    }
+    link->arrived += bytes;
+    link->ring_due -= bytes;
+}
+
+/* Takes in what was read behind the end of a chunk. */
+static void stage_take(struct tcp_link *link, const uint8_t *data, size_t bytes)
+{
+    while (bytes > 0 && !tcp_is_down(link)) {
+        struct chunk_head head;
+        size_t part;
+
+        if (link->ring_due > 0) {
+            part = bytes < link->ring_due ? bytes : link->ring_due;
+            ring_take(link, data, part);
+        } else {
+            size_t want = link->partial_bytes < sizeof(head) ? sizeof(head) : CHUNK_CONTROL_BYTES;
+
+            part = bytes < want - link->partial_bytes ? bytes : want - link->partial_bytes;
+            memcpy(link->partial + link->partial_bytes, data, part);
+            link->partial_bytes += part;
+            if (link->partial_bytes == sizeof(head)) {
+                memcpy(&head, link->partial, sizeof(head));
+                if (!head_fits(link, &head))
+                    return;
+                if (head.kind == CHUNK_RING)
+                    link->partial_bytes = 0;
+            } else if (link->partial_bytes == CHUNK_CONTROL_BYTES) {
+                link->partial_bytes = 0;
+                control_read(link, link->partial);
+            }
+        }
+        data += part;
+        bytes -= part;
+    }
+}
+
+/* One recvmsg. Returns the bytes read; 0: none now, or the link is down. */
+static size_t socket_read(struct tcp_link *link)
+{
+    uint8_t stage[TCP_STAGE_BYTES];
+    uint64_t at = link->arrived & (link->ring_bytes - 1), first = link->ring_bytes - at, due = link->ring_due;
+    struct iovec parts[3] = {
+        { .iov_base = link->ring + at, .iov_len = due < first ? due : first },
+        { .iov_base = link->ring, .iov_len = due < first ? 0 : due - first },
+        { .iov_base = stage, .iov_len = sizeof(stage) },
+    };
+    struct msghdr message = { .msg_iov = parts, .msg_iovlen = 3 };
+    ssize_t got = recvmsg(link->fd, &message, MSG_DONTWAIT);
+
+    if (got <= 0) {
+        if (got == 0 || (errno != EAGAIN && errno != EINTR))
+            tcp_down(link, got == 0 || errno == ECONNRESET ? "the peer has closed it, or its process died" :
+                                                              strerror(errno));
+        return 0;
+    }
+    if ((uint64_t)got <= due) {
+        ring_take(link, NULL, (uint64_t)got);
+    } else {
+        ring_take(link, NULL, due);
+        stage_take(link, stage, (size_t)got - due);
+    }
+    return (size_t)got;
+}
+
+/* Sender: polling thread. Receiver: with the turn. */
+static bool socket_drain(struct tcp_link *link, size_t at_most_bytes)
+{
+    size_t whole = 0, got;
+
+    while (whole < at_most_bytes && !tcp_is_down(link) && (got = socket_read(link)) > 0)
+        whole += got;
+    return whole > 0;
+}
+
+/* Receiver, with the turn: looks at what has arrived, and publishes what is whole. */
+static void see(struct tcp_link *link)
+{
+    struct channel *channel = &link->channel;
+    struct receive_ring *ahead = &channel->ahead;
+    enum frame_state state = FRAME_ABSENT;
+
+    while (!link->damaged) {
+        uint64_t available = link->arrived - ahead->index;
+
+        state = link_look_ahead(channel, available & ~(uint64_t)(FRAME_ALIGN_BYTES - 1));
+        if (state == FRAME_COMPLETE)
+            continue;
+        available = link->arrived - ahead->index; /* a pad may have been stepped over */
+        if (available >= FRAME_ALIGN_BYTES) {
+            const struct frame_header *header =
+                (const struct frame_header *)(link->ring + (ahead->index & (link->ring_bytes - 1)));
+            bool due = header->lsn == ahead->next_lsn;
+            uint64_t whole = !due                             ? 0 :
+                             header->flags == FRAME_FLAG_PAD  ? header->bytes :
+                             header->bytes <= CHANNEL_PAYLOAD_MAX_BYTES ? frame_bytes(header->bytes) :
+                                                                          0;
+            /* All its bytes are here, or they are not those of a frame: it will not get better. */
+            link->damaged = whole <= available;
+        }
+        break;
+    }
+    /* T1 release, pairs with T2 in tcp_next: the bytes, and that they were found whole. */
+    atomic_store_explicit(&link->tail, ahead->index, memory_order_release);
+    if (link->damaged)
+        atomic_store_explicit(&link->damaged_behind_tail, true, memory_order_release);
+}
+
+/* Receiver: takes in what has arrived, looks at it and answers. Either thread. */
+static void pull(struct tcp_link *link)
+{
+    struct channel *channel = &link->channel;
+    uint64_t seen = atomic_load_explicit(&channel->ahead_credit.lsn, memory_order_relaxed);
+    bool answer = false;
+
+    if (tcp_is_down(link) || !post_turn_take(&link->turn))
+        return;
+    if (!link->fenced && socket_drain(link, TCP_PULL_BYTES)) {
+        see(link);
+        if (atomic_load_explicit(&channel->ahead_credit.lsn, memory_order_relaxed) != seen) {
+            atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
+            answer = true;
+        }
+    }
+    answer = answer || atomic_load_explicit(&link->control_due, memory_order_relaxed) ||
+             link_free_bytes(channel) - link->credited >= link->ring_bytes / 4;
+    post_turn_give(&link->turn);
+    if (answer)
+        control_send(link);
+}
+
+/* ---- operations ---- */
+
+static int tcp_poll(struct channel *channel)
+{
+    struct tcp_link *link = (struct tcp_link *)channel;
+
+    if (!channel->is_sender) {
+        pull(link);
+    } else if (!tcp_is_down(link)) {
+        socket_drain(link, TCP_PULL_BYTES);
+        if (atomic_load_explicit(&link->control_due, memory_order_relaxed))
+            control_send(link);
+        tcp_commit(channel);
+    }
+    return tcp_is_down(link) ? -EPIPE : 0;
+}
+
+static void tcp_heartbeat(struct channel *channel)
+{
+    struct tcp_link *link = (struct tcp_link *)channel;
+
+    control_send(link);
+    (void)tcp_poll(channel);
+}
+
+static int tcp_next(struct channel *channel, struct channel_record *record)
+{
+    struct tcp_link *link = (struct tcp_link *)channel;
+    struct receive_ring *ring = &channel->receive;
+    bool damaged = false;
+
+    if (link->final != 0)
+        return link->final;
+    if (ring->index == link->cached_tail) {
+        pull(link);
+        damaged = atomic_load_explicit(&link->damaged_behind_tail, memory_order_acquire); /* before the tail */
+        link->cached_tail = atomic_load_explicit(&link->tail, memory_order_acquire); /* T2 */
+    }
+    if (ring->index != link->cached_tail &&
+        receive_ring_look(ring, link->cached_tail - ring->index, record) == FRAME_COMPLETE)
+        return 0;
+    /* The tail may lie behind a pad whose record is still to come. */
+    if (ring->index == link->cached_tail && !damaged)
+        return link->fenced ? link->final = -ENODATA : -EAGAIN; /* the fence is our own, in no other thread's time */
+    report_error("%s: record %llu at ring index %llu is damaged: what has arrived does not fit its checksum, or is no "
+                 "record; it cannot be replayed, and nothing behind it", link->name,
+                 (unsigned long long)ring->next_lsn, (unsigned long long)ring->index);
+    return link->final = -EBADMSG;
+}
+
+static void tcp_consume(struct channel *channel)
+{
+    receive_ring_consume(&channel->receive);
+}
+
+static int tcp_fence(struct channel *channel)
+{
+    struct tcp_link *link = (struct tcp_link *)channel;
+
+    if (link->fenced)
+        return 0;
+    while (!post_turn_take(&link->turn)) /* the polling thread leaves after one round */
+        sched_yield();
+    if (!tcp_is_down(link)) {
+        socket_drain(link, link->ring_bytes); /* more than a ring cannot be under way */
+        see(link);
+    }
+    link->fenced = true;
+    shutdown(link->fd, SHUT_RDWR);
+    atomic_store_explicit(&channel->down, true, memory_order_release);
+    post_turn_give(&link->turn);
+    return 0;
+}
+
+static const struct link_operations tcp_operations = {
+    .commit = tcp_commit,
+    .next = tcp_next,
+    .consume = tcp_consume,
+    .fence = tcp_fence,
+    .poll = tcp_poll,
+    .heartbeat = tcp_heartbeat,
+    .close = tcp_close,
+};
+
+/* ---- set-up ---- */
+
+static void socket_set_up(int fd)
+{
+    int one = 1, silence_ms = TCP_SILENCE_MS, buffer_bytes = TCP_BUFFER_BYTES;
+
+    /* Wishes; without them it is slower, not wrong. */
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &silence_ms, sizeof(silence_ms));
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer_bytes, sizeof(buffer_bytes));
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer_bytes, sizeof(buffer_bytes));
+}
+
+static int tcp_join(struct tcp_link *link, const struct channel_options *options, const struct sockaddr *address,
+                    socklen_t address_bytes)
+{
+    struct channel *channel = &link->channel;
+    struct join_side ours = join_side_of(options);
+    struct join_socket join = { .name = link->name, .address = address, .address_bytes = address_bytes, .ours = &ours,
+                                .secret = options->secret, .deadline = join_deadline_of(options),
+                                .key = link_random_key(), .memory_fd = -1 };
+    int result = channel->is_sender ? join_socket_send_side(&join) : join_socket_receive_side(&join);
+
+    if (result != 0)
+        return result;
+    link->fd = join.fd;
+    link->key = join.key;
+    socket_set_up(link->fd);
+    channel->peer = join.peer;
+    if (channel->is_sender)
+        send_ring_init(&channel->send, link->ring, link->ring_bytes, link->key, channel->credit);
+    else
+        link_receive_init(channel, link->ring, link->ring_bytes, link->key, CHANNEL_ACK_SEEN);
+    channel->ack = CHANNEL_ACK_SEEN;
+    return 0;
+}
+
+int link_tcp_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender)
+{
+    struct sockaddr_storage address;
+    socklen_t address_bytes;
+    struct tcp_link *link;
+    int result = address_resolve("tcp", rest, !is_sender, &address, &address_bytes);
+
+    if (result != 0)
+        return result;
+    link = link_allocate(sizeof(*link));
+    if (link == NULL)
+        return -ENOMEM;
+    link->channel.operations = &tcp_operations;
+    link->channel.is_sender = is_sender;
+    link->channel.credit = &link->channel.own_credit;
+    link->fd = -1;
+    link->ring_bytes = options->ring_bytes;
+    link->turn.in_flight_limit = UINT32_MAX;
+    result = -ENOMEM;
+    if (asprintf(&link->name, "tcp:%s", rest) < 0)
+        link->name = NULL;
+    link->ring = ring_memory_open(link->ring_bytes, is_sender ? "send ring" : "receive ring");
+    if (link->name != NULL && link->ring != NULL)
+        result = tcp_join(link, options, (const struct sockaddr *)&address, address_bytes);
+    if (result != 0) {
+        tcp_close(&link->channel);
+        return result;
+    }
+    *out = &link->channel;
+    return 0;
+}
+
+static void tcp_close(struct channel *channel)
+{
+    struct tcp_link *link = (struct tcp_link *)channel;
+
+    if (link->fd >= 0)
+        close(link->fd);
+    ring_memory_close(link->ring, link->ring_bytes);
+    free(link->name);
+    free(link);
+}
