@@ -3,13 +3,13 @@
 
 #include <stddef.h>
 
-struct control_block control_make(const struct channel *channel, uint64_t counter, uint64_t key, uint64_t acked_bytes)
+struct control_block control_make(const struct channel *channel, uint64_t counter, uint64_t key, uint64_t sender_bytes)
 {
     struct control_block block = { .counter = counter };
 
     if (channel->is_sender) {
         block.lsn = atomic_load_explicit(&channel->acked_lsn, memory_order_relaxed); /* our own thread's */
-        block.bytes = acked_bytes;
+        block.bytes = sender_bytes;
     } else {
         /* Acquire, LSN first: the receiving thread writes bytes, then LSN, so these bytes cover that LSN; and
          * its reads of the frames come before our telling that they may be overwritten. */

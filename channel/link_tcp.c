@@ -69,6 +69,7 @@ struct tcp_link {
     uint8_t out[CHUNK_CONTROL_BYTES]; /* a head, or a control chunk, of which out_from..out_to is still to go */
     size_t out_from, out_to;
     uint64_t chunk_end; /* sender: index up to which a head has announced bytes */
+    uint64_t whole_end; /* sender: the end of the last record sent, as far as such an end was the end of a chunk */
     uint64_t control_counter;
     alignas(RING_LINE_BYTES) _Atomic bool control_due;
 
@@ -78,6 +79,7 @@ struct tcp_link {
     uint8_t partial[CHUNK_CONTROL_BYTES]; /* a head or control chunk of which the rest is to come */
     size_t partial_bytes;
     uint64_t peer_counter;
+    uint64_t whole_arrived; /* receiver: up to here the sender has sent whole records */
     bool damaged; /* what is due next has arrived and does not fit */
 
     /* ---- receiver ---- */
@@ -107,8 +109,7 @@ static bool tcp_is_down(const struct tcp_link *link)
 static void control_put(struct tcp_link *link)
 {
     struct chunk_head head = { .kind = CHUNK_CONTROL, .bytes = sizeof(struct control_block) };
-    /* What a sender has acked the receiver has said itself. */
-    struct control_block block = control_make(&link->channel, ++link->control_counter, link->key, 0);
+    struct control_block block = control_make(&link->channel, ++link->control_counter, link->key, link->whole_end);
 
     memcpy(link->out, &head, sizeof(head));
     memcpy(link->out + sizeof(head), &block, sizeof(block));
@@ -166,6 +167,7 @@ static uint64_t ring_write(void *argument, uint64_t from, uint64_t to)
             if (at == to)
                 break;
             link->chunk_end = to - at < TCP_CHUNK_BYTES ? to : at + TCP_CHUNK_BYTES;
+            link->whole_end = link->chunk_end == to ? to : link->whole_end;
             head.bytes = (uint32_t)(link->chunk_end - at);
             memcpy(link->out, &head, sizeof(head));
             link->out_to = sizeof(head);
@@ -218,7 +220,9 @@ static void control_read(struct tcp_link *link, const uint8_t *chunk)
     }
     link->peer_counter = block.counter;
     atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
-    if (channel->is_sender && !control_take(channel, &block, UINT64_MAX))
+    if (!channel->is_sender)
+        link->whole_arrived = block.bytes;
+    else if (!control_take(channel, &block, UINT64_MAX))
         tcp_down(link, "the receiver reports to have what was never sent");
 }
 
@@ -353,6 +357,8 @@ static void see(struct tcp_link *link)
         }
         break;
     }
+    /* A length that lies keeps nobody waiting: the sender says how far whole records go. */
+    link->damaged = link->damaged || ahead->index < link->whole_arrived;
     /* T1 release, pairs with T2 in tcp_next: the bytes, and that they were found whole. */
     atomic_store_explicit(&link->tail, ahead->index, memory_order_release);
     if (link->damaged)
