@@ -6,7 +6,7 @@ static uint64_t newest_at(const struct lag_marks *lag)
     return (lag->first + lag->count - 1) % LAG_MARKS;
 }
 
-/* Drops every second mark. The later of two neighbours stays, so that the age is rather too small than too great. */
+/* Drops every second mark; its records pass to the next one, as if committed later. The newest stays. */
 static void thin_out(struct lag_marks *lag)
 {
     for (unsigned i = 0; i < LAG_MARKS / 2; i++)

@@ -255,7 +255,8 @@ static int check_pair(const struct options *options)
                          "--arbiter dir:PATH");
     if (lockstep->peer_timeout_ns < 4 * lockstep->heartbeat_ns)
         return wrong_use("%s must be at least four times --heartbeat", "--peer-timeout");
-    if (lockstep->max_lag_ns != 0 && lockstep->max_lag_ns < 4 * lockstep->heartbeat_ns) /* which carries the lag */
+    if (options->command == COMMAND_PRIMARY && lockstep->max_lag_ns != 0 &&
+        lockstep->max_lag_ns < 4 * lockstep->heartbeat_ns) /* heartbeats tell how far the backup is */
         return wrong_use("%s must be 0, or at least four times --heartbeat", "--max-lag");
     return 0;
 }

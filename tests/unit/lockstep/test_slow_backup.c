@@ -10,9 +10,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/report.h"
+#include <cjson/cJSON.h>
+
 #include "tests/unit/cmocka_prelude.h"
 #include "vmm/io_thread.h"
+#include "vmm/status.h"
 
 #define STUCK_NS (2 * NS_PER_S) /* a position that takes longer; the machine may be busy with other things */
 
@@ -117,14 +119,11 @@ static void primary_open(struct primary *primary, size_t ring_bytes, uint64_t ma
 static void primary_close(struct primary *primary)
 {
     struct lockstep *ls = primary->ls;
-    char path[96];
 
     atomic_store(&ls->finished, true);
     pthread_join(primary->io_thread, NULL);
     kill(primary->backup_pid, SIGKILL);
     waitpid(primary->backup_pid, NULL, 0);
-    snprintf(path, sizeof(path), "/dev/shm/ftvmm-%s", shm_address + strlen("shm:"));
-    unlink(path); /* which a killed backup leaves */
     channel_close(ls->channel);
     arbiter_close(ls->arbiter);
     close(ls->wake_fd);
@@ -186,6 +185,38 @@ static uint64_t primary_run(struct primary *primary, uint64_t ns, const char *wh
     return ls->machine.position - began;
 }
 
+static double status_number(const cJSON *root, const char *object, const char *name)
+{
+    const cJSON *item = cJSON_GetObjectItem(cJSON_GetObjectItem(root, object), name);
+
+    assert_true(cJSON_IsNumber(item));
+    return item->valuedouble;
+}
+
+/* What an operator is told while the guest is slowed. */
+static void status_tells_lag_and_pace(const struct primary *primary)
+{
+    char path[96], text[8192] = "";
+    cJSON *root;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "%s/status.json", directory);
+    assert_int_equal(status_write(path, "slow", primary->ls), 0);
+    file = fopen(path, "r");
+    assert_true(file != NULL && fread(text, 1, sizeof(text) - 1, file) > 0);
+    fclose(file);
+    root = cJSON_Parse(text);
+    assert_non_null(root);
+    assert_true(status_number(root, "lag", "records") > 0);
+    assert_true(status_number(root, "lag", "bytes") >= 64 * status_number(root, "lag", "records"));
+    assert_true(status_number(root, "lag", "ms") > 0);
+    assert_true(status_number(root, "pace", "percent") > 0 && status_number(root, "pace", "percent") <= 90);
+    assert_true(status_number(root, "pace", "rested_ms") > 100);
+    assert_true(status_number(root, "pace", "ring_full_stalls") == 0);
+    assert_true(status_number(root, "pace", "ring_full_ms") == 0);
+    cJSON_Delete(root);
+}
+
 static void primary_is_not_slowed_for_a_backup_that_keeps_up(void **state)
 {
     struct primary primary;
@@ -211,6 +242,7 @@ static void primary_keeps_a_slow_backup_near_the_target(void **state)
     assert_true(primary.ages_ns / primary.looks > target_ns / 3 && primary.ages_ns / primary.looks < target_ns * 2);
     assert_true(COUNT_GET(primary.ls->pace_permille) > 0);
     assert_true(primary.most_bytes < 1u << 20);
+    status_tells_lag_and_pace(&primary);
 
     /* It stands still for a while, heartbeats and all, and goes on. */
     kill(primary.backup_pid, SIGSTOP);
@@ -328,7 +360,7 @@ int main(void)
         cmocka_unit_test(primary_goes_on_alone_and_unslowed_when_the_slow_backup_dies),
         cmocka_unit_test(primary_waiting_for_room_is_freed_by_the_death_of_the_backup),
     };
-    char command[96];
+    char command[160];
     int failed;
 
     snprintf(directory, sizeof(directory), "/tmp/ftvmm-slow-XXXXXX");
@@ -336,6 +368,6 @@ int main(void)
         return 1;
     snprintf(arbiter_address, sizeof(arbiter_address), "dir:%s", directory);
     failed = cmocka_run_group_tests(tests, NULL, NULL);
-    snprintf(command, sizeof(command), "rm -rf '%s'", directory);
-    return system(command) != 0 || failed;
+    snprintf(command, sizeof(command), "rm -rf '%s' /dev/shm/ftvmm-slow-%d-*", directory, (int)getpid());
+    return system(command) != 0 || failed; /* a killed backup leaves its ring */
 }
