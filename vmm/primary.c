@@ -179,7 +179,7 @@ static void rest(struct lockstep *ls)
     uint64_t began_ns, now_ns, due_ns;
 
     if (permille == 0) {
-        ls->rest.since_ns = 0;
+        ls->rest = (struct pace_rest){ 0 };
         return;
     }
     began_ns = now_ns = clock_now_ns();
