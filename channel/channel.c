@@ -141,9 +141,22 @@ uint64_t channel_commit(struct channel *channel)
     return lsn;
 }
 
+/* A sender that has nothing outstanding reads no clock here. */
+static void watch_lag(struct channel *channel)
+{
+    uint64_t consumed_lsn = channel_consumed_lsn(channel), committed_lsn = channel_committed_lsn(channel);
+
+    if (channel->lag.count > 0 || committed_lsn > consumed_lsn)
+        lag_marks_update(&channel->lag, committed_lsn, consumed_lsn, clock_now_ns());
+}
+
 int channel_poll(struct channel *channel)
 {
-    return channel->operations->poll(channel);
+    int result = channel->operations->poll(channel);
+
+    if (channel->is_sender)
+        watch_lag(channel);
+    return result;
 }
 
 uint64_t channel_acked_lsn(const struct channel *channel)
@@ -154,6 +167,32 @@ uint64_t channel_acked_lsn(const struct channel *channel)
 uint64_t channel_committed_lsn(const struct channel *channel)
 {
     return atomic_load_explicit(&channel->send.committed_lsn, memory_order_acquire);
+}
+
+void channel_get_lag(const struct channel *channel, struct channel_lag *out)
+{
+    const struct send_ring *ring = &channel->send;
+    uint64_t consumed_lsn, committed_lsn, credit_bytes, committed_bytes, oldest_ns, now_ns;
+
+    *out = (struct channel_lag){ 0 };
+    if (!channel->is_sender)
+        return;
+    /* What is consumed first, acquire: what is committed cannot then be found to be less, unless the peer lies. */
+    consumed_lsn = channel_consumed_lsn(channel);
+    credit_bytes = atomic_load_explicit(&channel->credit->bytes, memory_order_acquire);
+    oldest_ns = atomic_load_explicit(&channel->lag.oldest_ns, memory_order_relaxed); /* see lag.c */
+    committed_lsn = channel_committed_lsn(channel);
+    committed_bytes = atomic_load_explicit(&ring->committed, memory_order_acquire);
+    out->ring_bytes = ring->ring_bytes;
+    out->consumed_lsn = consumed_lsn;
+    if (committed_bytes > credit_bytes)
+        out->bytes = committed_bytes - credit_bytes;
+    if (committed_lsn <= consumed_lsn)
+        return;
+    out->records = committed_lsn - consumed_lsn;
+    now_ns = oldest_ns != 0 ? clock_now_ns() : 0;
+    if (now_ns > oldest_ns)
+        out->age_ns = now_ns - oldest_ns;
 }
 
 /* ---- receiver ---- */

@@ -108,6 +108,18 @@ uint64_t channel_acked_lsn(const struct channel *channel);
 /* Highest LSN committed. Any thread. */
 uint64_t channel_committed_lsn(const struct channel *channel);
 
+/* How far the receiver is behind, as far as it has told: over verbs that is up to a heartbeat old. */
+struct channel_lag {
+    uint64_t records;    /* committed, not consumed */
+    uint64_t consumed_lsn;
+    uint64_t bytes;      /* of the ring that are not credited; over verbs up to a quarter of it without any lag */
+    uint64_t ring_bytes; /* of the whole ring */
+    uint64_t age_ns;     /* how long ago the oldest record not consumed was committed; never too much, too little by
+                            1 ms or 1/32 (channel/lag.h) and the time between two calls of channel_poll */
+};
+/* Sender; all 0 for a receiver. Any thread; cheap. The age is that of the last channel_poll, grown older since. */
+void channel_get_lag(const struct channel *channel, struct channel_lag *out);
+
 /* ---- receiver, one thread ---- */
 
 /* The next record, not yet consumed; the same one again until channel_consume. -EAGAIN: none has arrived;

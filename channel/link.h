@@ -8,6 +8,7 @@
 #define FTVMM_CHANNEL_LINK_H
 
 #include "channel/channel.h"
+#include "channel/lag.h"
 #include "channel/receive_ring.h"
 #include "channel/send_ring.h"
 
@@ -46,6 +47,7 @@ struct channel {
     _Atomic uint64_t writes;
     _Atomic uint64_t torn;
     _Atomic bool down; /* a hint, for ever once true */
+    struct lag_marks lag; /* sender */
 };
 
 /* Each fills *out or returns -errno, having said why. options->address without its "verbs:" etc. is `rest`. */

@@ -9,9 +9,6 @@
 
 #include "base/report.h"
 
-/* The lag is measured against marks: which LSN was committed when. */
-#define LAG_MARKS 256
-#define LAG_MARK_NS (5 * NS_PER_MS)
 /* What may leave when the guest has ended: held frames get this long. */
 #define LEAVE_NS (500 * NS_PER_MS)
 #define ARBITER_RETRY_NS (200 * NS_PER_MS)
@@ -30,10 +27,7 @@ struct io {
     unsigned announcements_left;
     uint64_t announce_due_ns;
     bool was_backup;
-    struct {
-        uint64_t lsn, at_ns;
-    } marks[LAG_MARKS]; /* a ring, oldest overwritten */
-    uint64_t mark_count, mark_seen; /* made; consumed by the backup */
+    struct pace pace;
 };
 
 /* The vCPU thread beats at every exit and wherever it waits; if it is stuck, so is the guest, and the peer
@@ -63,31 +57,13 @@ static void kick_if_needed(struct io *io, uint64_t now_ns)
     }
 }
 
-/* How long ago the newest record was committed that the backup has consumed; sets the throttle. */
-static void watch_lag(struct io *io, uint64_t now_ns)
+/* Decides how much the vCPU rests from now on; it does so in primary.c. */
+static void keep_pace(struct io *io, uint64_t now_ns)
 {
-    struct lockstep *ls = io->ls;
-    uint64_t consumed = channel_consumed_lsn(ls->channel);
-    uint64_t committed = channel_committed_lsn(ls->channel);
-    uint64_t newest = io->mark_count;
-    uint64_t lag_ns = 0, permille = 0;
+    struct channel_lag lag;
 
-    if (newest == 0 || (now_ns > io->marks[(newest - 1) % LAG_MARKS].at_ns + LAG_MARK_NS &&
-                        committed > io->marks[(newest - 1) % LAG_MARKS].lsn)) {
-        io->marks[newest % LAG_MARKS].lsn = committed;
-        io->marks[newest % LAG_MARKS].at_ns = now_ns;
-        io->mark_count++;
-    }
-    if (io->mark_seen + LAG_MARKS < io->mark_count)
-        io->mark_seen = io->mark_count - LAG_MARKS;
-    while (io->mark_seen < io->mark_count && io->marks[io->mark_seen % LAG_MARKS].lsn <= consumed)
-        io->mark_seen++;
-    if (io->mark_seen < io->mark_count)
-        lag_ns = now_ns - io->marks[io->mark_seen % LAG_MARKS].at_ns;
-    COUNT_SET(ls->lag_ns, lag_ns);
-    if (lag_ns > ls->options.lag_soft_ns)
-        permille = (lag_ns - ls->options.lag_soft_ns) * 950 / (ls->options.lag_hard_ns - ls->options.lag_soft_ns);
-    COUNT_SET(ls->throttle_permille, permille < 950 ? permille : 950);
+    channel_get_lag(io->ls->channel, &lag);
+    COUNT_SET(io->ls->pace_permille, pace_update(&io->pace, &lag, now_ns));
 }
 
 /* The primary's peer is silent: ask who may go on. The output stays held meanwhile. */
@@ -104,7 +80,7 @@ static void decide_alone(struct io *io, uint64_t now_ns)
     case ARBITER_WON:
         COUNT_SET(ls->receipt.decided_ns, clock_now_ns());
         COUNT_SET(ls->receipt.live_ns, clock_now_ns());
-        COUNT_SET(ls->throttle_permille, 0);
+        COUNT_SET(ls->pace_permille, 0);
         atomic_store_explicit(&ls->role, ROLE_ALONE, memory_order_release); /* R3 */
         report_warning("the backup is lost; generation %llu goes on here, without protection",
                        (unsigned long long)ls->generation);
@@ -154,7 +130,7 @@ static void poll_channel(struct io *io, uint64_t now_ns)
 
     if (role == ROLE_PRIMARY) {
         (void)channel_poll(ls->channel); /* broken is a hint; the heartbeat decides */
-        watch_lag(io, now_ns);
+        keep_pace(io, now_ns);
     } else if (role == ROLE_BACKUP) {
         (void)channel_poll(ls->channel); /* what has arrived is seen at once, however busy the vCPU is */
     }
@@ -214,6 +190,7 @@ void *io_thread_run(void *arg)
     if (io == NULL)
         report_bug("no memory for the I/O thread");
     io->ls = ls;
+    io->pace.target_ns = ls->options.max_lag_ns;
     for (;;) {
         uint64_t now_ns = clock_now_ns();
         unsigned moved = 0;

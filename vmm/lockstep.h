@@ -21,6 +21,7 @@
 #include "vmm/arbiter.h"
 #include "vmm/event.h"
 #include "vmm/machine.h"
+#include "vmm/pace.h"
 #include "vmm/verify.h"
 
 enum lockstep_role {
@@ -46,7 +47,7 @@ struct lockstep_options {
     uint64_t heartbeat_ns;       /* between heartbeats */
     uint64_t peer_timeout_ns;    /* silence that means: ask the arbiter */
     uint64_t max_input_delay_ns; /* how long an input may wait for a position before a forced sync */
-    uint64_t lag_soft_ns, lag_hard_ns; /* from which lag on the primary is slowed, and slowed most */
+    uint64_t max_lag_ns;         /* the guest is slowed so that the backup lags no more; 0: never slowed */
     uint64_t stop_after_ns;      /* stop the guest after so long; 0: never */
     struct idle_policy idle;
     uint64_t segment_ns;         /* --verify: virtual time between digests of all RAM */
@@ -74,6 +75,7 @@ struct lockstep {
     uint64_t *unsent_pages;    /* pages written since both machines were known equal; one bit a page */
     uint64_t forgotten_ns;     /* when that was */
     struct staged_sync *staged; /* backup: pages of a forced sync that is not complete yet */
+    struct pace_rest rest;     /* primary: what the guest has run and not yet rested for */
     struct idle idle;
     int failure;               /* -errno that ends the machine thread */
 
@@ -88,7 +90,7 @@ struct lockstep {
     _Atomic uint64_t beat_ns;        /* clock at the machine thread's last sign of life */
     _Atomic uint64_t deadline_ns;    /* clock at which a device wants to act; UINT64_MAX: never */
     _Atomic bool taking_frames;      /* the guest has room for one */
-    _Atomic uint64_t throttle_permille; /* share of time the vCPU rests, to let the backup catch up */
+    _Atomic unsigned pace_permille;  /* I/O thread: share of time the vCPU rests, to let the backup catch up */
     _Atomic uint64_t peer_sent_count; /* backup: frames that the primary reported as sent */
     _Atomic bool sleeping;           /* the machine thread waits on wake_fd */
     int wake_fd;
@@ -98,8 +100,8 @@ struct lockstep {
     /* -- counters: machine thread writes, status reads -- */
     _Atomic uint64_t positions, positions_compared, segments_compared;
     _Atomic uint64_t time_records, frame_records, output_records, forced_syncs, forced_pages, forced_max_pages;
-    _Atomic uint64_t forced_ns, throttled_ns, log_full_ns;
-    _Atomic uint64_t lag_ns;         /* I/O thread: age of the oldest record that the backup has not consumed */
+    _Atomic uint64_t forced_ns, rested_ns;
+    _Atomic uint64_t ring_full_stalls, ring_full_ns; /* how often the vCPU waited for room in the ring; how long */
     _Atomic uint64_t virtual_ns;
     _Atomic uint32_t ended;          /* enum event_end_reason */
     _Atomic uint64_t end_ram_digest;

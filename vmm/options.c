@@ -49,6 +49,7 @@ static const char help[] =
     "  --ring MIB           size of the log's ring, a power of two, the same on both hosts; default 16\n"
     "  --verify             primary, record: log digests of registers and RAM, for the other side to compare\n"
     "  --segment MS         --verify: guest time between digests of RAM; default 1000\n"
+    "  --max-lag MS         primary: slow the guest rather than let the backup lag more; default 1000; 0: never\n"
     "\n"
     "running\n"
     "  --max-input-delay US how long an input may wait for the guest before a forced sync; default 10000\n"
@@ -63,8 +64,8 @@ static const char help[] =
 
 enum option_id {
     OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_NET, OPT_CONSOLE, OPT_BACKUP,
-    OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_ARBITER, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING, OPT_VERIFY, OPT_SEGMENT,
-    OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_HELP, OPT_VERSION,
+    OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_ARBITER, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING, OPT_VERIFY,
+    OPT_SEGMENT, OPT_MAX_LAG, OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_HELP, OPT_VERSION,
 };
 
 static const struct option long_options[] = {
@@ -87,6 +88,7 @@ static const struct option long_options[] = {
     { "ring", required_argument, NULL, OPT_RING },
     { "verify", no_argument, NULL, OPT_VERIFY },
     { "segment", required_argument, NULL, OPT_SEGMENT },
+    { "max-lag", required_argument, NULL, OPT_MAX_LAG },
     { "max-input-delay", required_argument, NULL, OPT_MAX_INPUT_DELAY },
     { "poll", required_argument, NULL, OPT_POLL },
     { "stop-after", required_argument, NULL, OPT_STOP_AFTER },
@@ -167,8 +169,7 @@ static void set_defaults(struct options *options)
             .heartbeat_ns = 50 * NS_PER_MS,
             .peer_timeout_ns = 1000 * NS_PER_MS,
             .max_input_delay_ns = 10 * NS_PER_MS,
-            .lag_soft_ns = 100 * NS_PER_MS,
-            .lag_hard_ns = 1000 * NS_PER_MS,
+            .max_lag_ns = 1000 * NS_PER_MS,
             .segment_ns = 1000 * NS_PER_MS,
             .idle = { .spin_ns = many_cpus ? 100 * NS_PER_US : 0, .sleep_ns = (many_cpus ? 20 : 50) * NS_PER_US },
         },
@@ -236,6 +237,10 @@ static int parse_option(struct options *options, int id, const char *text, const
         rc = parse_number("segment", text, 1, 1000000, &number);
         lockstep->segment_ns = number * NS_PER_MS;
         break;
+    case OPT_MAX_LAG:
+        rc = parse_number("max-lag", text, 0, 600000, &number);
+        lockstep->max_lag_ns = number * NS_PER_MS;
+        break;
     case OPT_MAX_INPUT_DELAY:
         rc = parse_number("max-input-delay", text, 100, 10000000, &number);
         lockstep->max_input_delay_ns = number * NS_PER_US;
@@ -264,6 +269,9 @@ static int check_pair(const struct options *options)
                          "--arbiter dir:PATH");
     if (lockstep->peer_timeout_ns < 4 * lockstep->heartbeat_ns)
         return wrong_use("%s must be at least four times --heartbeat", "--peer-timeout");
+    if (options->command == COMMAND_PRIMARY && lockstep->max_lag_ns != 0 &&
+        lockstep->max_lag_ns < 4 * lockstep->heartbeat_ns) /* heartbeats tell how far the backup is */
+        return wrong_use("%s must be 0, or at least four times --heartbeat", "--max-lag");
     return 0;
 }
 

@@ -18,10 +18,22 @@
 #define PROGRESS_NS NS_PER_MS
 /* How long the last record may take to be acknowledged before the primary leaves without it. */
 #define FINISH_NS (5 * NS_PER_S)
+/* A rest is slept in steps, each of them a sign of life and a look whether to go on. */
+#define REST_STEP_NS NS_PER_MS
 
 static uint64_t virtual_now_ns(const struct lockstep *ls)
 {
     return clock_now_ns() + (uint64_t)ls->clock_offset_ns;
+}
+
+/* The vCPU waits at a position: it lives, and no input waits for the guest to leave what it is doing. */
+static uint64_t still_at_position(struct lockstep *ls)
+{
+    uint64_t now_ns = clock_now_ns();
+
+    COUNT_SET(ls->beat_ns, now_ns);
+    COUNT_SET(ls->arrived_ns, now_ns);
+    return now_ns;
 }
 
 /* The record being built: `record` describes it for lockstep_apply, `nowhere` holds it when there is no log. */
@@ -35,6 +47,7 @@ void *primary_log_begin(struct lockstep *ls, enum event_kind kind, uint64_t posi
 {
     void *payload = building.nowhere;
     uint64_t blocked_ns = 0;
+    bool full = false;
 
     building.in_ring = false;
     while (lockstep_role_now(ls) == ROLE_PRIMARY) {
@@ -53,8 +66,10 @@ void *primary_log_begin(struct lockstep *ls, enum event_kind kind, uint64_t posi
             report_error("the log cannot be written any more; the recording ends here");
             ls->failure = -EIO;
         }
-        if (blocked_ns == 0)
+        if (blocked_ns == 0) {
             blocked_ns = clock_now_ns();
+            full = rc == -EAGAIN;
+        }
         if (COUNT_GET(ls->stop_requested) && clock_now_ns() > blocked_ns + FINISH_NS) {
             report_warning("stopped while the log takes nothing: the backup may go live");
             ls->failure = -ECANCELED;
@@ -62,10 +77,17 @@ void *primary_log_begin(struct lockstep *ls, enum event_kind kind, uint64_t posi
         if (COUNT_GET(ls->lost_arbitration) || ls->failure)
             break;
         clock_sleep_ns(50 * NS_PER_US);
-        COUNT_SET(ls->beat_ns, clock_now_ns());
+        still_at_position(ls);
     }
-    if (blocked_ns != 0)
-        COUNT_ADD(ls->log_full_ns, clock_now_ns() - blocked_ns);
+    if (blocked_ns != 0) {
+        uint64_t now_ns = clock_now_ns();
+
+        if (full) {
+            COUNT_ADD(ls->ring_full_stalls, 1);
+            COUNT_ADD(ls->ring_full_ns, now_ns - blocked_ns);
+        }
+        pace_rest_skip(&ls->rest, now_ns);
+    }
     building.record = (struct channel_record){
         .position = position, .kind = (uint16_t)kind, .bytes = (uint32_t)bytes, .payload = payload
     };
@@ -149,26 +171,30 @@ static void log_progress(struct lockstep *ls)
     primary_log_end(ls);
 }
 
-/* Rests in proportion to the time the guest just ran, so that a lagging backup catches up gently. */
-static void throttle(struct lockstep *ls)
+/* Rests in proportion to what the guest just ran, so that a lagging backup catches up (pace.h). Nothing of it is
+ * seen by the log: the inputs of this position are taken, and their time read, when the rest is over. */
+static void rest(struct lockstep *ls)
 {
-    uint64_t permille = COUNT_GET(ls->throttle_permille);
-    static uint64_t rested_ns; /* when the last rest ended */
-    uint64_t now_ns = clock_now_ns();
+    unsigned permille = COUNT_GET(ls->pace_permille);
+    uint64_t began_ns, now_ns, due_ns;
 
-    if (permille > 0 && rested_ns != 0 && now_ns > rested_ns) {
-        uint64_t ran_ns = now_ns - rested_ns;
-        uint64_t rest_ns = ran_ns * permille / (1000 - permille);
-
-        if (rest_ns > 10 * NS_PER_MS)
-            rest_ns = 10 * NS_PER_MS;
-        if (rest_ns < 20 * NS_PER_US)
-            return; /* let it add up to something that a sleep can keep */
-        clock_sleep_ns(rest_ns);
-        COUNT_ADD(ls->throttled_ns, rest_ns);
-        now_ns += rest_ns;
+    if (permille == 0) {
+        ls->rest = (struct pace_rest){ 0 };
+        return;
     }
-    rested_ns = now_ns;
+    began_ns = now_ns = clock_now_ns();
+    due_ns = pace_rest_due(&ls->rest, permille, began_ns);
+    if (due_ns == 0)
+        return;
+    while (now_ns < began_ns + due_ns && !COUNT_GET(ls->stop_requested) && !COUNT_GET(ls->lost_arbitration) &&
+           lockstep_role_now(ls) == ROLE_PRIMARY) {
+        uint64_t left_ns = began_ns + due_ns - now_ns;
+
+        clock_sleep_ns(left_ns < REST_STEP_NS ? left_ns : REST_STEP_NS);
+        now_ns = still_at_position(ls);
+    }
+    pace_rest_done(&ls->rest, began_ns, now_ns);
+    COUNT_ADD(ls->rested_ns, now_ns - began_ns);
 }
 
 enum lockstep_step primary_before_run(struct lockstep *ls)
@@ -199,7 +225,7 @@ void primary_arrive(struct lockstep *ls)
         return;
     if (ls->failure == 0)
         ls->failure = forced_sync_forget(ls);
-    throttle(ls);
+    rest(ls);
     any = primary_take_inputs(ls);
     if (COUNT_GET(ls->stop_requested) && !ls->machine.ended)
         ls->machine.ended = EVENT_END_STOPPED;
@@ -261,7 +287,7 @@ void primary_sleep(struct lockstep *ls)
         }
         atomic_store_explicit(&ls->sleeping, false, memory_order_relaxed);
     }
-    COUNT_SET(ls->arrived_ns, clock_now_ns());
+    pace_rest_skip(&ls->rest, still_at_position(ls));
 }
 
 int primary_finish(struct lockstep *ls)

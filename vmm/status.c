@@ -68,9 +68,27 @@ static void add_channel(cJSON *root, const struct lockstep *ls)
     add(channel, "writes", statistics.writes);
     add(channel, "stalls", statistics.stalls);
     add(channel, "torn", statistics.torn);
-    add(channel, "lag_us", COUNT_GET(ls->lag_ns) / NS_PER_US);
-    add(channel, "throttled_ms", COUNT_GET(ls->throttled_ns) / NS_PER_MS);
-    add(channel, "log_full_ms", COUNT_GET(ls->log_full_ns) / NS_PER_MS);
+}
+
+/* How far the backup is behind, and what the guest pays for it. */
+static void add_pace(cJSON *root, const struct lockstep *ls)
+{
+    struct channel_lag now = { 0 };
+    cJSON *lag, *pace;
+
+    if (ls->channel == NULL)
+        return;
+    if (lockstep_role_now(ls) == ROLE_PRIMARY) /* who is alone has nobody who lags */
+        channel_get_lag(ls->channel, &now);
+    lag = cJSON_AddObjectToObject(root, "lag");
+    add(lag, "records", now.records);
+    add(lag, "bytes", now.bytes);
+    add(lag, "ms", now.age_ns / NS_PER_MS);
+    pace = cJSON_AddObjectToObject(root, "pace");
+    cJSON_AddNumberToObject(pace, "percent", COUNT_GET(ls->pace_permille) / 10.0);
+    add(pace, "rested_ms", COUNT_GET(ls->rested_ns) / NS_PER_MS);
+    add(pace, "ring_full_stalls", COUNT_GET(ls->ring_full_stalls));
+    add(pace, "ring_full_ms", COUNT_GET(ls->ring_full_ns) / NS_PER_MS);
 }
 
 static void add_net(cJSON *root, const struct lockstep *ls)
@@ -149,6 +167,7 @@ static cJSON *status_build(const char *vm, const struct lockstep *ls)
     add(lockstep, "forced_ms", COUNT_GET(ls->forced_ns) / NS_PER_MS);
     add_exits(root, &ls->machine);
     add_channel(root, ls);
+    add_pace(root, ls);
     add_net(root, ls);
     add_failover(root, ls);
     return root;
