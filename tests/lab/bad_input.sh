@@ -3,7 +3,8 @@
 # usage: bad_input.sh CASE | --list
 cases=(no-command unknown-command unknown-option missing-kernel missing-kernel-option truncated-kernel kernel-is-text
     missing-initrd bad-nic bad-memory bad-name no-arbiter arbiter-missing arbiter-read-only wrong-arbiter-kind no-listener
-    backup-alone bad-address port-missing replay-no-log replay-text replay-other-guest no-kvm console-unwritable)
+    backup-alone bad-address port-missing replay-no-log replay-text replay-other-guest no-kvm console-unwritable
+    key-missing key-for-all key-too-short key-differs key-on-one-side peer-talks-nonsense)
 if [ "${1:-}" = --list ]; then
     printf '%s\n' "${cases[@]}"
     exit
@@ -47,14 +48,31 @@ replay-other-guest)
     ;;
 no-kvm) run="unshare -m sh -c 'mount --bind /dev/null /dev/kvm; exec $ftvmm run $images --stop-after 2'" status=1 word=kvm ;;
 console-unwritable) run="$ftvmm run $images --console /nowhere/console" status=1 word=/nowhere/console ;;
+key-missing) run="$primary --backup shm:bad --key /nowhere/key" status=1 word=/nowhere/key ;;
+key-for-all) prepare="head -c 32 /dev/urandom >/tmp/bad-key; chmod 644 /tmp/bad-key" run="$primary --backup shm:bad --key /tmp/bad-key" status=1 word='chmod 600' ;;
+key-too-short) prepare="head -c 31 /dev/urandom >/tmp/bad-key; chmod 600 /tmp/bad-key" run="$primary --backup shm:bad --key /tmp/bad-key" status=1 word='31 bytes' ;;
+key-differs | key-on-one-side)
+    # The backup waits on for a good one, in vain.
+    keys="(umask 077; for i in 1 2; do head -c 32 /dev/urandom >/tmp/bad-key\$i; done)"
+    prepare="$keys; $ftvmm backup $pair --join-timeout 3 --listen tcp:127.0.0.1:7999 --key /tmp/bad-key1 >/dev/null 2>&1 & sleep 1"
+    run="$ftvmm primary $pair --join-timeout 2 --backup tcp:127.0.0.1:7999" status=1 word='shared key'
+    [ "$1" != key-differs ] || run+=" --key /tmp/bad-key2" word='same key'
+    after_s=3
+    ;;
+peer-talks-nonsense)
+    prepare="(sleep 1; head -c 1000 /dev/urandom >/dev/tcp/127.0.0.1/7999) 2>/dev/null &"
+    run="$ftvmm backup $pair --join-timeout 3 --listen tcp:127.0.0.1:7999" status=1 word='does not speak'
+    ;;
 *) fail "there is no case '$1'; --list names them" ;;
 esac
 
 limit_s=30
+after_s=${after_s:-0} # what was prepared ends by itself after so long
 remains='pidof ftvmm; ls -A /dev/shm | grep ftvmm; ls -A /tmp | grep "^\.\(claim\|probe\)\."; true'
 before=$(lab run alpha -- "$remains")
 rc=0
-lab run --timeout $((limit_s + 40)) alpha -- "$prepare; timeout -k 2 $limit_s $run </dev/null >/tmp/bad-out 2>/tmp/bad-err" || rc=$?
+lab run --timeout $((limit_s + 40)) alpha -- "$prepare
+    timeout -k 2 $limit_s $run </dev/null >/tmp/bad-out 2>/tmp/bad-err; rc=\$?; sleep $after_s; exit \$rc" || rc=$?
 said=$(lab run alpha -- 'cat /tmp/bad-err; rm -f /tmp/bad-*')
 after=$(lab run alpha -- "$remains")
 echo "status $rc: $said"

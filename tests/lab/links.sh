@@ -1,0 +1,11 @@
+#!/bin/bash
+# Every link keeps its promises on a lab host, where there is soft-RoCE: the conformance tests of tests/unit/channel.
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+source "$(dirname "$(readlink -f "$0")")/lib.sh"
+
+rc=0
+lab run --timeout 180 alpha -- 'cd /tmp; FTVMM_TEST_VERBS=10.9.0.1 timeout 160 /src/build/tests/unit/channel/test_channel_links 2>&1' \
+    >"$TEST_OUT/links.log" || rc=$?
+grep -a 'FAILED\|PASSED\|ERROR\|LINE' "$TEST_OUT/links.log" || true
+[ $rc = 0 ] || fail "status $rc"
+[ "$(grep -ac 'PASSED' "$TEST_OUT/links.log")" = 2 ] || fail "the groups 'anywhere' and 'verbs' should both have run"
