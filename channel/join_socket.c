@@ -30,57 +30,51 @@ bool join_socket_wait(int fd, short events)
     return poll(&ready, 1, SLICE_MS) > 0;
 }
 
-/* 0: go on waiting. */
-static int pipe_patience(const struct socket_pipe *pipe)
+/* After a call that did not come to anything (errno): a slice of waiting. 0: try again. */
+static int pipe_wait(const struct socket_pipe *pipe, short events)
 {
     int result = join_deadline_check(pipe->deadline);
 
-    return result != 0 ? result : clock_now_ns() < pipe->give_up_ns ? 0 : -ECONNRESET;
+    if (errno != EAGAIN && errno != EINTR)
+        return -ECONNRESET;
+    if (result == 0 && clock_now_ns() >= pipe->give_up_ns)
+        result = -ECONNRESET;
+    if (result == 0)
+        join_socket_wait(pipe->fd, events);
+    return result;
 }
 
 static int pipe_send(void *context, const void *message, size_t bytes)
 {
     struct socket_pipe *pipe = context;
     size_t done = 0;
-    int result;
+    int result = 0;
 
-    while (done < bytes) {
+    while (done < bytes && result == 0) {
         ssize_t sent = send(pipe->fd, (const uint8_t *)message + done, bytes - done, MSG_NOSIGNAL | MSG_DONTWAIT);
 
-        if (sent > 0) {
+        if (sent > 0)
             done += (size_t)sent;
-            continue;
-        }
-        if (errno != EAGAIN && errno != EINTR)
-            return -ECONNRESET;
-        result = pipe_patience(pipe);
-        if (result != 0)
-            return result;
-        join_socket_wait(pipe->fd, POLLOUT);
+        else
+            result = pipe_wait(pipe, POLLOUT);
     }
-    return 0;
+    return result;
 }
 
 static int pipe_read(struct socket_pipe *pipe, void *data, size_t bytes)
 {
     size_t done = 0;
-    int result;
+    int result = 0;
 
-    while (done < bytes) {
+    while (done < bytes && result == 0) {
         ssize_t got = recv(pipe->fd, (uint8_t *)data + done, bytes - done, MSG_DONTWAIT);
 
-        if (got > 0) {
+        if (got > 0)
             done += (size_t)got;
-            continue;
-        }
-        if (got == 0 || (errno != EAGAIN && errno != EINTR))
-            return -ECONNRESET;
-        result = pipe_patience(pipe);
-        if (result != 0)
-            return result;
-        join_socket_wait(pipe->fd, POLLIN);
+        else
+            result = got == 0 ? -ECONNRESET : pipe_wait(pipe, POLLIN);
     }
-    return 0;
+    return result;
 }
 
 static int pipe_receive(void *context, void *message, size_t *bytes)
@@ -153,15 +147,13 @@ static int memory_receive(struct socket_pipe *pipe, int *memory_fd)
     } control = { 0 };
     struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
                               .msg_controllen = sizeof(control) };
+    ssize_t got;
     int result;
 
-    while (recvmsg(pipe->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != 1) {
-        if (errno != EAGAIN)
-            return -ECONNRESET;
-        result = pipe_patience(pipe);
+    while ((got = recvmsg(pipe->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)) != 1) {
+        result = got == 0 ? -ECONNRESET : pipe_wait(pipe, POLLIN);
         if (result != 0)
             return result;
-        join_socket_wait(pipe->fd, POLLIN);
     }
     if (CMSG_FIRSTHDR(&message) == NULL || control.head.cmsg_type != SCM_RIGHTS)
         return -ECONNRESET;
@@ -299,9 +291,9 @@ static int sender_connect(struct join_socket *join, struct socket_pipe *pipe, co
     if (error != EINPROGRESS)
         return -EAGAIN;
     while (!join_socket_wait(pipe->fd, POLLOUT)) {
-        result = pipe_patience(pipe);
-        if (result != 0)
-            return result == -ECONNRESET ? -EAGAIN : result;
+        result = join_deadline_check(&join->deadline);
+        if (result != 0 || clock_now_ns() >= pipe->give_up_ns)
+            return result != 0 ? result : -EAGAIN;
     }
     if (getsockopt(pipe->fd, SOL_SOCKET, SO_ERROR, &error, &bytes) != 0)
         error = errno;
