@@ -1,4 +1,4 @@
-/* The RDMA community's own yardsticks, ib_write_lat and ib_write_bw, run by us and their words read. */
+/* The RDMA community's own yardsticks, ib_write_lat and ib_write_bw, run by us; perftest_text.c reads their words. */
 #include "bench/channel_bench.h"
 
 #include <errno.h>
@@ -20,27 +20,6 @@
 #define RUN_LIMIT_NS (30 * NS_PER_S)
 #define END_WAIT_NS (2 * NS_PER_S) /* of ours, when the other end's has ended */
 #define TEXT_BYTES 8192
-
-int perftest_parse(const char *text, bool latency, uint32_t bytes, double *value)
-{
-    /*  #bytes #iterations    t_min[usec]    t_max[usec]  t_typical[usec] ...
-     *  #bytes     #iterations    BW peak[MB/sec]    BW average[MB/sec]   MsgRate[Mpps] */
-    const char *head = strstr(text, "#bytes"), *line = head != NULL ? strchr(head, '\n') : NULL;
-
-    for (; line != NULL; line = strchr(line + 1, '\n')) {
-        unsigned found;
-        double first, second, third;
-        int count = sscanf(line + 1, "%u %*u %lf %lf %lf", &found, &first, &second, &third);
-
-        if (count < 3 || found != bytes)
-            continue;
-        if (latency && count < 4)
-            break;
-        *value = latency ? third : second;
-        return *value > 0 ? 0 : -EPROTO;
-    }
-    return -EPROTO;
-}
 
 static const char *program_of(bool latency)
 {
