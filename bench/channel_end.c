@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/report.h"
@@ -80,10 +81,34 @@ static inline void end_consume(struct bench_end *end)
 
 /* ---- joining ---- */
 
+#define SHM_ADDRESS_BYTES 300
+
+/* "shm:" gets a name that nobody else has. */
+static void shm_address(const struct bench_end *end, char address[SHM_ADDRESS_BYTES])
+{
+    const char *given = end->options->address;
+
+    if (strcmp(given, "shm:") == 0)
+        snprintf(address, SHM_ADDRESS_BYTES, "shm:ftbench-%ld", (long)(end->is_leader ? getpid() : getppid()));
+    else
+        snprintf(address, SHM_ADDRESS_BYTES, "%s", given);
+}
+
+void channel_end_clear(const struct bench_end *end)
+{
+    char address[SHM_ADDRESS_BYTES], name[SHM_ADDRESS_BYTES + 8];
+
+    if (end->options->link != LINK_SHM)
+        return;
+    shm_address(end, address);
+    snprintf(name, sizeof(name), "/ftvmm-%s", address + strlen("shm:"));
+    shm_unlink(name);
+}
+
 int channel_end_join(struct bench_end *end)
 {
     const struct bench_options *options = end->options;
-    char address[300];
+    char address[SHM_ADDRESS_BYTES];
     struct channel_options channel = { .address = options->address, .ring_bytes = end->ring_bytes,
                                        .join_timeout_ns = options->join_ns,
                                        .hello = { .vm = "ftbench", .generation = 1 } };
@@ -99,8 +124,8 @@ int channel_end_join(struct bench_end *end)
         receive_ring_init(&end->receive, shared->ring, end->ring_bytes, key, &shared->credit);
         return 0;
     }
-    if (strcmp(options->address, "shm:") == 0) { /* a name that nobody else has */
-        snprintf(address, sizeof(address), "shm:ftbench-%ld", (long)(end->is_leader ? getpid() : getppid()));
+    if (options->link == LINK_SHM) {
+        shm_address(end, address);
         channel.address = address;
     }
     result = end->is_leader ? channel_open_sender(&end->channel, &channel) :

@@ -498,14 +498,17 @@ void bench_leave(struct bench_end *end)
     if (end->child > 0) {
         uint64_t until_ns = clock_now_ns() + end->options->patience_ns;
         pid_t gone = 0;
+        int status = 0;
 
-        while ((gone = waitpid(end->child, NULL, WNOHANG)) == 0 && clock_now_ns() < until_ns)
+        while ((gone = waitpid(end->child, &status, WNOHANG)) == 0 && clock_now_ns() < until_ns)
             clock_sleep_ns(5 * NS_PER_MS);
         if (gone == 0) {
             report_warning("the other end does not end by itself; it is killed");
             kill(end->child, SIGKILL);
-            waitpid(end->child, NULL, 0);
+            waitpid(end->child, &status, 0);
         }
+        if (WIFSIGNALED(status))
+            channel_end_clear(end);
     }
     if (end->shared != NULL)
         munmap(end->shared, end->shared->mapped_bytes);

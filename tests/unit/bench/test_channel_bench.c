@@ -280,10 +280,12 @@ static pid_t child_of(pid_t parent)
 
 static void peer_that_dies_ends_the_run(void **state)
 {
-    const char *const argv[] = { "ftbench", "channel", "shm:", "--rounds", "60", "--run-ms", "200", NULL };
+    char address[64];
+    const char *const argv[] = { "ftbench", "channel", address, "--rounds", "60", "--run-ms", "200", NULL };
     pid_t leader, peer;
 
     (void)state;
+    snprintf(address, sizeof(address), "shm:ftbench-test-%ld", (long)getpid());
     unlink(path_of("out"));
     leader = start(argv);
     peer = child_of(leader);
@@ -292,18 +294,18 @@ static void peer_that_dies_ends_the_run(void **state)
     kill(peer, SIGKILL);
     assert_int_equal(end_of(leader), 1);
     assert_true(said("the other end"));
+    assert_false(left_in_shm());
 }
 
 static void leader_that_dies_ends_the_peer(void **state)
 {
-    char name[48], address[64];
+    char address[64];
     const char *const argv[] = { "ftbench", "channel", address, "--rounds", "60", "--run-ms", "200", NULL };
     pid_t leader, peer;
     uint64_t until_ns;
 
     (void)state;
-    snprintf(name, sizeof(name), "ftbench-test-%ld", (long)getpid());
-    snprintf(address, sizeof(address), "shm:%s", name);
+    snprintf(address, sizeof(address), "shm:ftbench-test-%ld", (long)getpid());
     leader = start(argv);
     peer = child_of(leader);
     assert_true(peer > 0);
