@@ -68,7 +68,7 @@ static int measure_channel_latency(struct run *run, uint32_t bytes, uint32_t win
     return 0;
 }
 
-/* Where the two ends' clocks differ: the round trip to the receiver's word that it has consumed the record. */
+/* The round trip to the receiver's word that it has consumed the record: all that can be told between two clocks. */
 static int measure_channel_round_trip(struct run *run, uint32_t bytes, uint32_t window)
 {
     int result;
@@ -177,7 +177,7 @@ static int measure_channel_rate(struct run *run, uint32_t bytes, uint32_t window
         return result;
     rate_name(name, "records_per_s", bytes, window);
     result_add(&run->result, name, METRIC_OURS, false, per_second(rate.records, &rate));
-    if (run->options->link != LINK_VERBS && run->options->link != LINK_TCP)
+    if (bench_shares_memory(run->options))
         return 0;
     rate_name(name, "records_per_write", bytes, window);
     result_add(&run->result, name, METRIC_FACT, false,
@@ -228,9 +228,9 @@ static unsigned list_measurements(const struct bench_options *options, struct me
     unsigned count = 0;
 
     list[count++] = (struct measurement){ measure_channel_latency, first, 0 };
-    if (!options->fork)
+    if (!bench_shares_memory(options))
         list[count++] = (struct measurement){ measure_channel_round_trip, first, 0 };
-    if (options->link == LINK_RING || options->link == LINK_SHM)
+    else
         list[count++] = (struct measurement){ measure_line, 0, 0 };
     if (options->link == LINK_TCP) {
         list[count++] = (struct measurement){ measure_socket, first, 0 };
@@ -241,7 +241,7 @@ static unsigned list_measurements(const struct bench_options *options, struct me
     for (unsigned i = 0; i < options->size_count; i++) {
         for (unsigned w = 0; w < options->window_count; w++)
             list[count++] = (struct measurement){ measure_channel_rate, options->sizes[i], options->windows[w] };
-        if (options->link == LINK_RING || options->link == LINK_SHM) {
+        if (bench_shares_memory(options)) {
             list[count++] = (struct measurement){ measure_rte_ring, options->sizes[i], 1 };
             list[count++] = (struct measurement){ measure_rte_ring, options->sizes[i], RTE_BURST };
         }

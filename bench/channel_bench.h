@@ -61,6 +61,13 @@ struct bench_options {
     const char *json_path, *csv_path, *svg_path;
 };
 
+/* The sender reads the receiver's progress from memory; an ack comes with the commit, before the receiver has looked.
+ * On the other links the ack is what takes time, and progress is told in messages. */
+static inline bool bench_shares_memory(const struct bench_options *options)
+{
+    return options->link == LINK_RING || options->link == LINK_SHM;
+}
+
 /* Payload that makes a frame of so many bytes, which is a multiple of 64. */
 uint32_t bench_payload_bytes(uint32_t whole_frame_bytes);
 /* 0: go on; 1: help was given; -EINVAL, said. */
@@ -194,8 +201,8 @@ int channel_end_join(struct bench_end *end);
 void channel_end_leave(struct bench_end *end);
 /* Leader: removes the shared ring that a killed receiver of ours has left (link_shm.c names it). */
 void channel_end_clear(const struct bench_end *end);
-/* Closed loop. acked_ns: commit to ack. told_ns: commit to the news that it is consumed (round trip), with ORDER_TELL
- * between hosts. What was seen, by the peer's stamps, is in end->answer. */
+/* Closed loop. acked_ns: commit to ack. told_ns: commit to the news that it is consumed (round trip), with ORDER_TELL.
+ * With ORDER_STAMP, what was seen by the peer's clock is in end->answer. */
 int channel_end_latency(struct bench_end *end, uint32_t bytes, uint32_t flags, uint64_t samples, uint64_t limit_ns,
                         struct histogram *acked_ns, struct histogram *told_ns);
 /* As many records as fit into run_ns. */

@@ -51,10 +51,17 @@ static inline uint64_t end_consumed(const struct bench_end *end)
                                   atomic_load_explicit(&end->shared->credit.lsn, memory_order_acquire);
 }
 
-/* What throughput counts as done: consumed on one machine, where an ack comes with the commit; acked between hosts. */
+/* What throughput counts as done. */
 static inline uint64_t end_settled(const struct bench_end *end)
 {
-    return end->shared != NULL ? end_consumed(end) : end_acked(end);
+    return bench_shares_memory(end->options) ? end_consumed(end) : end_acked(end);
+}
+
+/* With ORDER_STAMP: what the receiver has stamped, so that the next record finds it waiting. */
+static inline uint64_t end_stamped(const struct bench_end *end)
+{
+    return bench_shares_memory(end->options) ? end_consumed(end) :
+                                               atomic_load_explicit(&end->shared->back, memory_order_acquire);
 }
 
 static inline int end_next(struct bench_end *end, struct channel_record *record)
@@ -205,10 +212,13 @@ int channel_end_latency(struct bench_end *end, uint32_t bytes, uint32_t flags, u
 {
     const struct order order = { .kind = ORDER_CHANNEL_RECEIVE, .flags = flags, .bytes = bytes };
     uint32_t payload_bytes = bench_payload_bytes(bytes);
-    bool told = end->shared != NULL || (flags & ORDER_TELL) != 0;
+    bool told = (flags & ORDER_TELL) != 0, stamped = (flags & ORDER_STAMP) != 0;
     uint64_t begin_ns;
-    int result = bench_order(end, &order);
+    int result;
 
+    if (end->shared != NULL)
+        atomic_store(&end->shared->back, 0);
+    result = bench_order(end, &order);
     if (result != 0)
         return result;
     result = warm_up(end);
@@ -234,6 +244,8 @@ int channel_end_latency(struct bench_end *end, uint32_t bytes, uint32_t flags, u
             if (result == 0)
                 histogram_record(told_ns, now_ns - committed_ns);
         }
+        if (result == 0 && stamped)
+            result = wait_until(end, end_stamped, lsn);
         if (result == 0)
             result = bench_wait_beat(&end->wait, now_ns);
         if (now_ns - begin_ns > limit_ns)
@@ -327,8 +339,10 @@ int channel_end_receive(struct bench_end *end, const struct order *order, struct
         bench_wait_end(&end->wait);
         if (record.kind == RECORD_END)
             break;
-        if ((order->flags & ORDER_STAMP) != 0)
+        if ((order->flags & ORDER_STAMP) != 0) {
             stamp(&record, &answer->seen_ns);
+            atomic_store_explicit(&end->shared->back, record.lsn, memory_order_release);
+        }
         if ((order->flags & ORDER_COPY) != 0) {
             memcpy(end->copy, record.payload, record.bytes);
             answer->sum += end->copy[record.lsn % record.bytes];

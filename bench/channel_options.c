@@ -272,7 +272,7 @@ int bench_parse(struct bench_options *options, int argc, char **argv)
     if (options->window_count == 0) {
         static const uint32_t between_hosts[] = { 4, 64, 1024 };
 
-        options->window_count = options->link == LINK_RING || options->link == LINK_SHM ? 1 : 3;
+        options->window_count = bench_shares_memory(options) ? 1 : 3;
         if (options->window_count > 1)
             memcpy(options->windows, between_hosts, sizeof(between_hosts));
     }
