@@ -90,7 +90,7 @@ static int measure_line(struct run *run, uint32_t bytes, uint32_t window)
     (void)bytes;
     (void)window;
     memset(&run->first, 0, sizeof(run->first));
-    result = yardstick_line(&run->end, run->options->samples, &run->first);
+    result = yardstick_line(&run->end, run->options->samples, latency_limit_ns(run), &run->first);
     if (result == 0)
         result_add_latency(&run->result, "cache_line_one_way", METRIC_YARDSTICK, &run->first);
     return result;

@@ -210,7 +210,7 @@ int channel_end_rate(struct bench_end *end, uint32_t bytes, uint32_t window, uin
 int channel_end_receive(struct bench_end *end, const struct order *order, struct answer *answer);
 
 /* A cache line there and one back, between the two threads or processes. Half of it is one way. */
-int yardstick_line(struct bench_end *end, uint64_t samples, struct histogram *one_way_ns);
+int yardstick_line(struct bench_end *end, uint64_t samples, uint64_t limit_ns, struct histogram *one_way_ns);
 int yardstick_line_peer(struct bench_end *end, struct answer *answer);
 /* DPDK's rte_ring, single producer and consumer, with elements of `bytes`; `burst` of them published at a time. */
 int yardstick_rte_ring(struct bench_end *end, uint32_t bytes, uint32_t burst, uint64_t run_ns, struct bench_rate *rate);

@@ -22,7 +22,8 @@ static void print_help(void)
 {
     printf("usage: ftbench compare [OPTION...] OLD.json NEW.json\n\n"
            "Compares two results of `ftbench channel --json`. A metric has changed if the ranges of its rounds do not\n"
-           "overlap and its medians differ by more than the tolerance; anything less is noise.\n\n"
+           "overlap and its medians differ by more than the tolerance; anything less is noise. If a yardstick has\n"
+           "changed, the machine was another one, and only the ratios are judged. Percentiles above p99 never are.\n\n"
            "  --tolerance PERCENT  default 5\n"
            "  --all                show metrics that did not change, too\n\n"
            "exit status: 0 nothing is worse, 1 something is, 2 usage, 3 not comparable\n");
@@ -113,68 +114,105 @@ static const cJSON *metric_named(const cJSON *result, const char *name)
     return NULL;
 }
 
-struct tally {
-    unsigned compared, better, worse, moved_yardsticks;
+struct comparison {
+    double tolerance;
+    bool all;
+    bool ratios_only; /* a yardstick has changed */
+    unsigned judged, better, worse, moved_yardsticks;
 };
 
-static void compare_metric(const cJSON *old, const cJSON *new, double tolerance, bool all, struct tally *tally)
+/* Of a metric of both results. */
+struct pair {
+    const char *name, *role;
+    struct summary was, is;
+    enum change change;
+};
+
+/* false: there is nothing to compare. */
+static bool pair_read(const cJSON *old_result, const cJSON *new, double tolerance, struct pair *pair)
 {
-    const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(new, "name"));
-    const char *role = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(new, "role"));
     const char *better = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(new, "better"));
     double before[ROUNDS_MAX], after[ROUNDS_MAX];
     unsigned before_count, after_count;
-    struct summary was, is;
-    const char *verdict = "";
-    enum change change;
+    const cJSON *old;
 
-    if (role == NULL || better == NULL || strcmp(role, metric_role_name(METRIC_FACT)) == 0 ||
+    pair->name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(new, "name"));
+    pair->role = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(new, "role"));
+    old = pair->name != NULL ? metric_named(old_result, pair->name) : NULL;
+    if (pair->role == NULL || better == NULL || strcmp(pair->role, metric_role_name(METRIC_FACT)) == 0 ||
         !values_of(old, before, &before_count) || !values_of(new, after, &after_count))
-        return;
-    change = statistics_compare(before, before_count, after, after_count, strcmp(better, "lower") == 0, tolerance);
-    was = statistics_summarize(before, before_count);
-    is = statistics_summarize(after, after_count);
-    if (strcmp(role, metric_role_name(METRIC_YARDSTICK)) == 0) {
-        verdict = change != CHANGE_NONE ? "the yardstick itself changed" : "";
-        tally->moved_yardsticks += change != CHANGE_NONE;
-    } else {
-        tally->compared++;
-        tally->worse += change == CHANGE_WORSE;
-        tally->better += change == CHANGE_BETTER;
-        verdict = change == CHANGE_WORSE ? "WORSE" : change == CHANGE_BETTER ? "better" : "";
-    }
-    if (all || change != CHANGE_NONE)
-        printf("%-44s %14.6g %14.6g %8.3f %8.1f %% %8.1f %%  %s\n", name, was.median, is.median,
-               was.median != 0 ? is.median / was.median : NAN, 100 * statistics_spread(&was),
-               100 * statistics_spread(&is), verdict);
+        return false;
+    pair->change = statistics_compare(before, before_count, after, after_count, strcmp(better, "lower") == 0,
+                                      tolerance);
+    pair->was = statistics_summarize(before, before_count);
+    pair->is = statistics_summarize(after, after_count);
+    return true;
 }
 
-static int compare(const cJSON *old, const cJSON *new, double tolerance, bool all)
+static bool has_role(const struct pair *pair, enum metric_role role)
 {
-    struct tally tally = { 0 };
-    const cJSON *metric;
+    return strcmp(pair->role, metric_role_name(role)) == 0;
+}
+
+/* A round has too few samples beyond p99 for its own value to say much. */
+static bool is_far_tail(const char *name)
+{
+    size_t length = strlen(name);
+
+    return strstr(name, "_ns.p99.") != NULL || (length > 4 && strcmp(name + length - 4, ".max") == 0);
+}
+
+static void judge(struct comparison *comparison, const struct pair *pair)
+{
+    const char *verdict = "";
+
+    if (has_role(pair, METRIC_YARDSTICK)) {
+        verdict = pair->change != CHANGE_NONE ? "the yardstick changed" : "";
+    } else if (is_far_tail(pair->name) || (comparison->ratios_only && !has_role(pair, METRIC_RATIO))) {
+        verdict = pair->change != CHANGE_NONE ? "changed, not judged" : "";
+    } else {
+        comparison->judged++;
+        comparison->worse += pair->change == CHANGE_WORSE;
+        comparison->better += pair->change == CHANGE_BETTER;
+        verdict = pair->change == CHANGE_WORSE ? "WORSE" : pair->change == CHANGE_BETTER ? "better" : "";
+    }
+    if (comparison->all || pair->change != CHANGE_NONE)
+        printf("%-44s %14.6g %14.6g %8.3f %8.1f %% %8.1f %%  %s\n", pair->name, pair->was.median, pair->is.median,
+               pair->was.median != 0 ? pair->is.median / pair->was.median : NAN,
+               100 * statistics_spread(&pair->was), 100 * statistics_spread(&pair->is), verdict);
+}
+
+static int compare(const cJSON *old, const cJSON *new, struct comparison *comparison)
+{
+    const cJSON *metrics = cJSON_GetObjectItemCaseSensitive(new, "metrics"), *metric;
+    struct pair pair;
 
     if (!are_comparable(old, new))
         return EXIT_NOT_COMPARABLE;
-    printf("%-44s %14s %14s %8s %10s %10s\n", "metric", "old", "new", "new/old", "spread", "spread");
-    cJSON_ArrayForEach(metric, cJSON_GetObjectItemCaseSensitive(new, "metrics"))
+    cJSON_ArrayForEach(metric, metrics)
     {
-        const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(metric, "name"));
-        const cJSON *before = name != NULL ? metric_named(old, name) : NULL;
-
-        if (before != NULL)
-            compare_metric(before, metric, tolerance, all, &tally);
+        if (pair_read(old, metric, comparison->tolerance, &pair) && has_role(&pair, METRIC_YARDSTICK) &&
+            !is_far_tail(pair.name))
+            comparison->moved_yardsticks += pair.change != CHANGE_NONE;
     }
-    if (tally.compared == 0) {
-        report_error("not comparable: the two results have no metric in common");
+    comparison->ratios_only = comparison->moved_yardsticks > 0;
+    printf("%-44s %14s %14s %8s %10s %10s\n", "metric", "old", "new", "new/old", "spread", "spread");
+    cJSON_ArrayForEach(metric, metrics)
+    {
+        if (pair_read(old, metric, comparison->tolerance, &pair))
+            judge(comparison, &pair);
+    }
+    if (comparison->judged == 0) {
+        report_error("not comparable: the two results have no metric in common%s",
+                     comparison->ratios_only ? " but yardsticks, and those changed: the machine was another one" : "");
         return EXIT_NOT_COMPARABLE;
     }
-    if (tally.moved_yardsticks > 0)
-        report_warning("%u yardsticks changed beyond their noise, so the machine was not the same; trust the ratios",
-                       tally.moved_yardsticks);
-    printf("%u metrics compared: %u worse, %u better, %u within the noise\n", tally.compared, tally.worse, tally.better,
-           tally.compared - tally.worse - tally.better);
-    return tally.worse > 0 ? EXIT_WORSE : 0;
+    if (comparison->ratios_only)
+        report_warning("%u yardsticks changed beyond their noise, so the machine was another one: only the ratios are "
+                       "judged", comparison->moved_yardsticks);
+    printf("%u metrics judged: %u worse, %u better, %u within the noise\n", comparison->judged, comparison->worse,
+           comparison->better, comparison->judged - comparison->worse - comparison->better);
+    return comparison->worse > 0 ? EXIT_WORSE : 0;
 }
 
 int compare_main(int argc, char **argv)
@@ -184,8 +222,8 @@ int compare_main(int argc, char **argv)
         { "tolerance", required_argument, NULL, TOLERANCE }, { "all", no_argument, NULL, ALL },
         { "help", no_argument, NULL, HELP },                 { NULL, 0, NULL, 0 },
     };
-    double tolerance = 5;
-    bool all = false;
+    struct comparison comparison = { .tolerance = 0.05 };
+    double percent;
     cJSON *old, *new;
     char *end;
     int option, status;
@@ -193,14 +231,15 @@ int compare_main(int argc, char **argv)
     while ((option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
         switch (option) {
         case TOLERANCE:
-            tolerance = strtod(optarg, &end);
-            if (end == optarg || *end != '\0' || !(tolerance >= 0 && tolerance <= 1000)) {
+            percent = strtod(optarg, &end);
+            if (end == optarg || *end != '\0' || !(percent >= 0 && percent <= 1000)) {
                 report_error("--tolerance is '%s'; it must be a number of percent from 0 to 1000", optarg);
                 return EXIT_USAGE;
             }
+            comparison.tolerance = percent / 100;
             break;
         case ALL:
-            all = true;
+            comparison.all = true;
             break;
         case HELP:
         case 'h':
@@ -216,7 +255,7 @@ int compare_main(int argc, char **argv)
     }
     old = read_result(argv[optind]);
     new = read_result(argv[optind + 1]);
-    status = old != NULL && new != NULL ? compare(old, new, tolerance / 100, all) : EXIT_NOT_COMPARABLE;
+    status = old != NULL && new != NULL ? compare(old, new, &comparison) : EXIT_NOT_COMPARABLE;
     cJSON_Delete(old);
     cJSON_Delete(new);
     return status;

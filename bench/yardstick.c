@@ -11,6 +11,7 @@
 #include "bench/channel_bench.h"
 
 #define MOVES_PER_LOOK 64 /* at the clock */
+#define WARM_UP_TRIPS 100
 #define LINE_END UINT64_MAX
 #define BURST_MAX 64
 
@@ -18,11 +19,11 @@ enum { MESSAGE_MORE = 0, MESSAGE_LAST = 1 }; /* the first byte of an element or 
 
 /* ---- a cache line ---- */
 
-int yardstick_line(struct bench_end *end, uint64_t samples, struct histogram *one_way_ns)
+int yardstick_line(struct bench_end *end, uint64_t samples, uint64_t limit_ns, struct histogram *one_way_ns)
 {
     const struct order order = { .kind = ORDER_LINE_ECHO };
     struct bench_shared *shared = end->shared;
-    uint64_t before_ns, now_ns;
+    uint64_t begin_ns, before_ns, now_ns;
     int result;
 
     atomic_store(&shared->there, 0);
@@ -30,15 +31,15 @@ int yardstick_line(struct bench_end *end, uint64_t samples, struct histogram *on
     result = bench_order(end, &order);
     if (result != 0)
         return result;
-    before_ns = clock_now_ns();
-    for (uint64_t i = 1; result == 0 && i <= samples; i++) {
+    begin_ns = before_ns = clock_now_ns();
+    for (uint64_t i = 1; result == 0 && i <= WARM_UP_TRIPS + samples && before_ns - begin_ns < limit_ns; i++) {
         /* release and acquire: as a message would need. Nothing else is in the line, and nothing is read. */
         atomic_store_explicit(&shared->there, i, memory_order_release);
         while (atomic_load_explicit(&shared->back, memory_order_acquire) != i && result == 0)
             result = bench_wait(&end->wait);
         bench_wait_end(&end->wait);
         now_ns = clock_now_ns();
-        if (i > samples / 10) /* what is before is warm-up */
+        if (i > WARM_UP_TRIPS)
             histogram_record(one_way_ns, (now_ns - before_ns) / 2);
         before_ns = now_ns;
     }
@@ -208,13 +209,13 @@ int yardstick_socket(struct bench_end *end, uint32_t bytes, uint64_t samples, ui
     for (uint64_t i = 0; result == 0 && !last; i++) {
         uint64_t now_ns;
 
-        last = i + 1 >= samples || before_ns - begin_ns > limit_ns;
+        last = i + 1 >= WARM_UP_TRIPS + samples || before_ns - begin_ns > limit_ns;
         end->copy[0] = last ? MESSAGE_LAST : MESSAGE_MORE;
         result = move_all(end, true, end->copy, bytes);
         if (result == 0)
             result = move_all(end, false, end->copy, bytes);
         now_ns = clock_now_ns();
-        if (result == 0 && i > 0) /* the first found the peer asleep over its orders */
+        if (result == 0 && i >= WARM_UP_TRIPS)
             histogram_record(one_way_ns, (now_ns - before_ns) / 2);
         before_ns = now_ns;
     }

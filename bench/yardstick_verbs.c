@@ -19,6 +19,7 @@
 #define WRITES_IN_FLIGHT 4   /* as the channel has */
 #define INLINE_BYTES     192 /* likewise: VERBS_INLINE_BYTES */
 #define WRITES_PER_LOOK  16  /* at the clock */
+#define WARM_UP_WRITES   100
 
 struct write_target {
     uint64_t address;
@@ -210,14 +211,14 @@ static int measure_latency(struct bench_end *bench, struct write_end *end, const
     uint64_t begin_ns = clock_now_ns(), now_ns = begin_ns;
     int result = 0;
 
-    for (uint64_t i = 0; result == 0 && i < samples + samples / 10 && now_ns - begin_ns < limit_ns; i++) {
+    for (uint64_t i = 0; result == 0 && i < WARM_UP_WRITES + samples && now_ns - begin_ns < limit_ns; i++) {
         uint64_t posted_ns = clock_now_ns();
 
         result = post(end, target, bytes);
         if (result == 0)
             result = reap(bench, end);
         now_ns = clock_now_ns();
-        if (result > 0 && i >= samples / 10 / 10) /* what is before is warm-up */
+        if (result > 0 && i >= WARM_UP_WRITES)
             histogram_record(acked_ns, now_ns - posted_ns);
         result = result > 0 ? bench_wait_beat(&bench->wait, now_ns) : result;
     }

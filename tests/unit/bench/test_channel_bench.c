@@ -320,51 +320,78 @@ static void leader_that_dies_ends_the_peer(void **state)
 
 /* ---- compare ---- */
 
-/* A result with one latency and one rate, each with the given values in three rounds. */
-static const char *write_result(const char *name, const char *link, double ack_ns, double rate)
+/* A result of three rounds: a latency, a rate, a yardstick's rate, their ratio, and a maximum that nobody judges. */
+static const char *write_result(const char *name, const char *link, double ack_ns, double rate, double yardstick)
 {
     const char *path = path_of(name);
     FILE *file = fopen(path, "we");
+    const struct {
+        const char *name, *role, *better;
+        double value;
+    } metrics[] = {
+        { "commit_to_ack_ns.p50", "channel", "lower", ack_ns },
+        { "commit_to_ack_ns.p99.9", "channel", "lower", ack_ns * rate },
+        { "commit_to_ack_ns.max", "channel", "lower", ack_ns * rate },
+        { "records_per_s.64B.ring_full", "channel", "higher", rate },
+        { "rte_ring_per_s.64B.burst1", "yardstick", "higher", yardstick },
+        { "channel_to_rte_ring.64B", "ratio", "higher", rate / yardstick },
+    };
 
-    fprintf(file,
-            "{\"format\": \"ftbench channel 1\", \"link\": \"%s\", \"one_machine\": true, \"machine\": {\"cpu\": \"x\"},"
-            "\"settings\": {\"frame_bytes\": [64], \"windows\": [0], \"ring_bytes\": 4194304}, \"metrics\": ["
-            "{\"name\": \"commit_to_ack_ns.p50\", \"role\": \"channel\", \"better\": \"lower\", \"values\": [%g,%g,%g]},"
-            "{\"name\": \"records_per_s.64B\", \"role\": \"channel\", \"better\": \"higher\", \"values\": [%g,%g,%g]},"
-            "{\"name\": \"rte_ring\", \"role\": \"yardstick\", \"better\": \"higher\", \"values\": [%g,%g,%g]}]}",
-            link, ack_ns * 0.99, ack_ns, ack_ns * 1.01, rate * 0.99, rate, rate * 1.01, rate * 0.99, rate, rate * 1.01);
+    fprintf(file, "{\"format\": \"ftbench channel 1\", \"link\": \"%s\", \"one_machine\": true,"
+                  "\"machine\": {\"cpu\": \"x\"}, \"settings\": {\"frame_bytes\": [64], \"windows\": [0],"
+                  "\"ring_bytes\": 4194304}, \"metrics\": [", link);
+    for (size_t i = 0; i < sizeof(metrics) / sizeof(metrics[0]); i++)
+        fprintf(file, "%s{\"name\": \"%s\", \"role\": \"%s\", \"better\": \"%s\", \"values\": [%g, %g, %g]}",
+                i > 0 ? "," : "", metrics[i].name, metrics[i].role, metrics[i].better, metrics[i].value * 0.99,
+                metrics[i].value, metrics[i].value * 1.01);
+    fprintf(file, "]}");
     fclose(file);
     return path;
 }
 
+#define NEW(...) write_result("new.json", "shm", __VA_ARGS__)
+
 static void compare_judges_known_cases(void **state)
 {
-    const char *old = strdup(write_result("old.json", "shm", 100, 1e6));
+    const char *old = strdup(write_result("old.json", "shm", 100, 1e6, 1e6));
 
     (void)state;
     assert_int_equal(RUN("compare", old, old), 0);
-    assert_true(said("0 worse, 0 better, 2 within"));
-    assert_int_equal(RUN("compare", old, write_result("new.json", "shm", 150, 1e6)), 1); /* slower */
-    assert_true(said("1 worse"));
-    assert_int_equal(RUN("compare", old, write_result("new.json", "shm", 100, 0.5e6)), 1); /* fewer */
-    assert_true(said("the yardstick itself changed"));
-    assert_int_equal(RUN("compare", old, write_result("new.json", "shm", 50, 2e6)), 0);
-    assert_true(said("2 better"));
-    assert_int_equal(RUN("compare", old, write_result("new.json", "shm", 103, 0.98e6)), 0); /* noise */
-    assert_int_equal(RUN("compare", "--tolerance", "1", old, write_result("new.json", "shm", 103, 1e6)), 1);
-    assert_int_equal(RUN("compare", "--tolerance", "60", old, write_result("new.json", "shm", 150, 1e6)), 0);
+    assert_true(said("3 metrics judged: 0 worse, 0 better, 3 within the noise"));
+    assert_int_equal(RUN("compare", old, NEW(150, 1e6, 1e6)), 1); /* slower */
+    assert_true(said("3 metrics judged: 1 worse"));
+    assert_int_equal(RUN("compare", old, NEW(100, 0.5e6, 1e6)), 1); /* fewer, and a worse ratio */
+    assert_true(said("2 worse"));
+    assert_int_equal(RUN("compare", old, NEW(50, 2e6, 1e6)), 0);
+    assert_true(said("3 better"));
+    assert_int_equal(RUN("compare", old, NEW(103, 0.98e6, 1e6)), 0); /* noise */
+    assert_int_equal(RUN("compare", "--tolerance", "1", old, NEW(103, 1e6, 1e6)), 1);
+    assert_int_equal(RUN("compare", "--tolerance", "60", old, NEW(150, 1e6, 1e6)), 0);
+    free((void *)(uintptr_t)old);
+}
+
+static void compare_judges_ratios_only_when_a_yardstick_changed(void **state)
+{
+    const char *old = strdup(write_result("old.json", "shm", 100, 1e6, 1e6));
+
+    (void)state;
+    assert_int_equal(RUN("compare", old, NEW(300, 0.5e6, 0.5e6)), 0); /* all is half as fast: the machine */
+    assert_true(said("the yardstick changed"));
+    assert_true(said("1 metrics judged: 0 worse"));
+    assert_int_equal(RUN("compare", old, NEW(100, 0.25e6, 0.5e6)), 1); /* ours is a quarter as fast */
+    assert_true(said("1 metrics judged: 1 worse"));
     free((void *)(uintptr_t)old);
 }
 
 static void compare_refuses_what_cannot_be_compared(void **state)
 {
-    const char *old = strdup(write_result("old.json", "shm", 100, 1e6));
+    const char *old = strdup(write_result("old.json", "shm", 100, 1e6, 1e6));
     FILE *file = fopen(path_of("text.json"), "we");
 
     (void)state;
     fputs("{\"format\": \"ftbench", file);
     fclose(file);
-    assert_int_equal(RUN("compare", old, write_result("new.json", "verbs", 100, 1e6)), 3);
+    assert_int_equal(RUN("compare", old, write_result("new.json", "verbs", 100, 1e6, 1e6)), 3);
     assert_true(said("links differ"));
     assert_int_equal(RUN("compare", old, path_of("text.json")), 3);
     assert_int_equal(RUN("compare", old, path_of("nowhere.json")), 3);
@@ -408,6 +435,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(peer_that_dies_ends_the_run),
         cmocka_unit_test(leader_that_dies_ends_the_peer),
         cmocka_unit_test(compare_judges_known_cases),
+        cmocka_unit_test(compare_judges_ratios_only_when_a_yardstick_changed),
         cmocka_unit_test(compare_refuses_what_cannot_be_compared),
         cmocka_unit_test(compare_takes_what_channel_writes),
     };
