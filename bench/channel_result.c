@@ -129,6 +129,7 @@ void result_print(const struct bench_result *result, FILE *out)
 {
     const struct bench_options *options = result->options;
     const struct machine_noise *noise = &result->noise;
+    char title[64];
 
     fprintf(out, "channel %s, %u rounds, seed %llu, %.1f s\n", options->address, options->rounds,
             (unsigned long long)options->seed, result->seconds);
@@ -142,7 +143,8 @@ void result_print(const struct bench_result *result, FILE *out)
     if (result->notes[0] != '\0')
         fprintf(out, "  %-9s %s\n", "note", result->notes);
 
-    fprintf(out, "\nlatency, frames of %u bytes, ns%32s", options->sizes[0], "");
+    snprintf(title, sizeof(title), "latency in ns, frames of %u bytes", options->sizes[0]);
+    fprintf(out, "\n%-46s", title);
     for (size_t i = 0; i < PERCENTILES; i++)
         fprintf(out, " %9s", percentile_names[i]);
     fprintf(out, " %10s %9s  p50 by round\n", "max", "samples");
@@ -153,7 +155,7 @@ void result_print(const struct bench_result *result, FILE *out)
 
         snprintf(name, sizeof(name), "%s_ns.p50", series->name);
         metric = result_find(result, name);
-        fprintf(out, "  %-34s %-25s", series->name, metric_role_name(series->role));
+        fprintf(out, "  %-32s %-11s", series->name, metric_role_name(series->role));
         for (size_t p = 0; p < PERCENTILES; p++)
             fprintf(out, " %9llu", (unsigned long long)histogram_percentile(&series->ns, percentiles[p]));
         fprintf(out, " %10llu %9llu ", (unsigned long long)series->ns.max, (unsigned long long)series->ns.samples);
