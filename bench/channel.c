@@ -287,7 +287,7 @@ static void add_ratios(struct run *run)
         result_add_ratio(&run->result, ratio, false, name, by, 1);
         snprintf(ratio, sizeof(ratio), "channel_to_socket_stream.%uB", bytes);
         result_add_ratio(&run->result, ratio, false, name, "socket_stream_bytes_per_s.64KiB", bytes);
-        if (widest != options->windows[0]) {
+        if (widest != options->windows[0] && !bench_shares_memory(options)) {
             rate_name(by, "records_per_s", bytes, options->windows[0]);
             snprintf(ratio, sizeof(ratio), "coalesced_to_one_write_each.%uB", bytes);
             result_add_ratio(&run->result, ratio, false, name, by, 1);

@@ -335,6 +335,8 @@ int channel_end_receive(struct bench_end *end, const struct order *order, struct
         bench_wait_end(&end->wait);
         if (record.kind == RECORD_END)
             break;
+        if (record.bytes < sizeof(uint64_t)) /* room for a stamp */
+            return -EPROTO;
         if ((order->flags & ORDER_STAMP) != 0) {
             stamp(&record, &answer->seen_ns);
             atomic_store_explicit(&end->shared->back, record.lsn, memory_order_release);

@@ -151,10 +151,24 @@ int bench_answer(struct bench_end *end, int ours)
     return result;
 }
 
+/* Orders come from a socket: none may ask for what this end has not got. */
+static bool can_obey(const struct bench_end *end, const struct order *order)
+{
+    bool needs_memory = order->kind == ORDER_LINE_ECHO || order->kind == ORDER_RTE_RING ||
+                        (order->kind == ORDER_CHANNEL_RECEIVE && (order->flags & ORDER_STAMP) != 0);
+    bool has_records = end->channel != NULL || (end->shared != NULL && end->receive.base != NULL);
+
+    return (!needs_memory || end->shared != NULL) && (order->kind != ORDER_CHANNEL_RECEIVE || has_records) &&
+           (order->kind != ORDER_CHANNEL_JOIN || !has_records) &&
+           ((order->flags & ORDER_TELL) == 0 || end->channel != NULL);
+}
+
 static int obey(struct bench_end *end, const struct order *order)
 {
     struct answer *answer = &end->answer;
 
+    if (!can_obey(end, order))
+        return -EPROTO;
     bench_wait_end(&end->wait);
     switch ((enum order_kind)order->kind) {
     case ORDER_CHANNEL_JOIN:

@@ -32,7 +32,7 @@ int yardstick_line(struct bench_end *end, uint64_t samples, uint64_t limit_ns, s
     if (result != 0)
         return result;
     begin_ns = before_ns = clock_now_ns();
-    for (uint64_t i = 1; result == 0 && i <= WARM_UP_TRIPS + samples && before_ns - begin_ns < limit_ns; i++) {
+    for (uint64_t i = 1; result == 0 && i <= WARM_UP_TRIPS + samples; i++) {
         /* release and acquire: as a message would need. Nothing else is in the line, and nothing is read. */
         atomic_store_explicit(&shared->there, i, memory_order_release);
         while (atomic_load_explicit(&shared->back, memory_order_acquire) != i && result == 0)
@@ -41,7 +41,11 @@ int yardstick_line(struct bench_end *end, uint64_t samples, uint64_t limit_ns, s
         now_ns = clock_now_ns();
         if (i > WARM_UP_TRIPS)
             histogram_record(one_way_ns, (now_ns - before_ns) / 2);
+        else
+            begin_ns = now_ns;
         before_ns = now_ns;
+        if (now_ns - begin_ns > limit_ns)
+            break;
     }
     atomic_store_explicit(&shared->there, LINE_END, memory_order_release);
     return bench_answer(end, result);
@@ -148,7 +152,7 @@ int yardstick_rte_ring_peer(struct bench_end *end, const struct order *order, st
     struct rte_ring *ring = end->shared->rte_ring;
     uint8_t *buffer = end->copy;
 
-    if (order->burst == 0 || order->burst > BURST_MAX)
+    if (order->burst == 0 || order->burst > BURST_MAX || order->bytes == 0 || order->bytes > BENCH_CHUNK_BYTES)
         return -EPROTO;
     for (;;) {
         struct rte_ring_zc_data place;
@@ -217,6 +221,8 @@ int yardstick_socket(struct bench_end *end, uint32_t bytes, uint64_t samples, ui
         now_ns = clock_now_ns();
         if (result == 0 && i >= WARM_UP_TRIPS)
             histogram_record(one_way_ns, (now_ns - before_ns) / 2);
+        else
+            begin_ns = now_ns;
         before_ns = now_ns;
     }
     return bench_answer(end, result);

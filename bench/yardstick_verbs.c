@@ -61,7 +61,7 @@ static int endpoint_open(const struct bench_options *options, bool listening, st
     struct ibv_qp_init_attr queue = { .qp_type = IBV_QPT_RC, .sq_sig_all = 0,
                                       .cap = { .max_send_wr = 2 * WRITES_IN_FLIGHT, .max_recv_wr = 1,
                                                .max_send_sge = 1, .max_recv_sge = 1,
-                                               .max_inline_data = INLINE_BYTES } };
+                                               .max_inline_data = listening ? 0 : INLINE_BYTES } };
     struct rdma_addrinfo hints = { .ai_port_space = RDMA_PS_TCP, .ai_flags = listening ? RAI_PASSIVE : 0 }, *found;
     char port[8];
     int result;
@@ -211,18 +211,22 @@ static int measure_latency(struct bench_end *bench, struct write_end *end, const
     uint64_t begin_ns = clock_now_ns(), now_ns = begin_ns;
     int result = 0;
 
-    for (uint64_t i = 0; result == 0 && i < WARM_UP_WRITES + samples && now_ns - begin_ns < limit_ns; i++) {
+    for (uint64_t i = 0; result == 0 && i < WARM_UP_WRITES + samples; i++) {
         uint64_t posted_ns = clock_now_ns();
 
         result = post(end, target, bytes);
         if (result == 0)
             result = reap(bench, end);
         now_ns = clock_now_ns();
-        if (result > 0 && i >= WARM_UP_WRITES)
+        if (i < WARM_UP_WRITES)
+            begin_ns = now_ns;
+        else if (result > 0)
             histogram_record(acked_ns, now_ns - posted_ns);
+        if (now_ns - begin_ns > limit_ns)
+            break;
         result = result > 0 ? bench_wait_beat(&bench->wait, now_ns) : result;
     }
-    return result;
+    return result < 0 ? result : 0;
 }
 
 static int measure_rate(struct bench_end *bench, struct write_end *end, const struct write_target *target,

@@ -224,6 +224,41 @@ static void json_to_stdout_is_nothing_but_json(void **state)
     cJSON_Delete(result);
 }
 
+/* Both ends on this machine, once as one command and once as two. */
+static void tcp_run_measures_channel_and_socket(void **state)
+{
+    static const char *const names[] = { "commit_to_ack_ns.p50", "commit_to_consumed_ns.p50", "socket_one_way_ns.p50",
+                                         "socket_stream_bytes_per_s.64KiB", "consumed_to_socket",
+                                         "channel_to_socket_stream.64B" };
+    char address[64];
+
+    (void)state;
+    for (unsigned two = 0; two < 2; two++) {
+        const char *const receiver[] = { "ftbench", "channel", "--receive", address, NULL };
+        pid_t peer = 0;
+        cJSON *result;
+        int status;
+
+        snprintf(address, sizeof(address), "tcp:127.0.0.1:%u", free_port());
+        if (two == 1)
+            peer = start(receiver);
+        status = RUN("channel", address, two == 0 ? "--fork" : "--rounds=2", "--rounds", "2", "--samples", "100",
+                     "--run-ms", "2", "--sizes", "64", "--json", path_of("run.json"));
+        if (two == 0 && status != 0 && said("give verbs:HOST:PORT, shm:NAME or file:PATH")) {
+            print_message("the channel has no link tcp: here\n");
+            skip();
+        }
+        assert_int_equal(status, 0);
+        if (two == 1)
+            assert_int_equal(end_of(peer), 0);
+        result = cJSON_Parse(read_text(path_of("run.json")));
+        assert_non_null(result);
+        for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+            assert_true(number(metric_named(result, names[i]), "min") > 0);
+        cJSON_Delete(result);
+    }
+}
+
 /* ---- wrong words ---- */
 
 static void wrong_words_are_usage_errors(void **state)
@@ -429,6 +464,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shm_run_measures_all_it_names),
         cmocka_unit_test(ring_run_measures_all_it_names),
+        cmocka_unit_test(tcp_run_measures_channel_and_socket),
         cmocka_unit_test(json_to_stdout_is_nothing_but_json),
         cmocka_unit_test(wrong_words_are_usage_errors),
         cmocka_unit_test(nobody_to_measure_with_is_said_in_time),
