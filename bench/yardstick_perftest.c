@@ -16,7 +16,8 @@
 #include "base/report.h"
 
 #define ITERATIONS "1000"
-#define LISTEN_WAIT_NS (500 * NS_PER_MS) /* they say nowhere that they listen */
+#define LISTEN_WAIT_NS (500 * NS_PER_MS) /* they say nowhere that they listen; twice as long before each further try */
+#define TRIES 4
 #define RUN_LIMIT_NS (30 * NS_PER_S)
 #define END_WAIT_NS (2 * NS_PER_S) /* of ours, when the other end's has ended */
 #define TEXT_BYTES 8192
@@ -71,8 +72,11 @@ static int collect(struct bench_end *end, pid_t child, int output, char *text)
         if (poll(&ready, 1, 20) <= 0)
             continue;
         got = read(output, text + used, TEXT_BYTES - 1 - used);
-        if (got <= 0 || (used += (size_t)got) == TEXT_BYTES - 1)
+        if (got <= 0)
             break;
+        used += (size_t)got;
+        if (used == TEXT_BYTES - 1)
+            result = -EMSGSIZE; /* they never say so much */
     }
     text[used] = '\0';
     if (result != 0)
@@ -98,9 +102,21 @@ static int run(struct bench_end *end, bool latency, uint32_t bytes, bool is_serv
     }
     if (result > 0) {
         report_warning("%s ended with status %d: %s", program_of(latency), result, text);
-        return -ENOENT;
+        return -EAGAIN;
     }
     return result;
+}
+
+/* The server may not listen yet. */
+static int run_client(struct bench_end *end, bool latency, uint32_t bytes, char *text)
+{
+    int result = -EAGAIN;
+
+    for (unsigned i = 0; result == -EAGAIN && i < TRIES; i++) {
+        clock_sleep_ns(LISTEN_WAIT_NS << i);
+        result = run(end, latency, bytes, false, text);
+    }
+    return result == -EAGAIN ? -ENOENT : result;
 }
 
 int yardstick_perftest(struct bench_end *end, bool latency, uint32_t bytes, double *value)
@@ -111,8 +127,8 @@ int yardstick_perftest(struct bench_end *end, bool latency, uint32_t bytes, doub
 
     if (result != 0)
         return result;
-    clock_sleep_ns(LISTEN_WAIT_NS);
-    ours = run(end, latency, bytes, false, text);
+    text[0] = '\0';
+    ours = run_client(end, latency, bytes, text);
     if (send(end->socket, "", 1, MSG_NOSIGNAL) != 1 && (ours == 0 || ours == -ENOENT)) /* ours has ended */
         ours = -EPIPE;
     result = bench_answer(end, ours == -ENOENT ? 0 : ours);
@@ -131,5 +147,5 @@ int yardstick_perftest_peer(struct bench_end *end, const struct order *order, st
     (void)answer;
     if (recv(end->socket, &byte, 1, MSG_WAITALL) != 1)
         return -EPIPE;
-    return result == -ETIMEDOUT ? -ENOENT : result;
+    return result == -ETIMEDOUT || result == -EAGAIN ? -ENOENT : result;
 }

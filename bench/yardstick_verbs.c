@@ -96,11 +96,12 @@ static int buffer_open(struct write_end *end, bool remote)
 
 static int wait_for_event(struct bench_end *end, struct rdma_event_channel *events)
 {
-    struct pollfd ready[2] = { { .fd = events->fd, .events = POLLIN }, { .fd = end->socket, .events = POLLRDHUP } };
+    struct pollfd ready[2] = { { .fd = events->fd, .events = POLLIN },
+                               { .fd = end->socket, .events = POLLIN | POLLRDHUP } }; /* a leader that gives up */
 
     if (poll(ready, 2, (int)(end->options->join_ns / NS_PER_MS)) <= 0)
         return -ETIMEDOUT;
-    return ready[1].revents != 0 ? -EPIPE : 0;
+    return ready[1].revents != 0 ? -ECONNABORTED : 0;
 }
 
 int yardstick_write_peer(struct bench_end *bench, struct answer *answer)
@@ -185,7 +186,7 @@ static int write_connect(struct bench_end *bench, struct write_end *end, struct 
     uint8_t ready;
     int result;
 
-    if (recv(bench->socket, &ready, 1, MSG_WAITALL) != 1)
+    if (recv(bench->socket, &ready, 1, MSG_WAITALL) != 1 || ready != 0) /* anything else is an answer: it has failed */
         return -EPIPE;
     result = endpoint_open(bench->options, false, &end->id);
     if (result == 0)
