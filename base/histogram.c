@@ -31,6 +31,15 @@ void histogram_record(struct histogram *h, uint64_t value)
         h->max = value;
 }
 
+void histogram_merge(struct histogram *h, const struct histogram *more)
+{
+    for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++)
+        h->counts[i] += more->counts[i];
+    h->samples += more->samples;
+    if (more->max > h->max)
+        h->max = more->max;
+}
+
 uint64_t histogram_percentile(const struct histogram *h, double percentile)
 {
     uint64_t rank = (uint64_t)((double)h->samples * percentile / 100.0 + 0.5);

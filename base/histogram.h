@@ -18,6 +18,8 @@ struct histogram {
 };
 
 void histogram_record(struct histogram *h, uint64_t value);
+/* Adds all samples of `more`. */
+void histogram_merge(struct histogram *h, const struct histogram *more);
 
 /* The value (upper edge of its bucket, never above max) that `percentile` (0 to 100) of the samples
  * do not exceed; 0 when there are none. */

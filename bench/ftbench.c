@@ -1,9 +1,10 @@
-/* ftbench: clients that watch a service from outside while its host dies. One subcommand a workload. */
+/* ftbench: measures a service while its host dies, and the logging channel. One subcommand a workload. */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/report.h"
 #include "bench/counter.h"
+#include "bench/workloads.h"
 
 #define EXIT_USAGE 2
 
@@ -12,6 +13,8 @@ static const struct workload {
     int (*run)(int argc, char **argv); /* argv[0] is the workload's name; returns the exit status */
 } workloads[] = {
     { "counter", "pipelined INCRs on one redis key: is any acknowledged increment lost?", counter_main },
+    { "channel", "the logging channel: latency and throughput, held against bare loops in the same run", channel_main },
+    { "compare", "two results of channel: what changed beyond the noise?", compare_main },
 };
 
 static void print_help(FILE *out)

@@ -41,8 +41,6 @@ int send_ring_reserve(struct send_ring *ring, uint16_t kind, uint64_t position, 
             return -EAGAIN;
         }
     }
-    if (pad != 0)
-        frame_seal_pad(send_ring_at(ring, ring->head), ring->key, ring->next_lsn, pad);
     ring->open_index = ring->head + pad;
     ring->open_kind = kind;
     ring->open_position = position;
@@ -57,6 +55,9 @@ uint64_t send_ring_commit(struct send_ring *ring)
 
     if (ring->open_index == NOT_OPEN)
         report_bug("channel: commit without a reserved record after LSN %llu", (unsigned long long)(lsn - 1));
+    /* Not before: a receiver may see the pad at once, and a record that is only reserved may be forgotten. */
+    if (ring->open_index != ring->head)
+        frame_seal_pad(send_ring_at(ring, ring->head), ring->key, lsn, ring->open_index - ring->head);
     frame_seal(send_ring_at(ring, ring->open_index), ring->key, lsn, ring->open_position, ring->open_kind,
                ring->open_bytes);
     ring->head = ring->open_index + frame_bytes(ring->open_bytes);

@@ -39,6 +39,23 @@ static void checksum_is_castagnoli(void **state)
     assert_int_equal(crc32c(crc32c(0, "1234", 4), "56789", 5), 0xe3069283u);
 }
 
+/* Long and short data are summed in different ways; the sum of the pieces is that of the whole. */
+static void checksum_of_pieces_is_that_of_the_whole(void **state)
+{
+    uint8_t data[4096];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(data); i++)
+        data[i] = (uint8_t)(i * 31 + i / 256);
+    for (size_t length = 0; length <= sizeof(data); length += length < 600 ? 1 : 97) {
+        uint32_t pieces = 0;
+
+        for (size_t at = 0; at < length; at += 37)
+            pieces = crc32c(pieces, data + at, length - at < 37 ? length - at : 37);
+        assert_int_equal(crc32c(0, data, length), pieces);
+    }
+}
+
 static void frame_round_trip_keeps_every_field(void **state)
 {
     uint32_t sizes[400];
@@ -193,6 +210,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(checksum_is_castagnoli),
+        cmocka_unit_test(checksum_of_pieces_is_that_of_the_whole),
         cmocka_unit_test(frame_round_trip_keeps_every_field),
         cmocka_unit_test(small_records_take_one_line),
         cmocka_unit_test(every_flipped_bit_is_detected),

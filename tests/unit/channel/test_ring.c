@@ -156,6 +156,25 @@ static void pad_counts_against_the_credit(void **state)
     assert_int_equal(take(pair, &record), FRAME_ABSENT);
 }
 
+static void record_that_is_forgotten_leaves_no_pad(void **state)
+{
+    struct pair *pair = *state;
+    struct channel_record record;
+    void *payload;
+
+    for (unsigned i = 0; i < RING_BYTES / 64 - 1; i++) {
+        assert_int_equal(put(pair, 0), 0);
+        assert_int_equal(take(pair, &record), FRAME_COMPLETE);
+    }
+    /* Needs a pad, and is not committed; the one in its place needs none. */
+    assert_int_equal(send_ring_reserve(pair->send, 0, 0, 64, &payload), 0);
+    assert_int_equal(take(pair, &record), FRAME_ABSENT);
+    assert_int_equal(put(pair, 16), 0);
+    assert_int_equal(take(pair, &record), FRAME_COMPLETE);
+    assert_int_equal(record.bytes, 16);
+    assert_int_equal(pair->receive->index, RING_BYTES);
+}
+
 static void stale_lap_is_never_delivered(void **state)
 {
     struct pair *pair = *state;
@@ -267,6 +286,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(record_that_fits_the_end_exactly_needs_no_pad, pair_open, pair_close),
         cmocka_unit_test_setup_teardown(record_that_does_not_fit_the_end_goes_behind_a_pad, pair_open, pair_close),
         cmocka_unit_test_setup_teardown(pad_counts_against_the_credit, pair_open, pair_close),
+        cmocka_unit_test_setup_teardown(record_that_is_forgotten_leaves_no_pad, pair_open, pair_close),
         cmocka_unit_test_setup_teardown(stale_lap_is_never_delivered, pair_open, pair_close),
         cmocka_unit_test_setup_teardown(payload_that_imitates_the_next_frame_is_not_delivered, pair_open, pair_close),
         cmocka_unit_test_setup_teardown(record_stays_until_it_is_consumed, pair_open, pair_close),

@@ -1,0 +1,262 @@
+/* ftbench compare: what changed between two results of ftbench channel, beyond the noise of either. */
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cjson/cJSON.h>
+
+#include "base/report.h"
+#include "bench/channel_result.h"
+#include "bench/statistics.h"
+#include "bench/workloads.h"
+
+#define EXIT_WORSE 1
+#define EXIT_USAGE 2
+#define EXIT_NOT_COMPARABLE 3
+#define FILE_BYTES_MAX (16u << 20)
+
+static void print_help(void)
+{
+    printf("usage: ftbench compare [OPTION...] OLD.json NEW.json\n\n"
+           "Compares two results of `ftbench channel --json`. A metric has changed if the ranges of its rounds do not\n"
+           "overlap and its medians differ by more than the tolerance; anything less is noise. If a yardstick has\n"
+           "changed, the machine was another one, and only the ratios are judged. Percentiles above p99 never are.\n\n"
+           "  --tolerance PERCENT  default 5\n"
+           "  --all                show metrics that did not change, too\n\n"
+           "exit status: 0 nothing is worse, 1 something is, 2 usage, 3 not comparable\n");
+}
+
+static cJSON *read_result(const char *path)
+{
+    FILE *file = fopen(path, "re");
+    char *text = malloc(FILE_BYTES_MAX);
+    size_t bytes = file != NULL && text != NULL ? fread(text, 1, FILE_BYTES_MAX, file) : 0;
+    cJSON *json = NULL, *format;
+
+    if (file == NULL || text == NULL)
+        report_error("cannot read %s: %s", path, strerror(errno));
+    else if (bytes == FILE_BYTES_MAX || (json = cJSON_ParseWithLength(text, bytes)) == NULL)
+        report_error("%s is no JSON file, or an incomplete one", path);
+    if (file != NULL)
+        fclose(file);
+    free(text);
+    format = cJSON_GetObjectItemCaseSensitive(json, "format");
+    if (json != NULL && (!cJSON_IsString(format) || strcmp(format->valuestring, RESULT_FORMAT) != 0)) {
+        report_error("%s is no result of `ftbench channel --json` that this ftbench can read (%s)", path,
+                     RESULT_FORMAT);
+        cJSON_Delete(json);
+        json = NULL;
+    }
+    return json;
+}
+
+/* Equal, or both missing. */
+static bool same(const cJSON *old, const cJSON *new, const char *name)
+{
+    const cJSON *ours = cJSON_GetObjectItemCaseSensitive(old, name);
+    const cJSON *theirs = cJSON_GetObjectItemCaseSensitive(new, name);
+
+    return ours == NULL ? theirs == NULL : theirs != NULL && cJSON_Compare(ours, theirs, true);
+}
+
+/* Says why not. */
+static bool are_comparable(const cJSON *old, const cJSON *new)
+{
+    static const char *const needed[] = { "frame_bytes", "windows", "ring_bytes" };
+    const cJSON *ours = cJSON_GetObjectItemCaseSensitive(old, "settings");
+    const cJSON *theirs = cJSON_GetObjectItemCaseSensitive(new, "settings");
+
+    if (!same(old, new, "link") || !same(old, new, "one_machine")) {
+        report_error("not comparable: the links differ");
+        return false;
+    }
+    for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++)
+        if (!same(ours, theirs, needed[i])) {
+            report_error("not comparable: %s differ; measure again with the same options", needed[i]);
+            return false;
+        }
+    if (!same(old, new, "machine") || !same(old, new, "peer_machine"))
+        report_warning("the machines differ: what changed may be theirs");
+    if (!same(ours, theirs, "spin_us") || !same(ours, theirs, "sleep_us"))
+        report_warning("the ends waited in different ways (--spin-us, --sleep-us)");
+    return true;
+}
+
+/* The values of a metric; false: it has none that can be used. */
+static bool values_of(const cJSON *metric, double values[ROUNDS_MAX], unsigned *count)
+{
+    const cJSON *array = cJSON_GetObjectItemCaseSensitive(metric, "values"), *value;
+
+    *count = 0;
+    cJSON_ArrayForEach(value, array)
+    {
+        if (!cJSON_IsNumber(value) || *count == ROUNDS_MAX)
+            return false;
+        values[(*count)++] = value->valuedouble;
+    }
+    return *count > 0;
+}
+
+static const cJSON *metric_named(const cJSON *result, const char *name)
+{
+    const cJSON *metric;
+
+    cJSON_ArrayForEach(metric, cJSON_GetObjectItemCaseSensitive(result, "metrics"))
+    {
+        const char *found = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(metric, "name"));
+
+        if (found != NULL && strcmp(found, name) == 0)
+            return metric;
+    }
+    return NULL;
+}
+
+struct comparison {
+    double tolerance;
+    bool all;
+    bool ratios_only; /* a yardstick has changed */
+    unsigned judged, better, worse, moved_yardsticks;
+};
+
+/* Of a metric of both results. */
+struct pair {
+    const char *name, *role;
+    struct summary was, is;
+    enum change change;
+};
+
+/* false: there is nothing to compare. */
+static bool pair_read(const cJSON *old_result, const cJSON *new, double tolerance, struct pair *pair)
+{
+    const char *better = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(new, "better"));
+    double before[ROUNDS_MAX], after[ROUNDS_MAX];
+    unsigned before_count, after_count;
+    const cJSON *old;
+
+    pair->name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(new, "name"));
+    pair->role = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(new, "role"));
+    old = pair->name != NULL ? metric_named(old_result, pair->name) : NULL;
+    if (pair->role == NULL || better == NULL || strcmp(pair->role, metric_role_name(METRIC_FACT)) == 0 ||
+        !values_of(old, before, &before_count) || !values_of(new, after, &after_count))
+        return false;
+    pair->change = statistics_compare(before, before_count, after, after_count, strcmp(better, "lower") == 0,
+                                      tolerance);
+    pair->was = statistics_summarize(before, before_count);
+    pair->is = statistics_summarize(after, after_count);
+    return true;
+}
+
+static bool has_role(const struct pair *pair, enum metric_role role)
+{
+    return strcmp(pair->role, metric_role_name(role)) == 0;
+}
+
+/* A round has too few samples beyond p99 for its own value to say much. */
+static bool is_far_tail(const char *name)
+{
+    size_t length = strlen(name);
+
+    return strstr(name, "_ns.p99.") != NULL || (length > 4 && strcmp(name + length - 4, ".max") == 0);
+}
+
+static void judge(struct comparison *comparison, const struct pair *pair)
+{
+    const char *verdict = "";
+
+    if (has_role(pair, METRIC_YARDSTICK)) {
+        verdict = pair->change != CHANGE_NONE ? "the yardstick changed" : "";
+    } else if (is_far_tail(pair->name) || (comparison->ratios_only && !has_role(pair, METRIC_RATIO))) {
+        verdict = pair->change != CHANGE_NONE ? "changed, not judged" : "";
+    } else {
+        comparison->judged++;
+        comparison->worse += pair->change == CHANGE_WORSE;
+        comparison->better += pair->change == CHANGE_BETTER;
+        verdict = pair->change == CHANGE_WORSE ? "WORSE" : pair->change == CHANGE_BETTER ? "better" : "";
+    }
+    if (comparison->all || pair->change != CHANGE_NONE)
+        printf("%-44s %14.6g %14.6g %8.3f %8.1f %% %8.1f %%  %s\n", pair->name, pair->was.median, pair->is.median,
+               pair->was.median != 0 ? pair->is.median / pair->was.median : NAN,
+               100 * statistics_spread(&pair->was), 100 * statistics_spread(&pair->is), verdict);
+}
+
+static int compare(const cJSON *old, const cJSON *new, struct comparison *comparison)
+{
+    const cJSON *metrics = cJSON_GetObjectItemCaseSensitive(new, "metrics"), *metric;
+    struct pair pair;
+
+    if (!are_comparable(old, new))
+        return EXIT_NOT_COMPARABLE;
+    cJSON_ArrayForEach(metric, metrics)
+    {
+        if (pair_read(old, metric, comparison->tolerance, &pair) && has_role(&pair, METRIC_YARDSTICK) &&
+            !is_far_tail(pair.name))
+            comparison->moved_yardsticks += pair.change != CHANGE_NONE;
+    }
+    comparison->ratios_only = comparison->moved_yardsticks > 0;
+    printf("%-44s %14s %14s %8s %10s %10s\n", "metric", "old", "new", "new/old", "spread", "spread");
+    cJSON_ArrayForEach(metric, metrics)
+    {
+        if (pair_read(old, metric, comparison->tolerance, &pair))
+            judge(comparison, &pair);
+    }
+    if (comparison->judged == 0) {
+        report_error("not comparable: the two results have no metric in common%s",
+                     comparison->ratios_only ? " but yardsticks, and those changed: the machine was another one" : "");
+        return EXIT_NOT_COMPARABLE;
+    }
+    if (comparison->ratios_only)
+        report_warning("%u yardsticks changed beyond their noise, so the machine was another one: only the ratios are "
+                       "judged", comparison->moved_yardsticks);
+    printf("%u metrics judged: %u worse, %u better, %u within the noise\n", comparison->judged, comparison->worse,
+           comparison->better, comparison->judged - comparison->worse - comparison->better);
+    return comparison->worse > 0 ? EXIT_WORSE : 0;
+}
+
+int compare_main(int argc, char **argv)
+{
+    enum { TOLERANCE = 1, ALL, HELP };
+    static const struct option known[] = {
+        { "tolerance", required_argument, NULL, TOLERANCE }, { "all", no_argument, NULL, ALL },
+        { "help", no_argument, NULL, HELP },                 { NULL, 0, NULL, 0 },
+    };
+    struct comparison comparison = { .tolerance = 0.05 };
+    double percent;
+    cJSON *old, *new;
+    char *end;
+    int option, status;
+
+    while ((option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
+        switch (option) {
+        case TOLERANCE:
+            percent = strtod(optarg, &end);
+            if (end == optarg || *end != '\0' || !(percent >= 0 && percent <= 1000)) {
+                report_error("--tolerance is '%s'; it must be a number of percent from 0 to 1000", optarg);
+                return EXIT_USAGE;
+            }
+            comparison.tolerance = percent / 100;
+            break;
+        case ALL:
+            comparison.all = true;
+            break;
+        case HELP:
+        case 'h':
+            print_help();
+            return 0;
+        default:
+            return EXIT_USAGE; /* getopt has said it */
+        }
+    }
+    if (argc - optind != 2) {
+        report_error("compare takes two files, OLD.json and NEW.json; `ftbench compare --help` tells more");
+        return EXIT_USAGE;
+    }
+    old = read_result(argv[optind]);
+    new = read_result(argv[optind + 1]);
+    status = old != NULL && new != NULL ? compare(old, new, &comparison) : EXIT_NOT_COMPARABLE;
+    cJSON_Delete(old);
+    cJSON_Delete(new);
+    return status;
+}

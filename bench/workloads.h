@@ -1,0 +1,8 @@
+/* The workloads of ftbench. Each takes its arguments, argv[0] being its name, and returns the exit status. */
+#ifndef FTVMM_BENCH_WORKLOADS_H
+#define FTVMM_BENCH_WORKLOADS_H
+
+int channel_main(int argc, char **argv);
+int compare_main(int argc, char **argv);
+
+#endif
