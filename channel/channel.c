@@ -181,4 +181,5 @@ void channel_get_statistics(const struct channel *channel, struct channel_statis
     out->writes = atomic_load_explicit(&channel->writes, memory_order_relaxed);
     out->stalls = atomic_load_explicit(&channel->send.stalls, memory_order_relaxed);
     out->torn = atomic_load_explicit(&channel->torn, memory_order_relaxed);
+    out->damaged = atomic_load_explicit(&channel->damaged, memory_order_relaxed);
 }

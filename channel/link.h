@@ -41,6 +41,7 @@ struct channel {
     _Atomic uint64_t peer_seen_ns;                       /* written by the polling thread */
     _Atomic uint64_t writes;
     _Atomic uint64_t torn;
+    _Atomic uint64_t damaged;
     _Atomic bool down; /* a hint, for ever once true */
 };
 

@@ -127,6 +127,7 @@ static int shm_next(struct channel *channel, struct channel_record *record)
     report_error("%s: record %llu is damaged in the shared ring (index %llu, tail %llu): the sender has a fault, or "
                  "somebody else wrote there; nothing more is read", link->path, (unsigned long long)ring->next_lsn,
                  (unsigned long long)ring->index, (unsigned long long)link->cached_tail);
+    link_count(&channel->damaged, 1);
     return link->final = -EBADMSG;
 }
 

@@ -53,7 +53,7 @@ bool verbs_control_read(const struct verbs_link *link, uint64_t counter, struct 
 
     /* Relaxed: the NIC is no thread. Whether the words belong together only the checksum tells. */
     words[0] = atomic_load_explicit(&from[0], memory_order_relaxed);
-    if (words[0] == counter)
+    if (words[0] <= counter) /* the one seen, or an older one that came again */
         return false;
     for (size_t i = 1; i < sizeof(words) / sizeof(words[0]); i++)
         words[i] = atomic_load_explicit(&from[i], memory_order_relaxed);
@@ -132,8 +132,13 @@ void verbs_look_at_peer(struct verbs_link *link)
         return;
     link->peer_counter = block.counter;
     atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
-    if (!channel->is_sender)
+    if (!channel->is_sender) {
+        /* Kept, because the block that lies there at the sender's death may be torn. relaxed: a number, and whoever
+         * sees it late looks again. */
+        if (block.lsn > atomic_load_explicit(&link->told_lsn, memory_order_relaxed))
+            atomic_store_explicit(&link->told_lsn, block.lsn, memory_order_relaxed);
         return;
+    }
     consumed = atomic_load_explicit(&channel->credit->bytes, memory_order_relaxed); /* our own thread's */
     /* Committed comes before posted, and posted before what the peer can have read. Acquire, the index before
      * the LSN as send_ring_commit writes them the other way round. */
@@ -226,7 +231,8 @@ static void reap(struct verbs_link *link)
             verbs_failed(link, completion);
             continue;
         }
-        if (completion->wr_id == VERBS_WR_CONTROL)
+        /* Behind a write that failed nothing counts as acked, whatever the device says of it. */
+        if (completion->wr_id == VERBS_WR_CONTROL || atomic_load_explicit(&channel->down, memory_order_relaxed))
             continue;
         link->completed = completion->wr_id;
         /* The bytes are ours still: credit is never given beyond `completed`, and was not yet for these.
@@ -260,14 +266,17 @@ static int judge(struct verbs_link *link, enum frame_state state)
     struct verbs_control block;
     bool acked;
 
-    /* The sender holds an ack for it, and told us after its write: it must be here. The first look is one load. */
-    acked = atomic_load_explicit((const _Atomic uint64_t *)&link->in->lsn, memory_order_relaxed) >= ring->next_lsn &&
-            verbs_control_read(link, 0, &block) && block.lsn >= ring->next_lsn;
+    /* The sender holds an ack for it, and told us after its write: it must be here. The first looks are one load
+     * each. */
+    acked = atomic_load_explicit(&link->told_lsn, memory_order_relaxed) >= ring->next_lsn ||
+            (atomic_load_explicit((const _Atomic uint64_t *)&link->in->lsn, memory_order_relaxed) >= ring->next_lsn &&
+             verbs_control_read(link, 0, &block) && block.lsn >= ring->next_lsn);
     if (state != FRAME_DAMAGED && !acked) {
         link->doubtful_since_ns = 0;
         /* After the fence nothing more comes; what is torn was never acked. */
         return link->fenced ? link->final = -ENODATA : -EAGAIN;
     }
+    link_count(&link->channel.damaged, 1);
     if (link->doubtful_since_ns == 0)
         link->doubtful_since_ns = clock_now_ns();
     if (clock_now_ns() - link->doubtful_since_ns < VERBS_DAMAGE_NS)

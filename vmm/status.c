@@ -68,6 +68,7 @@ static void add_channel(cJSON *root, const struct lockstep *ls)
     add(channel, "writes", statistics.writes);
     add(channel, "stalls", statistics.stalls);
     add(channel, "torn", statistics.torn);
+    add(channel, "damaged", statistics.damaged);
     add(channel, "lag_us", COUNT_GET(ls->lag_ns) / NS_PER_US);
     add(channel, "throttled_ms", COUNT_GET(ls->throttled_ns) / NS_PER_MS);
     add(channel, "log_full_ms", COUNT_GET(ls->log_full_ns) / NS_PER_MS);
