@@ -276,9 +276,11 @@ static int judge(struct verbs_link *link, enum frame_state state)
         /* After the fence nothing more comes; what is torn was never acked. */
         return link->fenced ? link->final = -ENODATA : -EAGAIN;
     }
-    link_count(&link->channel.damaged, 1);
+    /* The first look proves little: frame and block may both have landed between looking at the one and the other. */
     if (link->doubtful_since_ns == 0)
         link->doubtful_since_ns = clock_now_ns();
+    else
+        link_count(&link->channel.damaged, 1);
     if (clock_now_ns() - link->doubtful_since_ns < VERBS_DAMAGE_NS)
         return -EAGAIN;
     report_error("%s: record %llu at ring index %llu is damaged: %s; it cannot be replayed, and nothing behind it",
