@@ -108,8 +108,8 @@ static int compare_words(const void *a, const void *b)
 
 /*
  * What docs/failures.md says of several flipped bits. Flipped bits stay unseen if the CRCs of each of them alone cancel
- * out. The generator has an even number of terms, so an odd number of bits never does. Two do not, if all positions have
- * different remainders; four do not, if all pairs of positions have.
+ * out. The generator has an even number of terms, so an odd number of bits never does. Two do not, if all positions
+ * have different remainders; four do not, if all pairs of positions have.
  */
 static void three_flipped_bits_are_detected_in_any_frame_and_five_in_small_ones(void **state)
 {
