@@ -35,17 +35,22 @@ uint64_t link_random_key(void)
     return key;
 }
 
-enum frame_state link_look_ahead(struct channel *channel, uint64_t available_bytes)
+enum frame_state link_look_ahead(struct channel *channel, uint64_t end)
 {
     struct receive_ring *ahead = &channel->ahead;
-    uint64_t begin = ahead->index;
+    uint64_t consumed_lsn = atomic_load_explicit(&channel->credit->lsn, memory_order_acquire);
     bool moved = false;
 
+    if (consumed_lsn >= ahead->next_lsn) {
+        /* The receiving thread was here first, and what lay there may be gone. It stores the index, then the LSN, so
+         * this index may be a record too far; then nothing due lies there, and the next call finds the right one. */
+        receive_ring_skip(ahead, atomic_load_explicit(&channel->credit->bytes, memory_order_acquire), consumed_lsn);
+        moved = true;
+    }
     for (unsigned i = 0; i < LOOK_AHEAD_RECORDS; i++) {
-        uint64_t gone = ahead->index - begin;
         struct channel_record record;
-        enum frame_state state =
-            receive_ring_look(ahead, available_bytes == UINT64_MAX ? UINT64_MAX : available_bytes - gone, &record);
+        uint64_t available = end == UINT64_MAX ? UINT64_MAX : end > ahead->index ? end - ahead->index : 0;
+        enum frame_state state = receive_ring_look(ahead, available, &record);
 
         if (state != FRAME_COMPLETE)
             return moved ? FRAME_COMPLETE : state;
@@ -246,4 +251,5 @@ void channel_get_statistics(const struct channel *channel, struct channel_statis
     out->writes = atomic_load_explicit(&channel->writes, memory_order_relaxed);
     out->stalls = atomic_load_explicit(&channel->send.stalls, memory_order_relaxed);
     out->torn = atomic_load_explicit(&channel->torn, memory_order_relaxed);
+    out->damaged = atomic_load_explicit(&channel->damaged, memory_order_relaxed);
 }

@@ -146,6 +146,7 @@ struct channel_statistics {
     uint64_t writes;                /* link operations carrying records */
     uint64_t stalls;                /* reserve calls that found the ring full */
     uint64_t torn;                  /* receiver: looks that met a record not yet complete */
+    uint64_t damaged;               /* receiver: looks that met one complete and wrong, or acked and not there, again */
 };
 void channel_get_statistics(const struct channel *channel, struct channel_statistics *out);
 

@@ -3,21 +3,29 @@
 
 #include <stddef.h>
 
-struct control_block control_make(const struct channel *channel, uint64_t counter, uint64_t key, uint64_t sender_bytes)
+static void seal(struct control_block *block, uint64_t key)
+{
+    block->crc = crc32c_keyed(key, block, offsetof(struct control_block, crc));
+}
+
+struct control_block control_of_sender(uint64_t counter, uint64_t key, uint64_t lsn, uint64_t bytes)
+{
+    struct control_block block = { .counter = counter, .lsn = lsn, .bytes = bytes };
+
+    seal(&block, key);
+    return block;
+}
+
+struct control_block control_of_receiver(const struct channel *channel, uint64_t counter, uint64_t key)
 {
     struct control_block block = { .counter = counter };
 
-    if (channel->is_sender) {
-        block.lsn = atomic_load_explicit(&channel->acked_lsn, memory_order_relaxed); /* our own thread's */
-        block.bytes = sender_bytes;
-    } else {
-        /* Acquire, LSN first: the receiving thread writes bytes, then LSN, so these bytes cover that LSN; and
-         * its reads of the frames come before our telling that they may be overwritten. */
-        block.lsn = atomic_load_explicit(&channel->credit->lsn, memory_order_acquire);
-        block.bytes = link_free_bytes(channel);
-        block.seen_lsn = atomic_load_explicit(&channel->ahead_credit.lsn, memory_order_acquire);
-    }
-    block.crc = crc32c_keyed(key, &block, offsetof(struct control_block, crc));
+    /* Acquire, LSN first: the receiving thread writes bytes, then LSN, so these bytes cover that LSN; and
+     * its reads of the frames come before our telling that they may be overwritten. */
+    block.lsn = atomic_load_explicit(&channel->credit->lsn, memory_order_acquire);
+    block.bytes = link_free_bytes(channel);
+    block.seen_lsn = atomic_load_explicit(&channel->ahead_credit.lsn, memory_order_acquire);
+    seal(&block, key);
     return block;
 }
 

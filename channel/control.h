@@ -9,8 +9,8 @@
 
 struct control_block {
     uint64_t counter;  /* rises with every block */
-    uint64_t lsn;      /* sender: highest acked; receiver: highest consumed */
-    uint64_t bytes;    /* verbs' sender: index up to which is acked; tcp's: up to which whole records were sent;
+    uint64_t lsn;      /* verbs' sender: highest placed; tcp's: highest acked; receiver: highest consumed */
+    uint64_t bytes;    /* verbs' sender: index up to which is placed; tcp's: up to which whole records were sent;
                           receiver: index up to which may be overwritten */
     uint64_t seen_lsn; /* receiver: highest looked at and found whole, if it looks ahead; else 0 */
     uint64_t zero[3];
@@ -19,8 +19,10 @@ struct control_block {
 };
 _Static_assert(sizeof(struct control_block) == 64, "the control block is part of the wire format");
 
-/* Ours as of now. `sender_bytes`: the field `bytes` of a sender. */
-struct control_block control_make(const struct channel *channel, uint64_t counter, uint64_t key, uint64_t sender_bytes);
+/* A sender's block. */
+struct control_block control_of_sender(uint64_t counter, uint64_t key, uint64_t lsn, uint64_t bytes);
+/* A receiver's, as of now. */
+struct control_block control_of_receiver(const struct channel *channel, uint64_t counter, uint64_t key);
 bool control_fits(const struct control_block *block, uint64_t key);
 
 /* Sender, polling thread: takes the credits of a block that fits, as far as `limit_bytes` (what lies behind may still

@@ -46,6 +46,7 @@ struct channel {
     _Atomic uint64_t peer_seen_ns;                       /* written by the polling thread */
     _Atomic uint64_t writes;
     _Atomic uint64_t torn;
+    _Atomic uint64_t damaged;
     _Atomic bool down; /* a hint, for ever once true */
     struct lag_marks lag; /* sender */
 };
@@ -71,10 +72,9 @@ static inline void link_receive_init(struct channel *channel, const void *ring, 
     receive_ring_init(&channel->ahead, ring, ring_bytes, key, &channel->ahead_credit);
 }
 
-/* Receiver, polling thread: looks at what has arrived (within `available_bytes` behind ahead.index; UINT64_MAX when
- * unknown) and not been seen. FRAME_COMPLETE: something new was, and the sender should hear of it; else the state of
- * the frame that is due. Bounded. */
-enum frame_state link_look_ahead(struct channel *channel, uint64_t available_bytes);
+/* Receiver, polling thread: looks at what has arrived (before the index `end`; UINT64_MAX when unknown) and was not seen.
+ * FRAME_COMPLETE: something new was, and the sender should hear of it; else the state of the frame that is due. Bounded. */
+enum frame_state link_look_ahead(struct channel *channel, uint64_t end);
 
 /* Receiver: index up to which the sender may overwrite: consumed, and if we look ahead, seen. */
 static inline uint64_t link_free_bytes(const struct channel *channel)

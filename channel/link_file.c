@@ -239,6 +239,7 @@ static int file_judge(struct file_link *link, enum frame_state state)
                  state == FRAME_ABSENT ? "something else lies there" :
                  state == FRAME_TORN   ? "the frame's end belongs to another" :
                                          "its length, version or checksum is wrong");
+    link_count(&link->channel.damaged, 1);
     return -EBADMSG;
 }
 

@@ -124,6 +124,7 @@ static int shm_next(struct channel *channel, struct channel_record *record)
     report_error("%s: record %llu is damaged in the shared ring (index %llu, tail %llu): the sender has a fault, or "
                  "somebody else wrote there; nothing more is read", link->name, (unsigned long long)ring->next_lsn,
                  (unsigned long long)ring->index, (unsigned long long)link->cached_tail);
+    link_count(&channel->damaged, 1);
     return link->final = -EBADMSG;
 }
 
@@ -153,9 +154,7 @@ static void shm_see(struct shm_link *link)
     /* acquire: as H2 */
     uint64_t tail = atomic_load_explicit(&link->head->tail, memory_order_acquire) & ~SHM_TAIL_FENCED;
 
-    /* A tail that cannot be is for the receiving thread to refuse. */
-    if (tail - channel->ahead.index <= channel->ahead.ring_bytes)
-        link_look_ahead(channel, tail - channel->ahead.index);
+    link_look_ahead(channel, tail); /* a tail that cannot be is for the receiving thread to refuse */
     /* H3 release, pairs with H4: what this credits was read; and S1 in send_ring.c. */
     atomic_store_explicit(&link->head->credit.bytes, link_free_bytes(channel), memory_order_release);
     atomic_store_explicit(&link->head->credit.lsn,

@@ -109,7 +109,11 @@ static bool tcp_is_down(const struct tcp_link *link)
 static void control_put(struct tcp_link *link)
 {
     struct chunk_head head = { .kind = CHUNK_CONTROL, .bytes = sizeof(struct control_block) };
-    struct control_block block = control_make(&link->channel, ++link->control_counter, link->key, link->whole_end);
+    uint64_t counter = ++link->control_counter;
+    struct control_block block =
+        link->channel.is_sender ?
+            control_of_sender(counter, link->key, channel_acked_lsn(&link->channel), link->whole_end) :
+            control_of_receiver(&link->channel, counter, link->key);
 
     memcpy(link->out, &head, sizeof(head));
     memcpy(link->out + sizeof(head), &block, sizeof(block));
@@ -338,12 +342,12 @@ static void see(struct tcp_link *link)
     enum frame_state state = FRAME_ABSENT;
 
     while (!link->damaged) {
-        uint64_t available = link->arrived - ahead->index;
+        uint64_t available;
 
-        state = link_look_ahead(channel, available & ~(uint64_t)(FRAME_ALIGN_BYTES - 1));
+        state = link_look_ahead(channel, link->arrived & ~(uint64_t)(FRAME_ALIGN_BYTES - 1));
         if (state == FRAME_COMPLETE)
             continue;
-        available = link->arrived - ahead->index; /* a pad may have been stepped over */
+        available = link->arrived - ahead->index;
         if (available >= FRAME_ALIGN_BYTES) {
             const struct frame_header *header =
                 (const struct frame_header *)(link->ring + (ahead->index & (link->ring_bytes - 1)));
@@ -432,6 +436,7 @@ static int tcp_next(struct channel *channel, struct channel_record *record)
     /* The tail may lie behind a pad whose record is still to come. */
     if (ring->index == link->cached_tail && !damaged)
         return link->fenced ? link->final = -ENODATA : -EAGAIN; /* the fence is our own, in no other thread's time */
+    link_count(&channel->damaged, 1);
     report_error("%s: record %llu at ring index %llu is damaged: what has arrived does not fit its checksum, or is no "
                  "record; it cannot be replayed, and nothing behind it", link->name,
                  (unsigned long long)ring->next_lsn, (unsigned long long)ring->index);

@@ -730,7 +730,7 @@ static int verbs_fence(struct channel *channel)
     return 0;
 }
 
-static const struct link_operations verbs_operations = {
+const struct link_operations verbs_operations = {
     .commit = verbs_commit,
     .next = verbs_next,
     .consume = verbs_consume,

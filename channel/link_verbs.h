@@ -72,11 +72,13 @@ struct verbs_link {
     uint64_t peer_lsn;     /* receiver: delivered or not, what was due when last looked */
     /* sender: reaped by the polling thread; receiver: by the holder of the turn */
     bool control_in_flight;
-    uint64_t completed; /* sender: index up to which writes are complete */
+    uint64_t completed;  /* sender: index up to which writes are complete */
+    uint64_t placed_lsn; /* sender: of the record that ends there */
 
     /* ---- both threads of the receiver ---- */
     alignas(RING_LINE_BYTES) _Atomic bool control_due; /* a block could not be sent and should be */
     _Atomic uint64_t credited;                         /* consumed index in the block sent last */
+    _Atomic uint64_t told_lsn; /* highest that the sender said it holds an ack for; the polling thread's */
 
     /* ---- receiving thread ---- */
     bool fenced;
@@ -84,10 +86,13 @@ struct verbs_link {
     uint64_t doubtful_since_ns; /* 0: no doubt */
 };
 
-/* Reads the peer's control block if it is whole and new to `counter`. Any thread of the link. */
+/* Reads the peer's control block if it is whole and newer than `counter`. Any thread of the link. */
 bool verbs_control_read(const struct verbs_link *link, uint64_t counter, struct control_block *block);
 /* The link is down: says so once. */
 void verbs_down(struct verbs_link *link, const char *why);
+
+/* What channel.c calls. */
+extern const struct link_operations verbs_operations;
 
 /* Looks after what rdma_cm has to say (DISCONNECTED). Polling thread; one system call. */
 void verbs_events_look(struct verbs_link *link);

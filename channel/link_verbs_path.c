@@ -53,7 +53,7 @@ bool verbs_control_read(const struct verbs_link *link, uint64_t counter, struct 
 
     /* Relaxed: the NIC is no thread. Whether the words belong together only the checksum tells. */
     words[0] = atomic_load_explicit(&from[0], memory_order_relaxed);
-    if (words[0] == counter)
+    if (words[0] <= counter) /* the one seen, or an older one that came again */
         return false;
     for (size_t i = 1; i < sizeof(words) / sizeof(words[0]); i++)
         words[i] = atomic_load_explicit(&from[i], memory_order_relaxed);
@@ -66,7 +66,10 @@ static void reap(struct verbs_link *link);
 /* With the turn. */
 static void control_post(struct verbs_link *link)
 {
-    struct control_block block = control_make(&link->channel, ++link->control_counter, link->key, link->completed);
+    uint64_t counter = ++link->control_counter;
+    struct control_block block = link->channel.is_sender ?
+                                     control_of_sender(counter, link->key, link->placed_lsn, link->completed) :
+                                     control_of_receiver(&link->channel, counter, link->key);
     struct ibv_sge part = { .addr = (uintptr_t)link->out, .length = sizeof(block), .lkey = link->out_mr->lkey };
     struct ibv_send_wr write = { .wr_id = VERBS_WR_CONTROL, .sg_list = &part, .num_sge = 1,
                                  .opcode = IBV_WR_RDMA_WRITE, .send_flags = IBV_SEND_SIGNALED }, *bad;
@@ -121,8 +124,13 @@ void verbs_look_at_peer(struct verbs_link *link)
         return;
     link->peer_counter = block.counter;
     atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
-    if (!channel->is_sender)
+    if (!channel->is_sender) {
+        /* Kept, because the block that lies there at the sender's death may be torn. relaxed: a number, and whoever
+         * sees it late looks again. */
+        if (block.lsn > atomic_load_explicit(&link->told_lsn, memory_order_relaxed))
+            atomic_store_explicit(&link->told_lsn, block.lsn, memory_order_relaxed);
         return;
+    }
     /* What our NIC might still have to send again must stay, even when the receiver has read it. */
     if (!control_take(channel, &block, link->completed))
         verbs_down(link, "the receiver reports to have what was never sent");
@@ -201,15 +209,15 @@ static void reap(struct verbs_link *link)
             verbs_failed(link, completion);
             continue;
         }
-        if (completion->wr_id == VERBS_WR_CONTROL)
+        /* Behind a write that failed nothing counts as acked, whatever the device says of it. */
+        if (completion->wr_id == VERBS_WR_CONTROL || atomic_load_explicit(&channel->down, memory_order_relaxed))
             continue;
         link->completed = completion->wr_id;
-        if (channel->ack != CHANNEL_ACK_PLACED)
-            continue;
-        /* The bytes are ours still: credit is never given beyond `completed`, and was not yet for these.
-         * release: pairs with channel_acked_lsn. */
-        atomic_store_explicit(&channel->acked_lsn, send_ring_lsn_before(&channel->send, link->completed),
-                              memory_order_release);
+        /* The bytes are ours still: credit is never given beyond `completed`, and was not yet for these. */
+        link->placed_lsn = send_ring_lsn_before(&channel->send, link->completed);
+        if (channel->ack == CHANNEL_ACK_PLACED)
+            /* release: pairs with channel_acked_lsn */
+            atomic_store_explicit(&channel->acked_lsn, link->placed_lsn, memory_order_release);
     }
 }
 
@@ -239,25 +247,32 @@ static int judge(struct verbs_link *link, enum frame_state state)
 {
     struct receive_ring *ring = &link->channel.receive;
     struct control_block block;
-    bool acked;
+    bool placed;
 
-    /* The sender holds an ack for it, and told us after its write: it must be here. The first look is one load. */
-    acked = atomic_load_explicit((const _Atomic uint64_t *)&link->in->lsn, memory_order_relaxed) >= ring->next_lsn &&
-            verbs_control_read(link, 0, &block) && block.lsn >= ring->next_lsn;
-    if (state != FRAME_DAMAGED && !acked) {
+    /* The sender knows it to be placed, and told us after its write: it must be here. The first looks are one load
+     * each. */
+    placed = atomic_load_explicit(&link->told_lsn, memory_order_relaxed) >= ring->next_lsn ||
+            /* or our polling thread has seen it, and perhaps said so */
+            atomic_load_explicit(&link->channel.ahead_credit.lsn, memory_order_acquire) >= ring->next_lsn ||
+            (atomic_load_explicit((const _Atomic uint64_t *)&link->in->lsn, memory_order_relaxed) >= ring->next_lsn &&
+             verbs_control_read(link, 0, &block) && block.lsn >= ring->next_lsn);
+    if (state != FRAME_DAMAGED && !placed) {
         link->doubtful_since_ns = 0;
         /* After the fence nothing more comes; what is torn was never acked. */
         return link->fenced ? link->final = -ENODATA : -EAGAIN;
     }
+    /* The first look proves little: frame and block may both have landed between looking at the one and the other. */
     if (link->doubtful_since_ns == 0)
         link->doubtful_since_ns = clock_now_ns();
+    else
+        link_count(&link->channel.damaged, 1);
     if (clock_now_ns() - link->doubtful_since_ns < VERBS_DAMAGE_NS)
         return -EAGAIN;
     report_error("%s: record %llu at ring index %llu is damaged: %s; it cannot be replayed, and nothing behind it",
                  link->name, (unsigned long long)ring->next_lsn, (unsigned long long)ring->index,
                  state == FRAME_DAMAGED ? "begin and end have arrived, but the checksum does not fit" :
-                 state == FRAME_TORN    ? "the sender holds an ack for it, but its end is missing" :
-                                          "the sender holds an ack for it, but it is not there");
+                 state == FRAME_TORN    ? "it was placed, but its end is missing" :
+                                          "it was placed, but it is not there");
     return link->final = -EBADMSG;
 }
 

@@ -71,3 +71,13 @@ void receive_ring_consume(struct receive_ring *ring)
     atomic_store_explicit(&ring->credit->lsn, ring->next_lsn, memory_order_release);
     ring->next_lsn++;
 }
+
+void receive_ring_skip(struct receive_ring *ring, uint64_t index, uint64_t lsn)
+{
+    ring->current_bytes = 0;
+    ring->index = index;
+    ring->next_lsn = lsn + 1;
+    /* As in step and consume. */
+    atomic_store_explicit(&ring->credit->bytes, index, memory_order_release);
+    atomic_store_explicit(&ring->credit->lsn, lsn, memory_order_release);
+}

@@ -28,6 +28,8 @@ void receive_ring_init(struct receive_ring *ring, const void *base, uint64_t rin
  * unknown). Steps over pads; never returns FRAME_PAD. */
 enum frame_state receive_ring_look(struct receive_ring *ring, uint64_t available_bytes,
                                    struct channel_record *record);
+/* Goes on behind the record `lsn`, which ends at `index`, and was looked at elsewhere. */
+void receive_ring_skip(struct receive_ring *ring, uint64_t index, uint64_t lsn);
 /* Gives back the record found last; does nothing when there is none. */
 void receive_ring_consume(struct receive_ring *ring);
 

@@ -68,6 +68,7 @@ static void add_channel(cJSON *root, const struct lockstep *ls)
     add(channel, "writes", statistics.writes);
     add(channel, "stalls", statistics.stalls);
     add(channel, "torn", statistics.torn);
+    add(channel, "damaged", statistics.damaged);
 }
 
 /* How far the backup is behind, and what the guest pays for it. */

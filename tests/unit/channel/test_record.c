@@ -116,6 +116,46 @@ static void every_flipped_bit_is_detected(void **state)
     free(frame);
 }
 
+static int compare_words(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+/*
+ * What docs/failures.md says of several flipped bits. Flipped bits stay unseen if the CRCs of each of them alone cancel
+ * out. The generator has an even number of terms, so an odd number of bits never does. Two do not, if all positions
+ * have different remainders; four do not, if all pairs of positions have.
+ */
+static void three_flipped_bits_are_detected_in_any_frame_and_five_in_small_ones(void **state)
+{
+    const uint32_t generator = 0x1edc6f41; /* and x^32 */
+    /* The key, the frame, and its CRC, which lies elsewhere in the frame than at the codeword's end: the same bits. */
+    const uint64_t most_bits = 64 + 8 * FRAME_MAX_BYTES, small_bits = 64 + 8 * 640;
+    uint32_t *remainders = malloc(small_bits * sizeof(*remainders)), remainder = 1;
+    uint32_t *pairs = malloc(small_bits * (small_bits - 1) / 2 * sizeof(*pairs));
+    size_t count = 0;
+
+    (void)state;
+    assert_int_equal(__builtin_popcount(generator) % 2, 1);
+    for (uint64_t bit = 0; bit < most_bits; bit++) {
+        if (bit < small_bits)
+            remainders[bit] = remainder;
+        remainder = remainder << 1 ^ (remainder >> 31 != 0 ? generator : 0);
+        assert_int_not_equal(remainder, 1); /* the powers of x have not come round */
+    }
+    for (uint64_t i = 0; i < small_bits; i++)
+        for (uint64_t j = i + 1; j < small_bits; j++)
+            pairs[count++] = remainders[i] ^ remainders[j];
+    qsort(pairs, count, sizeof(*pairs), compare_words);
+    for (size_t i = 1; i < count; i++)
+        if (pairs[i] == pairs[i - 1])
+            fail_msg("four bits of %llu cancel out", (unsigned long long)small_bits);
+    free(remainders);
+    free(pairs);
+}
+
 static void every_flipped_bit_of_a_pad_is_detected(void **state)
 {
     uint8_t *frame = aligned_alloc(64, FRAME_MAX_BYTES);
@@ -214,6 +254,7 @@ int main(void)
         cmocka_unit_test(frame_round_trip_keeps_every_field),
         cmocka_unit_test(small_records_take_one_line),
         cmocka_unit_test(every_flipped_bit_is_detected),
+        cmocka_unit_test(three_flipped_bits_are_detected_in_any_frame_and_five_in_small_ones),
         cmocka_unit_test(every_flipped_bit_of_a_pad_is_detected),
         cmocka_unit_test(frame_without_its_end_is_torn),
         cmocka_unit_test(frame_of_another_lsn_key_or_version_is_not_ours),

@@ -1,38 +1,35 @@
 /*
- * The ring and the turn under real threads; also built with -fsanitize=thread, which turns a missing or wrong
- * memory order into a failure.
+ * The ring and the turn under real threads: TEST_RECORDS records of random sizes through rings of random sizes. Also
+ * built with -fsanitize=thread, which turns a missing or wrong memory order into a failure, and with
+ * -fsanitize=address,undefined. FTVMM_TEST_SOAK=N makes N times as many.
  */
 #include "channel/post_turn.h"
 #include "channel/receive_ring.h"
 #include "channel/send_ring.h"
 
+#include "../cmocka_prelude.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include <cmocka.h>
+#define KEY              UINT64_C(0xfeedfacecafebeef)
+#define WORLDS           32 /* over which the records are spread */
+#define RING_LEAST_LOG2  12 /* small: many laps, often full */
+#define RING_MOST_LOG2   21
+#define RING_USUAL_BYTES (1u << 19) /* the smallest power of two that takes records of any size */
 
-#define KEY        UINT64_C(0xfeedfacecafebeef)
-#define RING_BYTES (1u << 19) /* small: many laps, often full */
-
-static uint64_t next_random(uint64_t *seed)
+/* Mostly small, now and then large, now and then as large as the ring takes without fail. */
+static size_t record_size(uint64_t *seed, uint64_t ring_bytes)
 {
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    return *seed;
-}
+    uint64_t r = test_random(seed), most = ring_bytes / 4;
+    uint64_t bytes = r % 4096 == 0 ? r / 4096 % (CHANNEL_PAYLOAD_MAX_BYTES + 1) :
+                     r % 128 == 0  ? r / 128 % 4096 :
+                                     r / 64 % 200;
 
-/* Mostly small, now and then large. */
-static size_t record_size(uint64_t *seed)
-{
-    uint64_t r = next_random(seed);
-
-    return r % 4096 == 0 ? r / 4096 % (CHANNEL_PAYLOAD_MAX_BYTES + 1) : r % 128 == 0 ? r / 128 % 4096 : r / 64 % 200;
+    if (most > CHANNEL_PAYLOAD_MAX_BYTES)
+        most = CHANNEL_PAYLOAD_MAX_BYTES;
+    return bytes > most ? most : bytes;
 }
 
 static void fill(uint8_t *payload, size_t bytes, uint64_t lsn)
@@ -58,7 +55,8 @@ struct world {
     struct receive_ring receive;
     struct post_turn turn;
     uint8_t *memory, *remote;
-    uint64_t seed;
+    uint64_t ring_bytes, seed;
+    uint64_t records; /* that are to pass */
     alignas(RING_LINE_BYTES) _Atomic uint64_t arrived; /* index up to which `remote` holds what was posted */
     alignas(RING_LINE_BYTES) _Atomic uint64_t posts, completions;
     _Atomic bool committed_all;
@@ -68,20 +66,22 @@ struct world {
     _Atomic bool failed;
 };
 
-static struct world *world_new(uint32_t in_flight_limit)
+static struct world *world_new(uint32_t in_flight_limit, uint64_t ring_bytes, uint64_t records, uint64_t seed)
 {
     struct world *world = aligned_alloc(RING_LINE_BYTES, sizeof(*world));
     bool through_the_turn = in_flight_limit > 0;
 
     memset(world, 0, sizeof(*world));
-    world->memory = aligned_alloc(RING_LINE_BYTES, RING_BYTES);
-    world->remote = through_the_turn ? aligned_alloc(RING_LINE_BYTES, RING_BYTES) : world->memory;
-    memset(world->memory, 0, RING_BYTES);
-    memset(world->remote, 0, RING_BYTES);
-    send_ring_init(&world->send, world->memory, RING_BYTES, KEY, &world->credit);
-    receive_ring_init(&world->receive, world->remote, RING_BYTES, KEY, &world->credit);
+    world->memory = aligned_alloc(RING_LINE_BYTES, ring_bytes);
+    world->remote = through_the_turn ? aligned_alloc(RING_LINE_BYTES, ring_bytes) : world->memory;
+    memset(world->memory, 0, ring_bytes);
+    memset(world->remote, 0, ring_bytes);
+    send_ring_init(&world->send, world->memory, ring_bytes, KEY, &world->credit);
+    receive_ring_init(&world->receive, world->remote, ring_bytes, KEY, &world->credit);
     world->turn.in_flight_limit = in_flight_limit;
-    world->seed = 0x9e3779b97f4a7c15;
+    world->ring_bytes = ring_bytes;
+    world->records = records;
+    world->seed = seed;
     world->through_the_turn = through_the_turn;
     return world;
 }
@@ -101,9 +101,9 @@ static uint64_t post(void *argument, uint64_t from, uint64_t to)
 
     if (atomic_exchange(&world->posting, true) || from != world->posted_until)
         atomic_store(&world->failed, true); /* two at once, or twice the same */
-    to = send_ring_cut(&world->send, from, to, RING_BYTES / 8);
+    to = send_ring_cut(&world->send, from, to, world->ring_bytes / 8);
     for (uint64_t i = from; i != to; i += 64)
-        memcpy(world->remote + (i & (RING_BYTES - 1)), send_ring_at(&world->send, i), 64);
+        memcpy(world->remote + (i & (world->ring_bytes - 1)), send_ring_at(&world->send, i), 64);
     world->posted_until = to;
     atomic_store_explicit(&world->arrived, to, memory_order_release);
     if (atomic_fetch_add(&world->posts, 1) % 64 == 0)
@@ -117,8 +117,8 @@ static void *committing_thread(void *argument)
     struct world *world = argument;
     uint64_t seed = world->seed;
 
-    for (uint64_t lsn = 1; lsn <= TEST_RECORDS; lsn++) {
-        size_t bytes = record_size(&seed);
+    for (uint64_t lsn = 1; lsn <= world->records; lsn++) {
+        size_t bytes = record_size(&seed, world->ring_bytes);
         void *payload;
 
         while (send_ring_reserve(&world->send, (uint16_t)lsn, lsn * 3, bytes, &payload) == -EAGAIN)
@@ -163,9 +163,9 @@ static void *receiving_thread(void *argument)
     struct world *world = argument;
     uint64_t seed = world->seed;
 
-    for (uint64_t lsn = 1; lsn <= TEST_RECORDS; lsn++) {
+    for (uint64_t lsn = 1; lsn <= world->records; lsn++) {
         struct channel_record record;
-        size_t bytes = record_size(&seed);
+        size_t bytes = record_size(&seed, world->ring_bytes);
         enum frame_state state;
 
         while (true) {
@@ -190,26 +190,47 @@ static void *receiving_thread(void *argument)
     return NULL;
 }
 
-static void two_threads_pass_every_record_once_and_in_order(void **state)
+/* Calls `one` with world after world until TEST_RECORDS records have passed, each with a ring of another size. */
+static void worlds_run(const char *test, uint32_t in_flight_limit, void (*one)(struct world *world))
 {
-    struct world *world = world_new(0);
+    const char *soak = getenv("FTVMM_TEST_SOAK");
+    uint64_t seed = test_seed(test), laps = 0, rounds = WORLDS * (soak != NULL && atoi(soak) > 0 ? atoi(soak) : 1);
+
+    for (uint64_t round = 0; round < rounds; round++) {
+        uint64_t log2 = RING_LEAST_LOG2 + test_random(&seed) % (RING_MOST_LOG2 - RING_LEAST_LOG2 + 1);
+        struct world *world = world_new(in_flight_limit, UINT64_C(1) << log2, TEST_RECORDS / WORLDS,
+                                        test_random(&seed));
+
+        one(world);
+        assert_false(atomic_load(&world->failed));
+        assert_int_equal(world->credit.lsn, world->records);
+        assert_int_equal(world->credit.bytes, world->send.head);
+        laps += world->send.head >> log2;
+        world_delete(world);
+    }
+    assert_true(laps > 4 * WORLDS);
+    print_message("%llu records, %llu laps\n", (unsigned long long)(rounds * (TEST_RECORDS / WORLDS)),
+                  (unsigned long long)laps);
+}
+
+static void run_two(struct world *world)
+{
     pthread_t sender, receiver;
 
-    (void)state;
     pthread_create(&receiver, NULL, receiving_thread, world);
     pthread_create(&sender, NULL, committing_thread, world);
     pthread_join(sender, NULL);
     pthread_join(receiver, NULL);
-    assert_false(atomic_load(&world->failed));
-    assert_int_equal(world->credit.lsn, TEST_RECORDS);
-    assert_int_equal(world->credit.bytes, world->send.head);
-    assert_true(world->send.head > 4 * (uint64_t)RING_BYTES);
-    world_delete(world);
 }
 
-static void turn_leaves_no_record_behind(void **state)
+static void two_threads_pass_every_record_once_and_in_order(void **state)
 {
-    struct world *world = world_new(*(const uint32_t *)*state);
+    (void)state;
+    worlds_run(__func__, 0, run_two);
+}
+
+static void run_three(struct world *world)
+{
     pthread_t sender, receiver, poller;
 
     pthread_create(&receiver, NULL, receiving_thread, world);
@@ -222,9 +243,12 @@ static void turn_leaves_no_record_behind(void **state)
     assert_int_equal(atomic_load(&world->turn.in_flight), 0);
     assert_false(atomic_load(&world->turn.taken));
     pthread_join(receiver, NULL);
-    assert_false(atomic_load(&world->failed));
-    assert_true(atomic_load(&world->posts) <= TEST_RECORDS);
-    world_delete(world);
+    assert_true(atomic_load(&world->posts) <= world->records);
+}
+
+static void turn_leaves_no_record_behind(void **state)
+{
+    worlds_run(__func__, *(const uint32_t *)*state, run_three);
 }
 
 /* The narrowest moments, made to happen: what the other thread does while this one holds the turn. */
@@ -255,7 +279,7 @@ static uint64_t post_meanwhile(void *argument, uint64_t from, uint64_t to)
 
 static void commit_while_another_posts_is_posted_by_the_other(void **state)
 {
-    struct world *world = world_new(4);
+    struct world *world = world_new(4, RING_USUAL_BYTES, 4, 1);
     struct meanwhile meanwhile = { .world = world, .commits = 3 };
     void *payload;
 
@@ -272,7 +296,7 @@ static void commit_while_another_posts_is_posted_by_the_other(void **state)
 
 static void completion_while_another_posts_lets_the_other_post_more(void **state)
 {
-    struct world *world = world_new(1);
+    struct world *world = world_new(1, RING_USUAL_BYTES, 2, 1);
     struct meanwhile meanwhile = { .world = world, .commits = 1, .completions = 1 };
     void *payload;
 

@@ -1,0 +1,65 @@
+/* The check of event records: two bytes of kind, then the payload. What passes is taken apart as the backup does. */
+#include "fuzz.h"
+
+#include "vmm/event.h"
+#include "vmm/guest_memory.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdbool.h>
+#include <string.h>
+
+static void pages_take(const struct channel_record *record)
+{
+    size_t at = 0;
+
+    while (at < record->bytes) {
+        const struct event_page *page = (const void *)((const uint8_t *)record->payload + at);
+
+        fuzz_check(page->gpa % GUEST_PAGE_BYTES == 0);
+        fuzz_touch(page + 1, page->bytes);
+        at += sizeof(*page) + page->bytes;
+    }
+    fuzz_check(at == record->bytes);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
+{
+    struct channel_record record = { .lsn = 1, .position = 1 };
+    const struct event_start *start;
+    uint8_t *payload;
+    bool known;
+
+    if (bytes < 2 || bytes - 2 > CHANNEL_PAYLOAD_MAX_BYTES)
+        return 0;
+    record.kind = (uint16_t)(data[0] | data[1] << 8);
+    record.bytes = (uint32_t)(bytes - 2);
+    /* As a payload lies in a ring: aligned, and nothing behind it that is its own. */
+    payload = malloc(bytes - 2 > 0 ? bytes - 2 : 1);
+    memcpy(payload, data + 2, bytes - 2);
+    record.payload = payload;
+    known = strcmp(event_name(record.kind), "unknown") != 0;
+    if (event_check(&record) == 0) {
+        fuzz_check(known);
+        switch ((enum event_kind)record.kind) {
+        case EVENT_START:
+            start = record.payload;
+            fuzz_check(start->cpuid_entries <= EVENT_CPUID_MAX);
+            fuzz_touch(start + 1, start->cpuid_entries * sizeof(struct kvm_cpuid_entry2));
+            break;
+        case EVENT_TIME: fuzz_touch(payload, sizeof(struct event_time)); break;
+        case EVENT_FRAME:
+        case EVENT_CONSOLE: fuzz_check(record.bytes > 0); break;
+        case EVENT_OUTPUT: fuzz_touch(payload, sizeof(struct event_output)); break;
+        case EVENT_PROGRESS: fuzz_touch(payload, sizeof(struct event_progress)); break;
+        case EVENT_PAGES: pages_take(&record); break;
+        case EVENT_SYNC: fuzz_touch(payload, sizeof(struct vcpu_state)); break;
+        case EVENT_VERIFY: fuzz_touch(payload, sizeof(struct vcpu_registers)); break;
+        case EVENT_SEGMENT_PAGES: fuzz_check(record.bytes % sizeof(struct event_segment_page) == 0); break;
+        case EVENT_SEGMENT: fuzz_touch(payload, sizeof(struct event_segment)); break;
+        case EVENT_END: fuzz_touch(payload, sizeof(struct event_end)); break;
+        }
+    }
+    free(payload);
+    return 0;
+}
