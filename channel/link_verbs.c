@@ -326,6 +326,7 @@ static void connection_take(struct verbs_link *link, const struct handshake *h, 
     link->peer_control_address = theirs->control_address;
     link->peer_control_rkey = theirs->control_rkey;
     link->channel.peer = h->theirs.hello;
+    verbs_requests_init(link);
     ibv_dereg_mr(link->messages_mr); /* no receive is posted any more */
     link->messages_mr = NULL;
 }

@@ -66,6 +66,9 @@ struct verbs_link {
 
     /* ---- owned by the holder of the turn ---- */
     uint64_t control_counter;
+    /* Work requests, filled once but for what differs from one to the next: where, how much. */
+    struct ibv_sge ring_parts[2], control_part;
+    struct ibv_send_wr ring_writes[2], control_write; /* two where the write goes round the ring's end */
 
     /* ---- polling thread ---- */
     uint64_t peer_counter; /* of the block last seen */
@@ -97,6 +100,8 @@ extern const struct link_operations verbs_operations;
 /* Looks after what rdma_cm has to say (DISCONNECTED). Polling thread; one system call. */
 void verbs_events_look(struct verbs_link *link);
 
+/* Fills the work requests: regions, rkeys and addresses are known. */
+void verbs_requests_init(struct verbs_link *link);
 /* The per-event operations, for the table in link_verbs.c. */
 void verbs_commit(struct channel *channel);
 int verbs_poll(struct channel *channel);

@@ -63,6 +63,23 @@ bool verbs_control_read(const struct verbs_link *link, uint64_t counter, struct 
 
 static void reap(struct verbs_link *link);
 
+void verbs_requests_init(struct verbs_link *link)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        link->ring_parts[i].lkey = link->ring_mr->lkey;
+        link->ring_writes[i] = (struct ibv_send_wr){ .sg_list = &link->ring_parts[i], .num_sge = 1,
+                                                     .opcode = IBV_WR_RDMA_WRITE,
+                                                     .wr.rdma.rkey = link->peer_ring_rkey };
+    }
+    link->control_part = (struct ibv_sge){ .addr = (uintptr_t)link->out, .length = sizeof(struct control_block),
+                                           .lkey = link->out_mr->lkey };
+    link->control_write = (struct ibv_send_wr){
+        .wr_id = VERBS_WR_CONTROL, .sg_list = &link->control_part, .num_sge = 1, .opcode = IBV_WR_RDMA_WRITE,
+        .send_flags = IBV_SEND_SIGNALED | (sizeof(struct control_block) <= link->inline_bytes ? IBV_SEND_INLINE : 0),
+        .wr.rdma = { .remote_addr = link->peer_control_address, .rkey = link->peer_control_rkey }
+    };
+}
+
 /* With the turn. */
 static void control_post(struct verbs_link *link)
 {
@@ -70,20 +87,14 @@ static void control_post(struct verbs_link *link)
     struct control_block block = link->channel.is_sender ?
                                      control_of_sender(counter, link->key, link->placed_lsn, link->completed) :
                                      control_of_receiver(&link->channel, counter, link->key);
-    struct ibv_sge part = { .addr = (uintptr_t)link->out, .length = sizeof(block), .lkey = link->out_mr->lkey };
-    struct ibv_send_wr write = { .wr_id = VERBS_WR_CONTROL, .sg_list = &part, .num_sge = 1,
-                                 .opcode = IBV_WR_RDMA_WRITE, .send_flags = IBV_SEND_SIGNALED }, *bad;
+    struct ibv_send_wr *bad;
     int result;
 
     *link->out = block;
-    write.wr.rdma.remote_addr = link->peer_control_address;
-    write.wr.rdma.rkey = link->peer_control_rkey;
-    if (sizeof(block) <= link->inline_bytes)
-        write.send_flags |= IBV_SEND_INLINE;
     link->control_in_flight = true;
     /* relaxed: only to decide when the next one is worth sending */
     atomic_store_explicit(&link->credited, block.bytes, memory_order_relaxed);
-    result = ibv_post_send(link->id->qp, &write, &bad);
+    result = ibv_post_send(link->id->qp, &link->control_write, &bad);
     if (result != 0)
         verbs_post_failed(link, "a control block", result);
 }
@@ -143,31 +154,29 @@ static uint64_t write_records(void *argument, uint64_t from, uint64_t to)
 {
     struct verbs_link *link = argument;
     struct send_ring *ring = &link->channel.send;
-    uint64_t mask = ring->ring_bytes - 1, first_bytes = ring->ring_bytes - (from & mask);
-    struct ibv_sge parts[2];
-    struct ibv_send_wr writes[2] = { 0 }, *bad;
+    uint64_t at = from & (ring->ring_bytes - 1), first_bytes = ring->ring_bytes - at, bytes;
+    struct ibv_send_wr *writes = link->ring_writes, *bad;
+    struct ibv_sge *parts = link->ring_parts;
     unsigned count = 1;
     int result;
 
     to = send_ring_cut(ring, from, to, VERBS_WRITE_BYTES);
-    parts[0] = (struct ibv_sge){ .addr = (uintptr_t)send_ring_at(ring, from), .length = (uint32_t)(to - from),
-                                 .lkey = link->ring_mr->lkey };
-    writes[0].wr.rdma.remote_addr = link->peer_ring_address + (from & mask);
-    if (to - from > first_bytes) {
+    bytes = to - from;
+    parts[0].addr = (uintptr_t)(ring->base + at);
+    parts[0].length = (uint32_t)bytes;
+    writes[0].wr.rdma.remote_addr = link->peer_ring_address + at;
+    writes[0].next = NULL;
+    if (bytes > first_bytes) {
         parts[0].length = (uint32_t)first_bytes;
-        parts[1] = (struct ibv_sge){ .addr = (uintptr_t)ring->base, .length = (uint32_t)(to - from - first_bytes),
-                                     .lkey = link->ring_mr->lkey };
+        parts[1].addr = (uintptr_t)ring->base;
+        parts[1].length = (uint32_t)(bytes - first_bytes);
         writes[1].wr.rdma.remote_addr = link->peer_ring_address;
         writes[0].next = &writes[1];
         count = 2;
     }
     for (unsigned i = 0; i < count; i++) {
         writes[i].wr_id = to;
-        writes[i].sg_list = &parts[i];
-        writes[i].num_sge = 1;
-        writes[i].opcode = IBV_WR_RDMA_WRITE;
         writes[i].send_flags = parts[i].length <= link->inline_bytes ? IBV_SEND_INLINE : 0;
-        writes[i].wr.rdma.rkey = link->peer_ring_rkey;
     }
     writes[count - 1].send_flags |= IBV_SEND_SIGNALED; /* completes in order, so it speaks for both */
     link_count(&link->channel.writes, count);

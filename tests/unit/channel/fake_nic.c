@@ -402,6 +402,7 @@ void fake_nic_join(struct fake_nic nics[2], struct verbs_link *links[2], uint8_t
     for (int i = 0; i < 2; i++) {
         links[i]->peer_control_address = (uintptr_t)links[1 - i]->in;
         links[i]->peer_control_rkey = links[1 - i]->in_mr->rkey;
+        verbs_requests_init(links[i]);
     }
     send_ring_init(&links[0]->channel.send, rings[0], ring_bytes, key, links[0]->channel.credit);
     links[0]->channel.ack = ack;
