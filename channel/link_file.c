@@ -91,7 +91,7 @@ static void file_flush(struct file_link *link)
     if (!post_turn_take(&link->turn))
         return;
     from = atomic_load_explicit(&link->turn.posted, memory_order_relaxed); /* ordered by the turn */
-    to = atomic_load_explicit(&ring->committed, memory_order_acquire);     /* pairs with S2 in send_ring.c */
+    to = atomic_load_explicit(&ring->committed, memory_order_acquire);     /* pairs with S3 in send_ring.c */
     if (from != to && !atomic_load_explicit(&link->channel.down, memory_order_relaxed)) {
         first = ring->ring_bytes - (from & (ring->ring_bytes - 1));
         if (first > to - from)

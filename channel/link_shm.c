@@ -14,12 +14,14 @@
  * Full: reserve says -EAGAIN until the receiver has consumed.
  *
  * The fence. Shared memory cannot be taken back from a process that has mapped it, so a late sender can go on
- * writing bytes. What it cannot do is publish them: the fence is a bit in the tail itself. A commit is a
- * compare-and-swap of the tail, the fence an atomic OR that returns the tail it closed; so each commit is
- * either before the fence, and will be delivered, or fails, and is never acked; and after the fence the receiver reads
- * nothing beyond that tail. The late bytes land only where the sender holds credit, never on a record the receiver has
- * yet to read. A sender with a fault could write
- * anywhere; so could one before any fence, and the checksum is the answer to both.
+ * writing bytes. What it cannot do is have them acked: after it has stored the tail, and before it counts a record as
+ * acked, it looks whether it is fenced. The fence sets that word, has the kernel make every running thread of the sender
+ * pass a memory barrier (membarrier(2), GLOBAL_EXPEDITED), and then reads the tail. A sender that looked before the
+ * barrier has stored its tail before it, so the record is found and delivered; one that looks after it sees the fence.
+ * So the price is the fence's: a commit has no locked instruction, which would wait for the frame's cache line to come
+ * from the other CPU. After the fence the receiver reads nothing beyond that tail. The late bytes land only where the
+ * sender holds credit, never on a record the receiver has yet to read. A sender with a fault could write anywhere; so
+ * could one before any fence, and the checksum is the answer to both.
  *
  * The processes find each other by a Unix socket in the abstract name space, "ftvmm-NAME", which vanishes with the
  * receiver's process; over it they join, and the receiver hands over the memory as a descriptor (unix(7),
@@ -32,14 +34,15 @@
 #include "channel/join_socket.h"
 
 #include <errno.h>
+#include <linux/membarrier.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-#define SHM_TAIL_FENCED  (UINT64_C(1) << 63)
 #define SHM_NAME_PREFIX  "ftvmm-"
 #define SHM_NAME_MAX     90 /* of NAME: sun_path has 108, the first is zero */
 #define SHM_LOOKS_PER_TAIL 64 /* a published frame that is not there is damage; no hurry to find it */
@@ -47,7 +50,8 @@
 
 /* At the beginning of the shared memory. */
 struct shm_head {
-    alignas(RING_LINE_BYTES) _Atomic uint64_t tail; /* index up to which is committed; SHM_TAIL_FENCED */
+    alignas(RING_LINE_BYTES) _Atomic uint64_t tail; /* index up to which is committed */
+    alignas(RING_LINE_BYTES) _Atomic bool fenced;   /* the receiver's word: nothing counts any more */
     struct ring_credit credit;
     alignas(RING_LINE_BYTES) _Atomic uint64_t seen_lsn;
     alignas(RING_LINE_BYTES) _Atomic uint64_t sender_beat; /* counts heartbeats */
@@ -64,7 +68,7 @@ struct shm_link {
     char *name;    /* the address, for messages */
     bool fenced;           /* receiver */
     int final;             /* receiver: what channel_next says from now on; 0: go on */
-    uint64_t cached_tail;  /* receiver: as last read; sender: as last written */
+    uint64_t cached_tail;  /* receiver: as last read */
     unsigned looks;        /* receiver: in vain, at the frame that is due */
     uint64_t peer_beat;    /* polling thread's: the peer's, as last seen */
     uint64_t peer_index;   /* polling thread's: the peer's progress, as last seen */
@@ -77,16 +81,16 @@ static void shm_close(struct channel *channel);
 static void shm_commit(struct channel *channel)
 {
     struct shm_link *link = (struct shm_link *)channel;
-    uint64_t expected = link->cached_tail;
 
-    /* H1 release, pairs with H2 in shm_next: the frame before the tail. On failure the fence was faster, and
-     * nothing is read on the strength of that: relaxed. */
-    if (!atomic_compare_exchange_strong_explicit(&link->head->tail, &expected, channel->send.head,
-                                                 memory_order_release, memory_order_relaxed)) {
+    /* H1 release, pairs with H2 in shm_next: the frame before the tail. */
+    atomic_store_explicit(&link->head->tail, channel->send.head, memory_order_release);
+    /* H5, with H6 in shm_fence: the store before the load. The compiler is kept in order here; the CPU by the barrier that
+     * the fence sends round. relaxed: nothing else is read on the strength of it. */
+    atomic_signal_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&link->head->fenced, memory_order_relaxed)) {
         atomic_store_explicit(&channel->down, true, memory_order_release);
         return;
     }
-    link->cached_tail = channel->send.head;
     link_count(&channel->writes, 1);
     if (channel->ack == CHANNEL_ACK_PLACED)
         /* release: pairs with channel_acked_lsn */
@@ -111,8 +115,8 @@ static int shm_next(struct channel *channel, struct channel_record *record)
             return 0;
         if (state == FRAME_ABSENT && ++link->looks % SHM_LOOKS_PER_TAIL != 0)
             return -EAGAIN;
-        /* H2 acquire, pairs with H1 in shm_commit. Only our own fence sets the bit. */
-        link->cached_tail = atomic_load_explicit(&link->head->tail, memory_order_acquire) & ~SHM_TAIL_FENCED;
+        /* H2 acquire, pairs with H1 in shm_commit. */
+        link->cached_tail = atomic_load_explicit(&link->head->tail, memory_order_acquire);
         if (ring->index >= link->cached_tail)
             return -EAGAIN; /* it is being written */
     }
@@ -133,15 +137,28 @@ static void shm_consume(struct channel *channel)
     receive_ring_consume(&channel->receive);
 }
 
+/* membarrier(2) has no wrapper in the C library. */
+static int barrier_call(int command)
+{
+    return syscall(SYS_membarrier, command, 0, 0) == 0 ? 0 : -errno;
+}
+
 static int shm_fence(struct channel *channel)
 {
     struct shm_link *link = (struct shm_link *)channel;
+    int result;
 
-    if (!link->fenced) {
-        /* acquire: as H2. From here on every commit fails. */
-        link->cached_tail = atomic_fetch_or_explicit(&link->head->tail, SHM_TAIL_FENCED, memory_order_acquire);
-        link->fenced = true;
+    if (link->fenced)
+        return 0;
+    atomic_store_explicit(&link->head->fenced, true, memory_order_seq_cst); /* H6 */
+    result = barrier_call(MEMBARRIER_CMD_GLOBAL_EXPEDITED);
+    if (result != 0) {
+        report_error("%s: the fence failed: membarrier: %s; a late commit might count; do not go live", link->name,
+                     strerror(-result));
+        return result;
     }
+    link->cached_tail = atomic_load_explicit(&link->head->tail, memory_order_acquire); /* as H2 */
+    link->fenced = true;
     return 0;
 }
 
@@ -152,8 +169,10 @@ static void shm_see(struct shm_link *link)
 {
     struct channel *channel = &link->channel;
     /* acquire: as H2 */
-    uint64_t tail = atomic_load_explicit(&link->head->tail, memory_order_acquire) & ~SHM_TAIL_FENCED;
+    uint64_t tail = atomic_load_explicit(&link->head->tail, memory_order_acquire);
 
+    if (atomic_load_explicit(&link->head->fenced, memory_order_acquire))
+        return;
     link_look_ahead(channel, tail); /* a tail that cannot be is for the receiving thread to refuse */
     /* H3 release, pairs with H4: what this credits was read; and S1 in send_ring.c. */
     atomic_store_explicit(&link->head->credit.bytes, link_free_bytes(channel), memory_order_release);
@@ -173,7 +192,11 @@ static int shm_poll(struct channel *channel)
     } else if (channel->ack == CHANNEL_ACK_SEEN) {
         uint64_t seen = atomic_load_explicit(&link->head->seen_lsn, memory_order_acquire); /* H4 */
 
-        if (seen <= channel_committed_lsn(channel)) /* else the receiver is at fault; nothing is believed */
+        /* The receiver's polling thread may have seen a record that came after the fence. Its tail was stored after the
+         * fence's word then, so that is to be found here. */
+        if (atomic_load_explicit(&link->head->fenced, memory_order_acquire))
+            atomic_store_explicit(&channel->down, true, memory_order_release);
+        else if (seen <= channel_committed_lsn(channel)) /* else the receiver is at fault; nothing is believed */
             atomic_store_explicit(&channel->acked_lsn, seen, memory_order_release);
     }
     return atomic_load_explicit(&channel->down, memory_order_relaxed) ? -EPIPE : 0; /* relaxed: a hint */
@@ -189,7 +212,7 @@ static void shm_heartbeat(struct channel *channel)
     _Atomic uint64_t *progress = is_sender ? &link->head->credit.bytes : &link->head->tail;
     /* All relaxed: signs of life, nothing is read on the strength of them. */
     uint64_t beat = atomic_load_explicit(theirs, memory_order_relaxed);
-    uint64_t index = atomic_load_explicit(progress, memory_order_relaxed) & ~SHM_TAIL_FENCED;
+    uint64_t index = atomic_load_explicit(progress, memory_order_relaxed);
 
     link_count(ours, 1);
     if (beat != link->peer_beat || index != link->peer_index) {
@@ -238,8 +261,15 @@ static int shm_join(struct shm_link *link, const struct channel_options *options
     struct join_socket join = { .name = link->name, .address = (const struct sockaddr *)address,
                                 .address_bytes = address_bytes, .ours = &ours, .secret = options->secret,
                                 .deadline = join_deadline_of(options), .key = link_random_key(), .memory_fd = -1 };
-    int result = 0;
+    /* The sender takes part in the fence's barrier, the receiver must be able to call for it. */
+    int result = barrier_call(channel->is_sender ? MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED :
+                                                   MEMBARRIER_CMD_GLOBAL_EXPEDITED);
 
+    if (result != 0) {
+        report_error("%s: this kernel, or a seccomp filter, refuses membarrier(2): %s; Linux 4.16 and newer have it", link->name,
+                     strerror(-result));
+        return result;
+    }
     if (!channel->is_sender) {
         link->memory_fd = ring_memory_share(SHM_RING_OFFSET + options->ring_bytes, "shared ring");
         result = link->memory_fd < 0 ? link->memory_fd : shm_map(link, options->ring_bytes);

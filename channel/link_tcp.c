@@ -182,12 +182,17 @@ static uint64_t ring_write(void *argument, uint64_t from, uint64_t to)
     return at;
 }
 
+/* Either thread. */
+static void ring_send(struct tcp_link *link)
+{
+    if (!tcp_is_down(link))
+        post_turn_run(&link->turn, &link->channel.send.committed, ring_write, link);
+}
+
 static void tcp_commit(struct channel *channel)
 {
-    struct tcp_link *link = (struct tcp_link *)channel;
-
-    if (!tcp_is_down(link))
-        post_turn_run(&link->turn, &channel->send.committed, ring_write, link);
+    send_ring_publish(&channel->send);
+    ring_send((struct tcp_link *)channel);
 }
 
 /* Sends a control block; if the socket is full or in use, it stays due. Either thread. */
@@ -404,7 +409,7 @@ static int tcp_poll(struct channel *channel)
         socket_drain(link, TCP_PULL_BYTES);
         if (atomic_load_explicit(&link->control_due, memory_order_relaxed))
             control_send(link);
-        tcp_commit(channel);
+        ring_send(link);
     }
     return tcp_is_down(link) ? -EPIPE : 0;
 }

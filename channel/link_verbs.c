@@ -700,7 +700,7 @@ static void verbs_heartbeat(struct channel *channel)
     verbs_look_at_peer(link);
     verbs_control_send(link);
     if (channel->is_sender)
-        verbs_commit(channel); /* what found the turn taken meanwhile */
+        verbs_post(link); /* what found the turn taken meanwhile */
 }
 
 static int verbs_fence(struct channel *channel)

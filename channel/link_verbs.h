@@ -104,6 +104,8 @@ void verbs_events_look(struct verbs_link *link);
 void verbs_requests_init(struct verbs_link *link);
 /* The per-event operations, for the table in link_verbs.c. */
 void verbs_commit(struct channel *channel);
+/* Posts what waits. Sender, either thread. */
+void verbs_post(struct verbs_link *link);
 int verbs_poll(struct channel *channel);
 int verbs_next(struct channel *channel, struct channel_record *record);
 void verbs_consume(struct channel *channel);

@@ -188,12 +188,16 @@ static uint64_t write_records(void *argument, uint64_t from, uint64_t to)
     return to;
 }
 
+void verbs_post(struct verbs_link *link)
+{
+    if (!atomic_load_explicit(&link->channel.down, memory_order_relaxed)) /* relaxed: a hint */
+        post_turn_run(&link->turn, &link->channel.send.committed, write_records, link);
+}
+
 void verbs_commit(struct channel *channel)
 {
-    struct verbs_link *link = (struct verbs_link *)channel;
-
-    if (!atomic_load_explicit(&channel->down, memory_order_relaxed)) /* relaxed: a hint */
-        post_turn_run(&link->turn, &channel->send.committed, write_records, link);
+    send_ring_publish(&channel->send);
+    verbs_post((struct verbs_link *)channel);
 }
 
 /* Sender: polling thread. Receiver: with the turn. */
@@ -240,7 +244,7 @@ int verbs_poll(struct channel *channel)
         if (atomic_load_explicit(&link->control_due, memory_order_relaxed))
             verbs_control_send(link);
         /* After every completion, and after the turn was taken for a control block. */
-        verbs_commit(channel);
+        verbs_post(link);
     } else if (!channel->is_sender && channel->ack == CHANNEL_ACK_SEEN) {
         if (link_look_ahead(channel, UINT64_MAX) == FRAME_COMPLETE ||
             atomic_load_explicit(&link->control_due, memory_order_relaxed)) /* relaxed: see verbs_control_send */

@@ -65,9 +65,9 @@ uint64_t send_ring_commit(struct send_ring *ring)
     ring->open_index = NOT_OPEN;
     /* First the LSN, so that no thread ever sees an ack beyond it. release: with what the caller did before. */
     atomic_store_explicit(&ring->committed_lsn, lsn, memory_order_release);
-    /* S2, pairs with P1 in post_turn.h: the frame's bytes before its publication. Sequentially consistent, not
-     * merely release: post_turn.h needs this store ordered with the look at the turn that follows it. */
-    atomic_store_explicit(&ring->committed, ring->head, memory_order_seq_cst);
+    /* S3 release: the frame's bytes before its publication. Plain on x86: a locked instruction would wait until the
+     * frame's cache line has come from the other CPU, each time. */
+    atomic_store_explicit(&ring->committed, ring->head, memory_order_release);
     return lsn;
 }
 

@@ -52,6 +52,14 @@ void send_ring_init(struct send_ring *ring, void *base, uint64_t ring_bytes, uin
 int send_ring_reserve(struct send_ring *ring, uint16_t kind, uint64_t position, size_t bytes, void **payload);
 /* Committing thread. Seals and publishes the open record; returns its LSN. */
 uint64_t send_ring_commit(struct send_ring *ring);
+/* Committing thread, of links where another thread sends too: publishes once more, in the one order that post_turn.h
+ * needs. */
+static inline void send_ring_publish(struct send_ring *ring)
+{
+    /* S2, pairs with P1 in post_turn.h. Sequentially consistent, not merely release: this store is ordered with the look
+     * at the turn that follows it. */
+    atomic_store_explicit(&ring->committed, ring->head, memory_order_seq_cst);
+}
 
 /* The place of an index. */
 static inline uint8_t *send_ring_at(const struct send_ring *ring, uint64_t index)

@@ -125,6 +125,7 @@ static void *committing_thread(void *argument)
             sched_yield();
         fill(payload, bytes, lsn);
         send_ring_commit(&world->send);
+        send_ring_publish(&world->send);
         if (world->through_the_turn)
             post_turn_run(&world->turn, &world->send.committed, post, world);
     }
@@ -272,6 +273,7 @@ static uint64_t post_meanwhile(void *argument, uint64_t from, uint64_t to)
         meanwhile->commits--;
         assert_int_equal(send_ring_reserve(&world->send, 1, 1, 100, &payload), 0);
         send_ring_commit(&world->send);
+        send_ring_publish(&world->send);
     }
     post_turn_run(&world->turn, &world->send.committed, post_meanwhile, meanwhile); /* finds the turn taken */
     return to;
@@ -286,6 +288,7 @@ static void commit_while_another_posts_is_posted_by_the_other(void **state)
     (void)state;
     assert_int_equal(send_ring_reserve(&world->send, 1, 1, 100, &payload), 0);
     send_ring_commit(&world->send);
+    send_ring_publish(&world->send);
     post_turn_run(&world->turn, &world->send.committed, post_meanwhile, &meanwhile);
     assert_int_equal(meanwhile.commits, 0);
     assert_int_equal(world->turn.posted, world->send.head);
@@ -303,12 +306,14 @@ static void completion_while_another_posts_lets_the_other_post_more(void **state
     (void)state;
     assert_int_equal(send_ring_reserve(&world->send, 1, 1, 100, &payload), 0);
     send_ring_commit(&world->send);
+    send_ring_publish(&world->send);
     post_turn_run(&world->turn, &world->send.committed, post_meanwhile, &meanwhile);
     assert_int_equal(world->turn.posted, world->send.head);
     assert_int_equal(world->turn.in_flight, 1);
     /* And beyond the limit nothing is posted, until a completion comes. */
     assert_int_equal(send_ring_reserve(&world->send, 1, 1, 100, &payload), 0);
     send_ring_commit(&world->send);
+    send_ring_publish(&world->send);
     post_turn_run(&world->turn, &world->send.committed, post_meanwhile, &meanwhile);
     assert_int_not_equal(world->turn.posted, world->send.head);
     post_turn_complete(&world->turn);
