@@ -119,22 +119,12 @@ static void add_net(cJSON *root, const struct lockstep *ls)
     add(held, "max_us", hold->max / NS_PER_US);
 }
 
-static const char *ended_name(uint32_t reason)
-{
-    switch (reason) {
-    case EVENT_END_SHUTDOWN: return "shutdown";
-    case EVENT_END_HALTED: return "halted";
-    case EVENT_END_STOPPED: return "stopped";
-    default: return NULL;
-    }
-}
-
 static cJSON *status_build(const char *vm, const struct lockstep *ls)
 {
     static uint64_t first_ns;
     uint64_t now_ns = clock_now_ns();
     cJSON *root = cJSON_CreateObject(), *lockstep;
-    const char *ended = ended_name(COUNT_GET(ls->ended));
+    const char *ended = event_end_name(COUNT_GET(ls->ended));
     char digest[17];
 
     if (first_ns == 0)
