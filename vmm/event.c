@@ -111,15 +111,15 @@ int event_check(const struct channel_record *record)
 
 void event_printable(const void *bytes, size_t count, char *text)
 {
-    static const char digits[] = "0123456789abcdef";
+    static const char plain[] = "\n\r\t\"\\", escaped[] = "nrt\"\\", digits[] = "0123456789abcdef";
     const uint8_t *from = bytes;
 
     for (size_t i = 0; i < count; i++) {
-        const char *name = from[i] == '\n' ? "\\n" : from[i] == '\r' ? "\\r" : from[i] == '\t' ? "\\t" : NULL;
+        const char *special = memchr(plain, from[i], sizeof(plain) - 1);
 
-        if (name != NULL) {
-            *text++ = name[0];
-            *text++ = name[1];
+        if (special != NULL) {
+            *text++ = '\\';
+            *text++ = escaped[special - plain];
         } else if (from[i] >= 0x20 && from[i] < 0x7f) {
             *text++ = (char)from[i];
         } else {

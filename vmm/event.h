@@ -113,7 +113,8 @@ void event_read(const struct channel_record *record, const struct event_reader *
 /* Adds to the counts the pages of a PAGES record that has passed event_check. */
 void event_count_pages(const struct channel_record *record, uint64_t *pages, uint64_t *zero_pages);
 
-/* Makes bytes printable: as they are if printable ASCII, else \n, \r, \t or \xNN. `text` has room for 4 x count + 1. */
+/* Makes bytes printable: ASCII as it is, quotes and backslashes behind a backslash, the rest as in C: \n, \r, \t, \xNN.
+ * `text` has room for 4 x count + 1. */
 void event_printable(const void *bytes, size_t count, char *text);
 
 #endif
