@@ -10,6 +10,7 @@
 #include <cmocka.h>
 #include <linux/kvm.h>
 
+#include "tests/unit/lockstep/words.h"
 #include "vmm/cpuid.h"
 #include "vmm/event.h"
 #include "vmm/guest_memory.h"
@@ -138,6 +139,32 @@ static void cpuid_hides_what_is_not_the_same_twice(void **state)
     }
 }
 
+static void cpuid_tables_that_differ_are_refused_with_the_leaf(void **state)
+{
+    struct {
+        struct kvm_cpuid2 head;
+        struct kvm_cpuid_entry2 entries[3];
+    } table = { .head.nent = 3, .entries = { { .function = 0 }, { .function = 1 }, { .function = 0x80000001 } } };
+    struct kvm_cpuid_entry2 theirs[3];
+    uint32_t *const words[] = { &theirs[1].function, &theirs[1].index, &theirs[1].eax, &theirs[1].ebx, &theirs[1].ecx,
+                                &theirs[1].edx };
+
+    (void)state;
+    memcpy(theirs, table.entries, sizeof(theirs));
+    assert_int_equal(cpuid_compare(&table.head, theirs, 3), 0);
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        for (unsigned bit = 0; bit < 32; bit++) {
+            *words[i] ^= 1u << bit;
+            words_begin();
+            assert_int_equal(cpuid_compare(&table.head, theirs, 3), -EPROTO);
+            assert_non_null(strstr(words_end(), "CPUID leaf 0x1 "));
+            *words[i] ^= 1u << bit;
+        }
+    words_begin();
+    assert_int_equal(cpuid_compare(&table.head, theirs, 2), -EPROTO);
+    assert_non_null(strstr(words_end(), "CPUID leaf 0x80000001 "));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -147,6 +174,7 @@ int main(void)
         cmocka_unit_test(event_pages_must_be_whole),
         cmocka_unit_test(event_random_bytes_never_read_beyond_the_payload),
         cmocka_unit_test(cpuid_hides_what_is_not_the_same_twice),
+        cmocka_unit_test(cpuid_tables_that_differ_are_refused_with_the_leaf),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
