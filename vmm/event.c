@@ -197,7 +197,8 @@ static void read_pages(const struct channel_record *record, const struct event_r
     reader->hex(reader->ctx, "last_gpa", last->gpa);
 }
 
-static void read_registers(const struct kvm_regs *regs, const struct kvm_sregs *sregs, const struct event_reader *reader)
+static void read_registers(const struct kvm_regs *regs, const struct kvm_sregs *sregs,
+                           const struct event_reader *reader)
 {
     reader->hex(reader->ctx, "rip", regs->rip);
     reader->hex(reader->ctx, "rflags", regs->rflags);

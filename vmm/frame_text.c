@@ -38,8 +38,8 @@ static void transport_text(const char *ip, const char *from, const char *to, uns
         size_t header_bytes = (at[12] >> 4) * 4u;
 
         tcp_flags(at[13], flags);
-        snprintf(text, FRAME_TEXT_BYTES, "%s tcp %s:%u > %s:%u %s data %zu", ip, from, get16(at), to, get16(at + 2), flags,
-                 whole_bytes > header_bytes ? whole_bytes - header_bytes : 0);
+        snprintf(text, FRAME_TEXT_BYTES, "%s tcp %s:%u > %s:%u %s data %zu", ip, from, get16(at), to, get16(at + 2),
+                 flags, whole_bytes > header_bytes ? whole_bytes - header_bytes : 0);
     } else if (protocol == IPPROTO_UDP && bytes >= 8) {
         snprintf(text, FRAME_TEXT_BYTES, "%s udp %s:%u > %s:%u data %zu", ip, from, get16(at), to, get16(at + 2),
                  whole_bytes > 8 ? whole_bytes - 8 : 0);
@@ -106,7 +106,7 @@ void frame_text(const uint8_t *frame, size_t bytes, char text[FRAME_TEXT_BYTES])
     else if (type == ETHERTYPE_ARP && rest >= ARP_BYTES)
         arp_text(at, text);
     else
-        snprintf(text, FRAME_TEXT_BYTES, "type 0x%04x, %02x:%02x:%02x:%02x:%02x:%02x > %02x:%02x:%02x:%02x:%02x:%02x", type,
-                 frame[6], frame[7], frame[8], frame[9], frame[10], frame[11], frame[0], frame[1], frame[2], frame[3],
-                 frame[4], frame[5]);
+        snprintf(text, FRAME_TEXT_BYTES, "type 0x%04x, %02x:%02x:%02x:%02x:%02x:%02x > %02x:%02x:%02x:%02x:%02x:%02x",
+                 type, frame[6], frame[7], frame[8], frame[9], frame[10], frame[11], frame[0], frame[1], frame[2],
+                 frame[3], frame[4], frame[5]);
 }

@@ -319,7 +319,12 @@ static int read_all(struct log_reading *reading, struct channel *channel)
     reading->file_bytes = statistics.record_bytes;
     if (rc == -ENOMEM || rc == -EIO)
         return rc;
-    reading->end = rc == 0 ? LOG_END_AT_TO : rc != -ENODATA ? LOG_END_DAMAGED : guest_ended ? LOG_END_WHOLE : LOG_END_CUT;
+    if (rc == 0)
+        reading->end = LOG_END_AT_TO;
+    else if (rc != -ENODATA)
+        reading->end = LOG_END_DAMAGED;
+    else
+        reading->end = guest_ended ? LOG_END_WHOLE : LOG_END_CUT;
     if (reading->end == LOG_END_CUT)
         report_warning("%s: the log ends at position %" PRIu64 " without the guest's end: it was cut off, or is still "
                        "being written", reading->options->path, reading->position);

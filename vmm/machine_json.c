@@ -1,4 +1,4 @@
-/* Names every field of vCPU and devices once. Numbers that can fill 64 bits are hexadecimal text; bytes are hex digits. */
+/* Names every field of vCPU and devices once. What can fill 64 bits is hexadecimal text; bytes are hex digits. */
 #include "vmm/machine_json.h"
 
 #include <inttypes.h>

@@ -8,7 +8,9 @@
 #include "vmm/lockstep.h"
 #include "vmm/log.h"
 
-enum command { COMMAND_RUN, COMMAND_PRIMARY, COMMAND_BACKUP, COMMAND_RECORD, COMMAND_REPLAY, COMMAND_LOG, COMMAND_CHECK };
+enum command {
+    COMMAND_RUN, COMMAND_PRIMARY, COMMAND_BACKUP, COMMAND_RECORD, COMMAND_REPLAY, COMMAND_LOG, COMMAND_CHECK
+};
 
 struct options {
     enum command command;

@@ -135,8 +135,8 @@ static void line_add(void *ctx, const char *name, uint64_t value)
     struct register_line *line = ctx;
 
     if (line->registers++ < LINE_REGISTERS)
-        line->count += (size_t)snprintf(line->text + line->count, sizeof(line->text) - line->count, " %s=%" PRIx64, name,
-                                        value);
+        line->count += (size_t)snprintf(line->text + line->count, sizeof(line->text) - line->count, " %s=%" PRIx64,
+                                        name, value);
 }
 
 static void say_state(const struct machine *machine, const struct vcpu_state *vcpu, uint64_t ram_digest)
@@ -146,8 +146,8 @@ static void say_state(const struct machine *machine, const struct vcpu_state *vc
 
     vcpu_registers_visit(&registers, line_add, &line);
     report_info("stopped at position %" PRIu64 ", virtual time %" PRIu64 " ns, exit %s; RAM digest %016" PRIx64
-                ", vCPU digest %016" PRIx64, machine->position, machine->time_ns, vcpu_exit_name(machine->exit), ram_digest,
-                vcpu_state_digest(vcpu));
+                ", vCPU digest %016" PRIx64, machine->position, machine->time_ns, vcpu_exit_name(machine->exit),
+                ram_digest, vcpu_state_digest(vcpu));
     report_info("registers%s", line.text);
 }
 

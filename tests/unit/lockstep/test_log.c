@@ -1,4 +1,4 @@
-/* `ftvmm log`: a log with every kind of record is printed as text and JSON; filters, sums, and logs that are not whole. */
+/* `ftvmm log`: a log with every kind of record as text and as JSON; filters, sums, and logs that are not whole. */
 #include "tests/unit/cmocka_prelude.h"
 
 #include <fcntl.h>
