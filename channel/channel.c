@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/report.h"
 #include "channel/link.h"
+#include "channel/record.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -108,6 +109,15 @@ int channel_open_sender(struct channel **out, const struct channel_options *opti
 int channel_open_receiver(struct channel **out, const struct channel_options *options)
 {
     return channel_open(out, options, false);
+}
+
+int channel_open_log(struct channel **out, const char *path)
+{
+    int result = link_file_open_any(out, path);
+
+    if (result == 0)
+        atomic_store(&(*out)->peer_seen_ns, PEER_ALWAYS_SEEN);
+    return result;
 }
 
 void channel_close(struct channel *channel)
@@ -235,6 +245,11 @@ uint64_t channel_peer_seen_ns(const struct channel *channel)
 uint64_t channel_consumed_lsn(const struct channel *channel)
 {
     return atomic_load_explicit(&channel->credit->lsn, memory_order_acquire);
+}
+
+uint64_t channel_frame_bytes(uint32_t payload_bytes)
+{
+    return frame_bytes(payload_bytes);
 }
 
 void channel_get_statistics(const struct channel *channel, struct channel_statistics *out)

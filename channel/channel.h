@@ -82,6 +82,9 @@ struct channel;
  * -EPROTO (version, ring size, vm, generation or digest differ: said in words), -ENODEV (no RDMA here), ... */
 int channel_open_sender(struct channel **out, const struct channel_options *options);
 int channel_open_receiver(struct channel **out, const struct channel_options *options);
+/* A receiver for the log file at `path`, whatever machine it is of: for who looks at a log without having the guest.
+ * channel_peer tells what it is of. Errors as above. */
+int channel_open_log(struct channel **out, const char *path);
 /* Accepts NULL. Sender of file:/shm: flushes first. All other threads must have left the channel. */
 void channel_close(struct channel *channel);
 /* The peer's hello (file: the one stored at the head of the log). */
@@ -140,6 +143,9 @@ void channel_heartbeat(struct channel *channel);
 uint64_t channel_peer_seen_ns(const struct channel *channel);
 /* Sender: highest LSN the receiver has consumed, as last reported. Receiver: its own. Any thread. */
 uint64_t channel_consumed_lsn(const struct channel *channel);
+
+/* What a record of so much payload takes in the ring or the file: header, padding and all. */
+uint64_t channel_frame_bytes(uint32_t payload_bytes);
 
 struct channel_statistics {
     uint64_t records, record_bytes; /* committed (sender) or delivered (receiver), frames with padding */

@@ -56,6 +56,8 @@ int link_verbs_open(struct channel **out, const struct channel_options *options,
 int link_tcp_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender);
 int link_shm_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender);
 int link_file_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender);
+/* A receiver that compares no hello. */
+int link_file_open_any(struct channel **out, const char *path);
 
 /* A count with one writer. */
 static inline void link_count(_Atomic uint64_t *count, uint64_t more)

@@ -298,9 +298,11 @@ static int file_fence(struct channel *channel)
     return 0;
 }
 
+/* `options` NULL: a log of any machine will do, if only we can read it. */
 static int file_read_header(struct file_link *link, const struct channel_options *options)
 {
-    struct join_side ours = join_side_of(options), theirs = { 0 };
+    struct join_side ours = options != NULL ? join_side_of(options) : (struct join_side){ .version = WIRE_VERSION };
+    struct join_side theirs = { 0 };
     struct file_header header;
     enum join_refusal refusal = JOIN_NOT_FTVMM;
     ssize_t bytes;
@@ -318,6 +320,8 @@ static int file_read_header(struct file_link *link, const struct channel_options
         theirs.features = header.features;
         theirs.hello = header.hello;
         ours.ring_bytes = 0;
+        if (options == NULL)
+            ours.hello = header.hello;
         refusal = join_compare(&theirs, &ours);
         /* The place of the checksum is the version's; so the version is looked at first. */
         if (refusal != JOIN_VERSION &&
@@ -355,18 +359,20 @@ static const struct link_operations file_operations = {
     .close = file_close,
 };
 
-int link_file_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender)
+/* `options` is NULL for a reader of any log. */
+static int file_open(struct channel **out, const struct channel_options *options, const char *path, bool is_sender)
 {
     struct file_link *link = link_allocate(sizeof(*link));
     int result = -ENOMEM;
 
+    *out = NULL;
     if (link == NULL)
         return -ENOMEM;
     link->channel.operations = &file_operations;
     link->channel.is_sender = is_sender;
     link->channel.credit = &link->channel.own_credit;
     link->fd = -1;
-    link->path = strdup(rest);
+    link->path = strdup(path);
     if (link->path == NULL)
         goto fail;
     result = is_sender ? file_create(link, options) : file_read_header(link, options);
@@ -378,6 +384,16 @@ int link_file_open(struct channel **out, const struct channel_options *options, 
 fail:
     file_close(&link->channel);
     return result;
+}
+
+int link_file_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender)
+{
+    return file_open(out, options, rest, is_sender);
+}
+
+int link_file_open_any(struct channel **out, const char *path)
+{
+    return file_open(out, NULL, path, false);
 }
 
 static void file_close(struct channel *channel)

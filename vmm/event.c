@@ -1,10 +1,17 @@
-/* Names and well-formedness of event records. */
+/* Names of event records, whether one is well-formed, and what it says to people. */
 #include "vmm/event.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #include "base/report.h"
+#include "vmm/frame_text.h"
 #include "vmm/guest_memory.h"
 #include "vmm/vcpu.h"
 
@@ -25,6 +32,27 @@ const char *event_name(uint16_t kind)
     case EVENT_END: return "end";
     }
     return "unknown";
+}
+
+uint16_t event_kind_named(const char *name, size_t count)
+{
+    for (uint16_t kind = 1; kind < EVENT_KIND_ROOM; kind++) {
+        const char *known = event_name(kind);
+
+        if (strlen(known) == count && memcmp(known, name, count) == 0 && strcmp(known, "unknown") != 0)
+            return kind;
+    }
+    return 0;
+}
+
+const char *event_end_name(uint32_t reason)
+{
+    switch (reason) {
+    case EVENT_END_SHUTDOWN: return "shutdown";
+    case EVENT_END_HALTED: return "halted";
+    case EVENT_END_STOPPED: return "stopped";
+    default: return NULL;
+    }
 }
 
 static bool start_fits(const struct channel_record *record)
@@ -63,7 +91,7 @@ int event_check(const struct channel_record *record)
     case EVENT_START: fits = start_fits(record); break;
     case EVENT_TIME: fits = record->bytes == sizeof(struct event_time); break;
     case EVENT_FRAME: fits = record->bytes >= 14 && record->bytes <= 65536; break;
-    case EVENT_CONSOLE: fits = record->bytes >= 1 && record->bytes <= 4096; break;
+    case EVENT_CONSOLE: fits = record->bytes >= 1 && record->bytes <= EVENT_CONSOLE_MAX_BYTES; break;
     case EVENT_OUTPUT: fits = record->bytes == sizeof(struct event_output); break;
     case EVENT_PROGRESS: fits = record->bytes == sizeof(struct event_progress); break;
     case EVENT_PAGES: fits = pages_fit(record); break;
@@ -79,4 +107,182 @@ int event_check(const struct channel_record *record)
                  "run the same ftvmm on both hosts",
                  (unsigned long long)record->lsn, record->kind, event_name(record->kind), record->bytes);
     return -EBADMSG;
+}
+
+void event_printable(const void *bytes, size_t count, char *text)
+{
+    static const char plain[] = "\n\r\t\"\\", escaped[] = "nrt\"\\", digits[] = "0123456789abcdef";
+    const uint8_t *from = bytes;
+
+    for (size_t i = 0; i < count; i++) {
+        const char *special = memchr(plain, from[i], sizeof(plain) - 1);
+
+        if (special != NULL) {
+            *text++ = '\\';
+            *text++ = escaped[special - plain];
+        } else if (from[i] >= 0x20 && from[i] < 0x7f) {
+            *text++ = (char)from[i];
+        } else {
+            *text++ = '\\';
+            *text++ = 'x';
+            *text++ = digits[from[i] >> 4];
+            *text++ = digits[from[i] & 15];
+        }
+    }
+    *text = '\0';
+}
+
+/* The CPU's own name, from the leaves that hold it (Intel SDM 2A, CPUID 80000002H). */
+static void read_cpu_name(const struct kvm_cpuid_entry2 *entries, uint32_t count, const struct event_reader *reader)
+{
+    char name[49] = { 0 }, text[4 * 48 + 1];
+    uint32_t leaf = 0x80000002;
+
+    for (uint32_t i = 0; i < count && leaf <= 0x80000004; i++)
+        if (entries[i].function == leaf)
+            memcpy(name + 16 * (leaf++ - 0x80000002), &entries[i].eax, 16); /* EAX, EBX, ECX, EDX lie in a row */
+    event_printable(name, strlen(name), text);
+    reader->text(reader->ctx, "cpu", text);
+}
+
+static void read_start(const struct event_start *start, const struct event_reader *reader)
+{
+    const struct kvm_cpuid_entry2 *entries = (const void *)(start + 1);
+    time_t seconds = (time_t)start->unix_seconds;
+    char text[64] = "out of range";
+    struct tm date;
+
+    if (gmtime_r(&seconds, &date) != NULL)
+        strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &date);
+    reader->text(reader->ctx, "clock", text);
+    reader->number(reader->ctx, "time_ns", start->time_ns);
+    reader->hex(reader->ctx, "seed_digest", XXH3_64bits(start->rng_seed, sizeof(start->rng_seed)));
+    reader->number(reader->ctx, "verify", start->verify);
+    reader->number(reader->ctx, "cpuid_leaves", start->cpuid_entries);
+    reader->hex(reader->ctx, "cpuid_digest", XXH3_64bits(entries, start->cpuid_entries * sizeof(entries[0])));
+    read_cpu_name(entries, start->cpuid_entries, reader);
+}
+
+static const struct event_page *next_page(const struct event_page *page)
+{
+    return (const void *)((const uint8_t *)(page + 1) + page->bytes);
+}
+
+static bool is_page(const struct channel_record *record, const struct event_page *page)
+{
+    return (const uint8_t *)page < (const uint8_t *)record->payload + record->bytes;
+}
+
+void event_count_pages(const struct channel_record *record, uint64_t *pages, uint64_t *zero_pages)
+{
+    for (const struct event_page *page = record->payload; is_page(record, page); page = next_page(page)) {
+        ++*pages;
+        *zero_pages += page->bytes == 0;
+    }
+}
+
+static void read_pages(const struct channel_record *record, const struct event_reader *reader)
+{
+    const struct event_page *first = record->payload, *last = first;
+    uint64_t pages = 0, zero_pages = 0;
+
+    event_count_pages(record, &pages, &zero_pages);
+    reader->number(reader->ctx, "pages", pages);
+    reader->number(reader->ctx, "zero_pages", zero_pages);
+    if (pages == 0)
+        return;
+    while (is_page(record, next_page(last)))
+        last = next_page(last);
+    reader->hex(reader->ctx, "first_gpa", first->gpa);
+    reader->hex(reader->ctx, "last_gpa", last->gpa);
+}
+
+static void read_registers(const struct kvm_regs *regs, const struct kvm_sregs *sregs,
+                           const struct event_reader *reader)
+{
+    reader->hex(reader->ctx, "rip", regs->rip);
+    reader->hex(reader->ctx, "rflags", regs->rflags);
+    reader->hex(reader->ctx, "rsp", regs->rsp);
+    reader->hex(reader->ctx, "cr3", sregs->cr3);
+}
+
+static void read_vcpu(const struct vcpu_state *state, const struct event_reader *reader)
+{
+    read_registers(&state->regs, &state->sregs, reader);
+    reader->hex(reader->ctx, "vcpu_digest", vcpu_state_digest(state));
+}
+
+static void read_frame(const struct channel_record *record, const struct event_reader *reader)
+{
+    char text[FRAME_TEXT_BYTES];
+
+    frame_text(record->payload, record->bytes, text);
+    reader->number(reader->ctx, "frame_bytes", record->bytes);
+    reader->text(reader->ctx, "frame", text);
+}
+
+static void read_console(const struct channel_record *record, const struct event_reader *reader)
+{
+    char text[4 * EVENT_CONSOLE_MAX_BYTES + 1];
+
+    event_printable(record->payload, record->bytes, text);
+    reader->text(reader->ctx, "typed", text);
+}
+
+static void read_output(const struct event_output *output, const struct event_reader *reader)
+{
+    reader->number(reader->ctx, "frames_built", output->frames_built);
+    reader->number(reader->ctx, "frames_sent", output->frames_sent);
+    reader->hex(reader->ctx, "digest", output->digest);
+}
+
+static void read_segment_pages(const struct channel_record *record, const struct event_reader *reader)
+{
+    const struct event_segment_page *pages = record->payload;
+    size_t count = record->bytes / sizeof(pages[0]);
+
+    reader->number(reader->ctx, "pages", count);
+    if (count == 0)
+        return;
+    reader->hex(reader->ctx, "first_gpa", pages[0].page * GUEST_PAGE_BYTES);
+    reader->hex(reader->ctx, "last_gpa", pages[count - 1].page * GUEST_PAGE_BYTES);
+}
+
+static void read_segment(const struct event_segment *segment, const struct event_reader *reader)
+{
+    reader->hex(reader->ctx, "ram_digest", segment->ram_digest);
+    read_vcpu(&segment->vcpu, reader);
+}
+
+static void read_end(const struct event_end *end, const struct event_reader *reader)
+{
+    const char *reason = event_end_name(end->reason);
+
+    reader->text(reader->ctx, "reason", reason != NULL ? reason : "unknown");
+    reader->hex(reader->ctx, "ram_digest", end->ram_digest);
+    reader->hex(reader->ctx, "vcpu_digest", end->vcpu_digest);
+}
+
+void event_read(const struct channel_record *record, const struct event_reader *reader)
+{
+    const void *payload = record->payload;
+    const struct vcpu_registers *registers = payload;
+
+    switch ((enum event_kind)record->kind) {
+    case EVENT_START: read_start(payload, reader); return;
+    case EVENT_TIME: reader->number(reader->ctx, "time_ns", ((const struct event_time *)payload)->time_ns); return;
+    case EVENT_FRAME: read_frame(record, reader); return;
+    case EVENT_CONSOLE: read_console(record, reader); return;
+    case EVENT_OUTPUT: read_output(payload, reader); return;
+    case EVENT_PROGRESS:
+        reader->number(reader->ctx, "frames_sent", ((const struct event_progress *)payload)->frames_sent);
+        return;
+    case EVENT_PAGES: read_pages(record, reader); return;
+    case EVENT_SYNC: read_vcpu(payload, reader); return;
+    case EVENT_VERIFY: read_registers(&registers->regs, &registers->sregs, reader); return;
+    case EVENT_SEGMENT_PAGES: read_segment_pages(record, reader); return;
+    case EVENT_SEGMENT: read_segment(payload, reader); return;
+    case EVENT_END: read_end(payload, reader); return;
+    }
+    report_bug("event_check has let a record of kind %u pass", record->kind);
 }

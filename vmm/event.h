@@ -27,11 +27,15 @@ enum event_kind {
     EVENT_SEGMENT = 11, /* check: digest of all RAM and of the whole vCPU at this position */
     EVENT_END = 12,     /* the guest has ended at this position */
 };
+#define EVENT_KIND_ROOM 64 /* every kind is below */
 
 /* The kind's name for people; "unknown" for anything else. */
 const char *event_name(uint16_t kind);
+/* The kind of that name (`count` characters of it); 0: there is none. */
+uint16_t event_kind_named(const char *name, size_t count);
 
 #define EVENT_CPUID_MAX 64
+#define EVENT_CONSOLE_MAX_BYTES 4096u
 
 struct event_start {
     uint64_t time_ns;            /* virtual time, always 0 at present */
@@ -85,10 +89,32 @@ enum event_end_reason {
     EVENT_END_STOPPED = 3,  /* the operator stopped it */
 };
 
+/* "shutdown", "halted", "stopped"; NULL for anything else. */
+const char *event_end_name(uint32_t reason);
+
 /*
  * Checks that `record` is a well-formed event: known kind, payload of a size its kind allows. Returns 0, or
  * -EBADMSG after saying what is wrong. Everything the peer sends passes here before anything looks at it.
  */
 int event_check(const struct channel_record *record);
+
+/* Takes what a record says, one named value after the other. */
+struct event_reader {
+    void *ctx;
+    void (*number)(void *ctx, const char *name, uint64_t value);
+    void (*hex)(void *ctx, const char *name, uint64_t value);       /* an address, register or digest */
+    void (*text)(void *ctx, const char *name, const char *value);   /* printable ASCII */
+};
+
+/* Tells `reader` what a record says that has passed event_check. Of what would be long it tells number, place and
+ * digest; of the guest's random seed the digest only. */
+void event_read(const struct channel_record *record, const struct event_reader *reader);
+
+/* Adds to the counts the pages of a PAGES record that has passed event_check. */
+void event_count_pages(const struct channel_record *record, uint64_t *pages, uint64_t *zero_pages);
+
+/* Makes bytes printable: ASCII as it is, quotes and backslashes behind a backslash, the rest as in C: \n, \r, \t, \xNN.
+ * `text` has room for 4 x count + 1. */
+void event_printable(const void *bytes, size_t count, char *text);
 
 #endif

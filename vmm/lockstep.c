@@ -189,12 +189,18 @@ static void sleep_at_position(struct lockstep *ls)
     ls->failure = -EILSEQ;
 }
 
+/* --until: the position is done, and what follows would be the next one. */
+static bool stops_here(const struct lockstep *ls)
+{
+    return ls->options.until_position != 0 && ls->machine.position >= ls->options.until_position;
+}
+
 int lockstep_run(struct lockstep *ls)
 {
     struct machine *machine = &ls->machine;
 
     COUNT_SET(ls->running, true);
-    while (!ls->failure) {
+    while (!ls->failure && !stops_here(ls)) {
         enum lockstep_step step = before_run(ls);
 
         if (step == STEP_RUN)

@@ -49,6 +49,7 @@ struct lockstep_options {
     uint64_t max_input_delay_ns; /* how long an input may wait for a position before a forced sync */
     uint64_t max_lag_ns;         /* the guest is slowed so that the backup lags no more; 0: never slowed */
     uint64_t stop_after_ns;      /* stop the guest after so long; 0: never */
+    uint64_t until_position;     /* replay: stop at this position; 0: at the guest's end */
     struct idle_policy idle;
     uint64_t segment_ns;         /* --verify: virtual time between digests of all RAM */
 };

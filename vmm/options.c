@@ -22,6 +22,7 @@ static const char help[] =
     "  backup               follow a primary, and take over when it dies (--listen ADDRESS)\n"
     "  record FILE          run a guest and log its inputs to a file\n"
     "  replay FILE          run a recorded guest again, and compare how it ends\n"
+    "  log FILE             print what a recording holds, a line a record, and a summary\n"
     "  check                say whether this host can do its part, and what is missing\n"
     "\n"
     "guest (the same on both hosts of a pair)\n"
@@ -51,6 +52,14 @@ static const char help[] =
     "  --segment MS         --verify: guest time between digests of RAM; default 1000\n"
     "  --max-lag MS         primary: slow the guest rather than let the backup lag more; default 1000; 0: never\n"
     "\n"
+    "replay and log\n"
+    "  --until POSITION     replay: stop there, and say the registers\n"
+    "  --dump DIR           replay: write RAM, vCPU and devices at the end, or at --until, into a new directory\n"
+    "  --json               log: one JSON object a line\n"
+    "  --kind NAME,...      log: only records of these kinds; default all\n"
+    "  --from, --to POSITION  log: only records from, up to that position\n"
+    "  --summary            log: the summary alone: counts, bytes and shares by kind, rates\n"
+    "\n"
     "running\n"
     "  --max-input-delay US how long an input may wait for the guest before a forced sync; default 10000\n"
     "  --poll SPIN,SLEEP    idle threads look again at once for SPIN us, then sleep SLEEP us between looks;\n"
@@ -65,7 +74,8 @@ static const char help[] =
 enum option_id {
     OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_NET, OPT_CONSOLE, OPT_BACKUP,
     OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_ARBITER, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING, OPT_VERIFY,
-    OPT_SEGMENT, OPT_MAX_LAG, OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_HELP, OPT_VERSION,
+    OPT_SEGMENT, OPT_MAX_LAG, OPT_UNTIL, OPT_DUMP, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
+    OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_HELP, OPT_VERSION,
 };
 
 static const struct option long_options[] = {
@@ -89,6 +99,13 @@ static const struct option long_options[] = {
     { "verify", no_argument, NULL, OPT_VERIFY },
     { "segment", required_argument, NULL, OPT_SEGMENT },
     { "max-lag", required_argument, NULL, OPT_MAX_LAG },
+    { "until", required_argument, NULL, OPT_UNTIL },
+    { "dump", required_argument, NULL, OPT_DUMP },
+    { "json", no_argument, NULL, OPT_JSON },
+    { "kind", required_argument, NULL, OPT_KIND },
+    { "from", required_argument, NULL, OPT_FROM },
+    { "to", required_argument, NULL, OPT_TO },
+    { "summary", no_argument, NULL, OPT_SUMMARY },
     { "max-input-delay", required_argument, NULL, OPT_MAX_INPUT_DELAY },
     { "poll", required_argument, NULL, OPT_POLL },
     { "stop-after", required_argument, NULL, OPT_STOP_AFTER },
@@ -104,7 +121,8 @@ static const struct {
     bool takes_file;
 } commands[] = {
     { "run", COMMAND_RUN, false },       { "primary", COMMAND_PRIMARY, false }, { "backup", COMMAND_BACKUP, false },
-    { "record", COMMAND_RECORD, true },  { "replay", COMMAND_REPLAY, true },    { "check", COMMAND_CHECK, false },
+    { "record", COMMAND_RECORD, true },  { "replay", COMMAND_REPLAY, true },    { "log", COMMAND_LOG, true },
+    { "check", COMMAND_CHECK, false },
 };
 
 static int wrong_use(const char *format, const char *what)
@@ -156,6 +174,36 @@ static int parse_poll(const char *text, struct idle_policy *policy)
     return 0;
 }
 
+static int parse_kinds(const char *text, uint64_t *kinds)
+{
+    for (const char *end; *text != '\0'; text = *end == ',' ? end + 1 : end) {
+        uint16_t kind;
+
+        end = strchrnul(text, ',');
+        kind = event_kind_named(text, (size_t)(end - text));
+        if (kind == 0)
+            return wrong_use("--kind '%s': the kinds are start, time, frame, console, output, progress, pages, sync, "
+                             "verify, segment-pages, segment, end", text);
+        *kinds |= UINT64_C(1) << kind;
+    }
+    return *kinds != 0 ? 0 : wrong_use("--kind takes names of kinds, not '%s'", text);
+}
+
+static int parse_log_option(struct options *options, int id, const char *text)
+{
+    struct log_options *log = &options->log;
+
+    if (options->command != COMMAND_LOG)
+        return wrong_use("%s", "--json, --kind, --from, --to and --summary belong to log");
+    switch (id) {
+    case OPT_JSON: log->json = true; return 0;
+    case OPT_KIND: return parse_kinds(text, &log->kinds);
+    case OPT_FROM: return parse_number("from", text, 0, UINT64_MAX, &log->from);
+    case OPT_TO: return parse_number("to", text, 0, UINT64_MAX, &log->to);
+    default: log->summary = true; return 0;
+    }
+}
+
 static void set_defaults(struct options *options)
 {
     bool many_cpus = sysconf(_SC_NPROCESSORS_ONLN) > 4;
@@ -165,6 +213,7 @@ static void set_defaults(struct options *options)
         .machine = { .memory_bytes = UINT64_C(256) << 20 },
         .ring_bytes = UINT64_C(16) << 20,
         .join_timeout_ns = 60 * NS_PER_S,
+        .log = { .to = UINT64_MAX },
         .lockstep = {
             .heartbeat_ns = 50 * NS_PER_MS,
             .peer_timeout_ns = 1000 * NS_PER_MS,
@@ -241,6 +290,19 @@ static int parse_option(struct options *options, int id, const char *text, const
         rc = parse_number("max-lag", text, 0, 600000, &number);
         lockstep->max_lag_ns = number * NS_PER_MS;
         break;
+    case OPT_UNTIL:
+    case OPT_DUMP:
+        if (options->command != COMMAND_REPLAY)
+            return wrong_use("%s", "--until and --dump belong to replay");
+        if (id == OPT_UNTIL)
+            return parse_number("until", text, 1, UINT64_MAX, &lockstep->until_position);
+        options->dump_path = text;
+        break;
+    case OPT_JSON:
+    case OPT_KIND:
+    case OPT_FROM:
+    case OPT_TO:
+    case OPT_SUMMARY: return parse_log_option(options, id, text);
     case OPT_MAX_INPUT_DELAY:
         rc = parse_number("max-input-delay", text, 100, 10000000, &number);
         lockstep->max_input_delay_ns = number * NS_PER_US;
@@ -286,7 +348,9 @@ static void mac_from_name(const char *vm, uint8_t mac[6])
 
 static int finish(struct options *options, const char *append, bool have_mac)
 {
-    if (options->command != COMMAND_CHECK && options->machine.kernel_path == NULL)
+    if (options->log.from > options->log.to)
+        return wrong_use("%s", "--from is behind --to");
+    if (options->command != COMMAND_CHECK && options->command != COMMAND_LOG && options->machine.kernel_path == NULL)
         return wrong_use("%s is missing: name a Debian kernel, for example /boot/vmlinuz-...-cloud-amd64",
                          "--kernel PATH");
     if (!have_mac)
@@ -348,6 +412,7 @@ int options_parse(struct options *options, int argc, char **argv, int *exit_stat
 
         if (optind >= argc)
             return wrong_use("%s needs the name of a file", commands[options->command].name);
+        options->log.path = argv[optind];
         snprintf(address, sizeof(address), "file:%s", argv[optind++]);
         options->peer = address;
     }

@@ -6,8 +6,11 @@
 #include <stdint.h>
 
 #include "vmm/lockstep.h"
+#include "vmm/log.h"
 
-enum command { COMMAND_RUN, COMMAND_PRIMARY, COMMAND_BACKUP, COMMAND_RECORD, COMMAND_REPLAY, COMMAND_CHECK };
+enum command {
+    COMMAND_RUN, COMMAND_PRIMARY, COMMAND_BACKUP, COMMAND_RECORD, COMMAND_REPLAY, COMMAND_LOG, COMMAND_CHECK
+};
 
 struct options {
     enum command command;
@@ -21,6 +24,8 @@ struct options {
     const char *arbiter;
     const char *status_path;
     const char *console;    /* "stdio", "none" or a path */
+    const char *dump_path;  /* replay: NULL: no dump */
+    struct log_options log;
     bool verify;
     uint64_t ring_bytes;
     uint64_t join_timeout_ns;

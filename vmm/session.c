@@ -21,6 +21,7 @@
 
 #include "base/report.h"
 #include "vmm/io_thread.h"
+#include "vmm/replay.h"
 #include "vmm/status.h"
 
 #define ROUND_NS (20 * NS_PER_MS)
@@ -34,6 +35,7 @@ struct session {
     pthread_t io_thread, machine_thread;
     bool io_started, machine_started;
     bool joining_cancelled;
+    bool dump_made; /* the directory */
     int result; /* of the machine thread */
 };
 
@@ -184,6 +186,10 @@ static int session_open(struct session *session)
     rc = open_signals(session);
     if (rc == 0)
         rc = open_console(session);
+    if (rc == 0 && options->dump_path != NULL) {
+        rc = replay_dump_prepare(options->dump_path);
+        session->dump_made = rc == 0;
+    }
     if (rc == 0)
         rc = machine_configuration_digest(&options->machine, hello.digest);
     if (rc == 0)
@@ -265,6 +271,8 @@ static void *machine_thread_run(void *arg)
 
     if (rc == 0)
         rc = lockstep_run(session->ls);
+    if (rc == 0 && session->options->command == COMMAND_REPLAY)
+        rc = replay_stopped(session->ls, session->options->dump_path);
     session->result = rc;
     atomic_store_explicit(&session->ls->finished, true, memory_order_release);
     return NULL;
@@ -417,6 +425,8 @@ int session_run(const struct options *options)
         (void)status_write(options->status_path, options->vm, session.ls);
     say_goodbye(session.ls);
     status = exit_status(&session, rc);
+    if (session.dump_made)
+        replay_dump_forget(options->dump_path);
     session_close(&session);
     return status;
 }

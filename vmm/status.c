@@ -41,15 +41,10 @@ static void add_failover(cJSON *root, const struct lockstep *ls)
 
 static void add_exits(cJSON *root, const struct machine *machine)
 {
-    static const char *const names[] = {
-        [VCPU_EXIT_IO] = "io", [VCPU_EXIT_MMIO] = "mmio", [VCPU_EXIT_HLT] = "hlt", [VCPU_EXIT_MSR_READ] = "msr_read",
-        [VCPU_EXIT_MSR_WRITE] = "msr_write", [VCPU_EXIT_WINDOW] = "window", [VCPU_EXIT_SHUTDOWN] = "shutdown",
-        [VCPU_EXIT_FORCED] = "forced", [VCPU_EXIT_INTERRUPTED] = "interrupted", [VCPU_EXIT_FAILED] = "failed",
-    };
     cJSON *exits = cJSON_AddObjectToObject(root, "exits");
 
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-        add(exits, names[i], COUNT_GET(machine->exits_by_kind[i]));
+    for (unsigned exit = 0; exit <= VCPU_EXIT_FAILED; exit++)
+        add(exits, vcpu_exit_name((enum vcpu_exit)exit), COUNT_GET(machine->exits_by_kind[exit]));
     add(exits, "user_tsc_reads", COUNT_GET(machine->user_tsc_reads));
     add(exits, "window_steps", COUNT_GET(machine->vcpu.window_steps));
 }
@@ -120,22 +115,12 @@ static void add_net(cJSON *root, const struct lockstep *ls)
     add(held, "max_us", hold->max / NS_PER_US);
 }
 
-static const char *ended_name(uint32_t reason)
-{
-    switch (reason) {
-    case EVENT_END_SHUTDOWN: return "shutdown";
-    case EVENT_END_HALTED: return "halted";
-    case EVENT_END_STOPPED: return "stopped";
-    default: return NULL;
-    }
-}
-
 static cJSON *status_build(const char *vm, const struct lockstep *ls)
 {
     static uint64_t first_ns;
     uint64_t now_ns = clock_now_ns();
     cJSON *root = cJSON_CreateObject(), *lockstep;
-    const char *ended = ended_name(COUNT_GET(ls->ended));
+    const char *ended = event_end_name(COUNT_GET(ls->ended));
     char digest[17];
 
     if (first_ns == 0)

@@ -29,7 +29,12 @@ enum vcpu_exit {
     VCPU_EXIT_FAILED,      /* KVM could not go on; said in words */
 };
 
+/* "io", "hlt", ... */
+const char *vcpu_exit_name(enum vcpu_exit exit);
+
 #define VCPU_MSR_COUNT 12
+/* What a guest can read of its MSRs without an exit, in the order that loading needs: EFER first. */
+extern const uint32_t vcpu_msr_numbers[VCPU_MSR_COUNT];
 
 /* All of the vCPU's state that a guest can see, as forced sync ships it. */
 struct vcpu_state {
@@ -125,6 +130,10 @@ uint64_t vcpu_state_digest(const struct vcpu_state *state);
 const char *vcpu_state_difference(const struct vcpu_state *ours, const struct vcpu_state *theirs, uint64_t values[2]);
 const char *vcpu_registers_difference(const struct vcpu_registers *ours, const struct vcpu_registers *theirs,
                                       uint64_t values[2]);
+
+/* Calls `visit` for each of the registers that are compared, general and control registers first. */
+void vcpu_registers_visit(const struct vcpu_registers *registers,
+                          void (*visit)(void *ctx, const char *name, uint64_t value), void *ctx);
 
 /* Sets the state at boot from general and special registers. */
 int vcpu_set_boot_state(struct vcpu *vcpu, const struct kvm_regs *regs, const struct kvm_sregs *sregs);

@@ -12,8 +12,7 @@
 #include "base/count.h"
 #include "base/report.h"
 
-/* What a guest can read of its MSRs without an exit, in the order that loading needs: EFER first. */
-static const uint32_t msr_numbers[VCPU_MSR_COUNT] = {
+const uint32_t vcpu_msr_numbers[VCPU_MSR_COUNT] = {
     0xC0000080, 0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084, 0xC0000100,
     0xC0000101, 0xC0000102, 0x174,      0x175,      0x176,      0x277,
 };
@@ -24,6 +23,23 @@ struct msr_list {
     struct kvm_msrs head;
     struct kvm_msr_entry entries[VCPU_MSR_COUNT];
 };
+
+const char *vcpu_exit_name(enum vcpu_exit exit)
+{
+    switch (exit) {
+    case VCPU_EXIT_IO: return "io";
+    case VCPU_EXIT_MMIO: return "mmio";
+    case VCPU_EXIT_HLT: return "hlt";
+    case VCPU_EXIT_MSR_READ: return "msr_read";
+    case VCPU_EXIT_MSR_WRITE: return "msr_write";
+    case VCPU_EXIT_WINDOW: return "window";
+    case VCPU_EXIT_SHUTDOWN: return "shutdown";
+    case VCPU_EXIT_FORCED: return "forced";
+    case VCPU_EXIT_INTERRUPTED: return "interrupted";
+    case VCPU_EXIT_FAILED: return "failed";
+    }
+    return "unknown";
+}
 
 /* Single-steps the guest, or no longer does; only while an interrupt window is wanted. */
 static int set_stepping(struct vcpu *vcpu, bool on)
@@ -173,7 +189,7 @@ int vcpu_save(struct vcpu *vcpu, struct vcpu_state *out)
 
     memset(out, 0, sizeof(*out));
     for (unsigned i = 0; i < VCPU_MSR_COUNT; i++)
-        list.entries[i].index = msr_numbers[i];
+        list.entries[i].index = vcpu_msr_numbers[i];
     GET(KVM_GET_REGS, &out->regs);
     GET(KVM_GET_SREGS, &out->sregs);
     GET(KVM_GET_DEBUGREGS, &out->debugregs);
@@ -185,7 +201,7 @@ int vcpu_save(struct vcpu *vcpu, struct vcpu_state *out)
         return -EIO;
     }
     for (unsigned i = 0; i < VCPU_MSR_COUNT; i++)
-        out->msrs[i] = msr_numbers[i] == MSR_SYSENTER_ESP || msr_numbers[i] == MSR_SYSENTER_EIP
+        out->msrs[i] = vcpu_msr_numbers[i] == MSR_SYSENTER_ESP || vcpu_msr_numbers[i] == MSR_SYSENTER_EIP
                            ? list.entries[i].data & vcpu->sysenter_mask
                            : list.entries[i].data;
     return 0;
@@ -200,7 +216,7 @@ int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state)
     if (sregs.tr.type == 1)
         sregs.tr.type = 3;
     for (unsigned i = 0; i < VCPU_MSR_COUNT; i++)
-        list.entries[i] = (struct kvm_msr_entry){ .index = msr_numbers[i], .data = state->msrs[i] };
+        list.entries[i] = (struct kvm_msr_entry){ .index = vcpu_msr_numbers[i], .data = state->msrs[i] };
     SET(KVM_SET_SREGS, &sregs);
     if (ioctl(vcpu->fd, KVM_SET_MSRS, &list) != VCPU_MSR_COUNT) {
         report_error("vCPU state cannot be loaded: KVM_SET_MSRS");
@@ -273,6 +289,27 @@ const char *vcpu_registers_difference(const struct vcpu_registers *ours, const s
     TABLES(X)
 #undef X
     return NULL;
+}
+
+void vcpu_registers_visit(const struct vcpu_registers *registers,
+                          void (*visit)(void *ctx, const char *name, uint64_t value), void *ctx)
+{
+#define X(name) visit(ctx, #name, registers->regs.name);
+    REGISTERS(X)
+#undef X
+#define X(name) visit(ctx, #name, registers->sregs.name);
+    CONTROL_REGISTERS(X)
+#undef X
+#define FIELD(segment, field) visit(ctx, #segment "." #field, registers->sregs.segment.field);
+#define X(segment) SEGMENT_FIELDS(FIELD, segment)
+    SEGMENTS(X)
+#undef X
+#undef FIELD
+#define X(table)                                                                                                       \
+    visit(ctx, #table ".base", registers->sregs.table.base);                                                           \
+    visit(ctx, #table ".limit", registers->sregs.table.limit);
+    TABLES(X)
+#undef X
 }
 
 /* First 8-byte word in which two parts of the state differ, as its offset; `bytes` if none does. */

@@ -3,7 +3,7 @@
 # usage: bad_input.sh CASE | --list
 cases=(no-command unknown-command unknown-option missing-kernel missing-kernel-option truncated-kernel kernel-is-text
     missing-initrd bad-nic bad-memory bad-name no-arbiter arbiter-missing arbiter-read-only wrong-arbiter-kind no-listener
-    backup-alone bad-address port-missing replay-no-log replay-text replay-other-guest no-kvm console-unwritable
+    backup-alone bad-address port-missing replay-no-log replay-text replay-other-guest dump-exists log-text no-kvm console-unwritable
     key-missing key-for-all key-too-short key-differs key-on-one-side peer-talks-nonsense)
 if [ "${1:-}" = --list ]; then
     printf '%s\n' "${cases[@]}"
@@ -46,6 +46,8 @@ replay-other-guest)
     prepare="timeout 20 $ftvmm record /tmp/bad-log $images --stop-after 1 >/dev/null 2>&1"
     run="$ftvmm replay /tmp/bad-log $images --memory 128 --join-timeout 2" status=1 word=configuration
     ;;
+dump-exists) run="$ftvmm replay /nowhere/log $images --dump /tmp" status=1 word='exists already' ;;
+log-text) run="$ftvmm log /etc/passwd" status=1 word='no log of ftvmm' ;;
 no-kvm) run="unshare -m sh -c 'mount --bind /dev/null /dev/kvm; exec $ftvmm run $images --stop-after 2'" status=1 word=kvm ;;
 console-unwritable) run="$ftvmm run $images --console /nowhere/console" status=1 word=/nowhere/console ;;
 key-missing) run="$primary --backup shm:bad --key /nowhere/key" status=1 word=/nowhere/key ;;

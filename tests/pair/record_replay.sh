@@ -1,5 +1,6 @@
 #!/bin/bash
-# Records a boot and a load on one host, replays it on the same or another one: RAM must be equal to the last byte.
+# Records a boot and a load on one host, replays it on the same or another one: RAM must be equal to the last byte, at
+# the end and where a replay is told to stop; and the log must say of itself what the recorder counted.
 # usage: record_replay.sh REPLAY_HOST [OPTION of ftvmm record...]
 # shellcheck source-path=SCRIPTDIR source=../lab/lib.sh
 source "$(dirname "$(readlink -f "$0")")/../lab/lib.sh"
@@ -39,5 +40,29 @@ if [[ " $* " == *" --verify "* ]]; then
     expect_more_than "$dir/replay.json" lockstep.positions_compared 10000
     expect_more_than "$dir/replay.json" lockstep.segments_compared 5
 fi
+# What the log says of itself. It says it on this machine too: no guest is needed.
+lab run --timeout 60 alpha -- "$ftvmm log --summary --json $log >$there/summary.json" || fail "log ended with status $?"
+expect_json "$dir/summary.json" state '"whole"'
+expect_json "$dir/summary.json" records "$(json "$dir/record.json" channel.records)"
+expect_json "$dir/summary.json" file_bytes "$(json "$dir/record.json" channel.record_bytes)"
+expect_json "$dir/summary.json" last_position "$(json "$dir/record.json" lockstep.positions)"
+expect_json "$dir/summary.json" kinds.time.records "$(json "$dir/record.json" lockstep.time_records)"
+if [ "$(json "$dir/record.json" lockstep.forced_syncs)" != 0 ]; then
+    expect_json "$dir/summary.json" forced_syncs.count "$(json "$dir/record.json" lockstep.forced_syncs)"
+    expect_json "$dir/summary.json" forced_syncs.pages "$(json "$dir/record.json" lockstep.forced_pages)"
+fi
+
+# Two replays that stop at one position, one of them on the recording host, stand alike.
+until=3000
+for host in alpha "$replay_host"; do
+    name=$([ -e "$dir/stop-1" ] && echo stop-2 || echo stop-1)
+    lab run --timeout 100 "$host" -- "$ftvmm replay $log $images --append 'ftvmm.run=$load' --until $until --dump $there/$name \
+        >$there/$name.log 2>&1 </dev/null" || fail "replay --until ended with status $?: $(tail -n 1 "$dir/$name.log")"
+    grep -q "stopped at position $until, .*RAM digest" "$dir/$name.log" || fail "replay --until does not say where it stopped"
+    grep -q "registers rip=" "$dir/$name.log" || fail "replay --until says no registers"
+done
+diff -r "$dir/stop-1" "$dir/stop-2" || fail "two replays that stopped at position $until differ"
+expect_json "$dir/stop-2/state.json" machine.position "$until"
+
 echo "positions $(json "$dir/replay.json" lockstep.positions), compared $(json "$dir/replay.json" lockstep.positions_compared)," \
     "forced syncs $(json "$dir/replay.json" lockstep.forced_syncs), RAM $(json "$dir/replay.json" ram_digest)"

@@ -745,6 +745,37 @@ static void file_of_another_machine_is_refused(void **state)
     assert_non_null(strstr(words_end(), "it speaks version 99"));
 }
 
+static void file_of_any_machine_opens_for_who_only_looks(void **state)
+{
+    struct channel_options options = options_of(file_address);
+    struct channel_record record;
+    struct channel *log;
+    uint64_t records = 0;
+    uint32_t version = 99;
+    int fd;
+
+    (void)state;
+    write_log(30);
+    assert_int_equal(channel_open_log(&log, file_path), 0);
+    assert_string_equal(channel_peer(log)->vm, options.hello.vm);
+    assert_int_equal(channel_peer(log)->generation, options.hello.generation);
+    assert_memory_equal(channel_peer(log)->digest, options.hello.digest, sizeof(options.hello.digest));
+    while (channel_next(log, &record) == 0) {
+        assert_int_equal(record.lsn, ++records);
+        channel_consume(log);
+    }
+    assert_int_equal(records, 30);
+    channel_close(log);
+    fd = open(file_path, O_RDWR);
+    assert_int_equal(pwrite(fd, &version, sizeof(version), 8), (ssize_t)sizeof(version));
+    close(fd);
+    words_begin();
+    assert_int_equal(channel_open_log(&log, file_path), -EPROTO);
+    assert_null(log);
+    assert_int_equal(channel_open_log(&log, "/nonexistent/log"), -ENOENT);
+    assert_non_null(strstr(words_end(), "it speaks version 99"));
+}
+
 static void file_on_a_full_disk_breaks_the_link_in_words(void **state)
 {
     struct channel_options options = options_of("file:/dev/full");
@@ -830,6 +861,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(file_cut_off_anywhere_gives_the_records_before_and_says_so),
         cmocka_unit_test(file_damaged_anywhere_is_noticed),
         cmocka_unit_test(file_of_another_machine_is_refused),
+        cmocka_unit_test(file_of_any_machine_opens_for_who_only_looks),
         cmocka_unit_test(file_on_a_full_disk_breaks_the_link_in_words),
         CONFORMANCE(shm_address),
         CONFORMANCE(shm_seen_address),

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 #include <linux/kvm.h>
 
+#include "tests/unit/lockstep/words.h"
 #include "vmm/cpuid.h"
 #include "vmm/event.h"
 #include "vmm/guest_memory.h"
@@ -106,6 +107,64 @@ static void event_random_bytes_never_read_beyond_the_payload(void **state)
     }
 }
 
+static void count_value(void *ctx, const char *name, uint64_t value)
+{
+    (void)value;
+    assert_true(strlen(name) > 0);
+    ++*(unsigned *)ctx;
+}
+
+static void count_text(void *ctx, const char *name, const char *text)
+{
+    assert_true(strlen(name) > 0);
+    for (; *text != '\0'; text++)
+        assert_in_range((uint8_t)*text, 0x20, 0x7e);
+    ++*(unsigned *)ctx;
+}
+
+/* Whatever the bytes, if the record passes it can be read, in a heap block of its own size, and its texts print. */
+static void event_of_random_bytes_that_passes_can_be_read(void **state)
+{
+    const uint32_t sizes[] = { 8, 14, 16, 24, 60, 1500, 56 + 2 * 40, 16 + 4096, sizeof(struct vcpu_state),
+                               sizeof(struct vcpu_registers), sizeof(struct event_segment) };
+    uint32_t passed = 0;
+    unsigned seed = 21;
+
+    (void)state;
+    print_message("seed %u\n", seed);
+    srand(seed);
+    words_begin();
+    for (int round = 0; round < 20000; round++) {
+        uint16_t kind = (uint16_t)(1 + rand() % EVENT_END);
+        uint32_t bytes = sizes[(size_t)rand() % (sizeof(sizes) / sizeof(sizes[0]))];
+        uint8_t *exact = malloc(bytes);
+        struct channel_record record = { .lsn = 1, .kind = kind, .bytes = bytes, .payload = exact };
+        unsigned values = 0;
+        const struct event_reader reader = {
+            .ctx = &values, .number = count_value, .hex = count_value, .text = count_text
+        };
+
+        for (uint32_t i = 0; i < bytes; i++)
+            exact[i] = (uint8_t)rand();
+        if (kind == EVENT_START && bytes >= sizeof(struct event_start))
+            ((struct event_start *)exact)->cpuid_entries = 2;
+        if (kind == EVENT_PAGES) /* one with bytes, or some without */
+            for (uint32_t at = 0; at + sizeof(struct event_page) <= bytes && (at == 0 || bytes < 4096); at += 16)
+                *(struct event_page *)(exact + at) =
+                    (struct event_page){ .gpa = (uint64_t)rand() << 12, .bytes = bytes == 16 + 4096 ? 4096 : 0 };
+        if (event_check(&record) == 0) {
+            event_read(&record, &reader);
+            assert_true(values > 0);
+            passed |= 1u << kind;
+        }
+        free(exact);
+    }
+    words_end();
+    for (uint16_t kind = 1; kind <= EVENT_END; kind++)
+        if (!(passed >> kind & 1))
+            fail_msg("no %s record has passed: the sizes above lack its own", event_name(kind));
+}
+
 /* RDTSCP, RDRAND, x2APIC and friends must not be seen; the invariant TSC must. */
 static void cpuid_hides_what_is_not_the_same_twice(void **state)
 {
@@ -138,6 +197,32 @@ static void cpuid_hides_what_is_not_the_same_twice(void **state)
     }
 }
 
+static void cpuid_tables_that_differ_are_refused_with_the_leaf(void **state)
+{
+    struct {
+        struct kvm_cpuid2 head;
+        struct kvm_cpuid_entry2 entries[3];
+    } table = { .head.nent = 3, .entries = { { .function = 0 }, { .function = 1 }, { .function = 0x80000001 } } };
+    struct kvm_cpuid_entry2 theirs[3];
+    uint32_t *const words[] = { &theirs[1].function, &theirs[1].index, &theirs[1].eax, &theirs[1].ebx, &theirs[1].ecx,
+                                &theirs[1].edx };
+
+    (void)state;
+    memcpy(theirs, table.entries, sizeof(theirs));
+    assert_int_equal(cpuid_compare(&table.head, theirs, 3), 0);
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        for (unsigned bit = 0; bit < 32; bit++) {
+            *words[i] ^= 1u << bit;
+            words_begin();
+            assert_int_equal(cpuid_compare(&table.head, theirs, 3), -EPROTO);
+            assert_non_null(strstr(words_end(), "CPUID leaf 0x1 "));
+            *words[i] ^= 1u << bit;
+        }
+    words_begin();
+    assert_int_equal(cpuid_compare(&table.head, theirs, 2), -EPROTO);
+    assert_non_null(strstr(words_end(), "CPUID leaf 0x80000001 "));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -146,7 +231,9 @@ int main(void)
         cmocka_unit_test(event_start_count_must_match_its_size),
         cmocka_unit_test(event_pages_must_be_whole),
         cmocka_unit_test(event_random_bytes_never_read_beyond_the_payload),
+        cmocka_unit_test(event_of_random_bytes_that_passes_can_be_read),
         cmocka_unit_test(cpuid_hides_what_is_not_the_same_twice),
+        cmocka_unit_test(cpuid_tables_that_differ_are_refused_with_the_leaf),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
