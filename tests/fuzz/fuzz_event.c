@@ -1,4 +1,5 @@
-/* The check of event records: two bytes of kind, then the payload. What passes is taken apart as the backup does. */
+/* The check of event records: two bytes of kind, then the payload. What passes is taken apart as the backup does, and
+ * printed. */
 #include "fuzz.h"
 
 #include "vmm/event.h"
@@ -23,6 +24,22 @@ static void pages_take(const struct channel_record *record)
     fuzz_check(at == record->bytes);
 }
 
+static void number(void *ctx, const char *name, uint64_t value)
+{
+    (void)ctx;
+    fuzz_touch(name, strlen(name));
+    fuzz_touch(&value, sizeof(value));
+}
+
+static void text(void *ctx, const char *name, const char *value)
+{
+    (void)ctx;
+    fuzz_touch(name, strlen(name));
+    fuzz_touch(value, strlen(value));
+}
+
+static const struct event_reader reader = { .number = number, .hex = number, .text = text };
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     struct channel_record record = { .lsn = 1, .position = 1 };
@@ -41,6 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     known = strcmp(event_name(record.kind), "unknown") != 0;
     if (event_check(&record) == 0) {
         fuzz_check(known);
+        event_read(&record, &reader);
         switch ((enum event_kind)record.kind) {
         case EVENT_START:
             start = record.payload;
