@@ -76,6 +76,7 @@ struct primary {
 
 static void primary_open(struct primary *primary, size_t ring_bytes, uint64_t max_lag_ns, uint64_t records_per_s)
 {
+    struct arbiter_options arbiter = { .address = arbiter_address, .vm = "slow" };
     struct channel_options options;
     struct lockstep *ls = calloc(1, sizeof(*ls));
     static unsigned count;
@@ -103,7 +104,7 @@ static void primary_open(struct primary *primary, size_t ring_bytes, uint64_t ma
     pic_init(&ls->machine.pic);
     pit_init(&ls->machine.pit, 0);
     rtc_init(&ls->machine.rtc, 0, 0);
-    assert_int_equal(arbiter_open(&ls->arbiter, arbiter_address, "slow"), 0);
+    assert_int_equal(arbiter_open(&ls->arbiter, &arbiter), 0);
     assert_int_equal(arbiter_begin(ls->arbiter, &ls->generation), 0);
     assert_int_equal(channel_open_sender(&ls->channel, &options), 0);
     assert_int_equal(vcpu_enter_thread(&ls->machine.vcpu), 0);
