@@ -257,9 +257,9 @@ enum arbiter_verdict arbiter_ask(struct arbiter *arbiter, uint64_t generation)
         arbiter->ask_generation = generation;
         pthread_cond_signal(&arbiter->wake);
     }
-    if (arbiter->asking && now_ns >= arbiter->asked_ns + PATIENCE_NS) {
+    if (arbiter->asking && arbiter->verdict == ARBITER_ASKING && now_ns >= arbiter->asked_ns + PATIENCE_NS) {
         arbiter->verdict = ARBITER_UNREACHABLE; /* until the answer comes */
-        snprintf(arbiter->why, sizeof(arbiter->why), "the last claim hangs");
+        snprintf(arbiter->why, sizeof(arbiter->why), "the claim hangs");
     }
     verdict = arbiter->verdict;
     pthread_mutex_unlock(&arbiter->lock);

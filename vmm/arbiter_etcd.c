@@ -129,7 +129,8 @@ static void etcd_close(void *place)
 static int probe(struct cluster *cluster)
 {
     unsigned endpoints = etcd_client_endpoints(cluster->client), answers = 0;
-    char body[BODY_BYTES], key[TEXT_BYTES], why[ETCD_WHY_BYTES];
+    char body[BODY_BYTES], key[TEXT_BYTES], why[ETCD_ENDPOINTS_MAX][ETCD_WHY_BYTES];
+    bool silent[ETCD_ENDPOINTS_MAX] = { false };
     int error = 0;
 
     key_of(cluster, 0, "pair", key);
@@ -137,22 +138,25 @@ static int probe(struct cluster *cluster)
              "{\"compare\":[{\"key\":\"%s\",\"target\":\"CREATE\",\"result\":\"LESS\",\"create_revision\":\"0\"}],"
              "\"success\":[{\"request_put\":{\"key\":\"%s\",\"value\":\"%s\"}}]}", key, key, cluster->owner);
     for (unsigned i = 0; i < endpoints; i++) {
-        cJSON *answer = etcd_client_post(cluster->client, i, "/v3/kv/txn", body, SET_UP_NS, why, &error);
+        cJSON *answer = etcd_client_post(cluster->client, i, "/v3/kv/txn", body, SET_UP_NS, why[i], &error);
 
-        if (answer != NULL) {
-            answers++;
-            cJSON_Delete(answer);
-        } else if (error != -EHOSTUNREACH) {
-            report_error("the arbiter: %s", why);
+        silent[i] = answer == NULL;
+        answers += answer != NULL;
+        cJSON_Delete(answer);
+        if (answer == NULL && error != -EHOSTUNREACH) {
+            report_error("the arbiter refuses: %s", why[i]);
             return error;
-        } else {
-            report_warning("the arbiter: %s", why);
         }
     }
-    if (answers > 0)
-        return 0;
-    report_error("no member of the arbiter's etcd cluster serves us: %s; are they up, and a majority of them?", why);
-    return error;
+    if (answers == 0) {
+        report_error("no member of the arbiter's etcd cluster serves us; %s; are they up, and a majority of them?",
+                     why[0]);
+        return error;
+    }
+    for (unsigned i = 0; i < endpoints; i++)
+        if (silent[i])
+            report_warning("a member of the arbiter's etcd cluster does not serve us; %s", why[i]);
+    return 0;
 }
 
 static int etcd_open(void **place, const char *where, const struct arbiter_options *options, const char *owner,

@@ -18,7 +18,6 @@
 #include "base/private_file.h"
 #include "base/report.h"
 
-#define ENDPOINTS_MAX 8
 #define ANSWER_MAX_BYTES ((size_t)64 << 10)
 #define PEM_MAX_BYTES ((size_t)256 << 10)
 #define USER_MAX_BYTES 512
@@ -38,7 +37,7 @@ struct etcd_client {
     CURL *curl;
     const atomic_bool *cancel;
     unsigned endpoints;
-    char *urls[ENDPOINTS_MAX];
+    char *urls[ETCD_ENDPOINTS_MAX];
     struct pem ca, cert, key;
     char user[USER_MAX_BYTES + 1]; /* NAME\0PASSWORD\0; empty: none */
     const char *password;          /* in it */
@@ -100,7 +99,7 @@ static int urls_take(struct etcd_client *client, const char *urls)
         char *url;
         int rc;
 
-        if (client->endpoints == ENDPOINTS_MAX)
+        if (client->endpoints == ETCD_ENDPOINTS_MAX)
             return url_refuse(urls, "there are more than 8 endpoints");
         url = client->urls[client->endpoints] = strndup(urls, length);
         if (url == NULL)
@@ -453,6 +452,9 @@ static cJSON *fail_status(const struct etcd_client *client, const struct failure
     if (words == NULL || !cJSON_IsNumber(code)) {
         if (status == 400 && strstr(client->answer, "HTTP request to an HTTPS server") != NULL)
             fail_with(failure, -EPROTO, "it wants https://");
+        else if (strstr(client->answer, "CommonName of client") != NULL) /* since 3.4.14: it could be taken for a user */
+            fail_with(failure, -EACCES, "its gateway takes no client certificate with a common name: make cert.pem "
+                      "with a subject that has no CN (/O=ftvmm)");
         else
             fail_with(failure, -EPROTO, "it answers with HTTP status %ld, not as etcd's v3 JSON gateway does (etcd 3.4 "
                       "or later)", status);

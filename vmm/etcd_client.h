@@ -14,6 +14,7 @@
 #include <cjson/cJSON.h>
 
 #define ETCD_WHY_BYTES 256
+#define ETCD_ENDPOINTS_MAX 8
 
 struct etcd_client;
 
