@@ -26,8 +26,9 @@ static char directory[64], arbiter_address[80], shm_address[64];
 
 struct backup {
     _Atomic uint64_t records_per_s;
-    _Atomic bool silent;                  /* it gives no sign of life */
-    _Atomic uint64_t primary_silence_ns;  /* meanwhile: the longest time without one of the primary's */
+    _Atomic bool silent;                 /* it gives no sign of life */
+    _Atomic bool listening;              /* it notes in silence_ns how long the primary gave none, at most */
+    _Atomic uint64_t silence_ns;
 };
 
 static struct channel_options channel_of(size_t ring_bytes)
@@ -59,13 +60,13 @@ static int backup_main(struct backup *backup, size_t ring_bytes)
         last_ns = now_ns;
         for (; may >= 1 && channel_next(channel, &record) == 0; may--)
             channel_consume(channel);
-        if (atomic_load(&backup->silent)) {
+        if (!atomic_load(&backup->silent))
+            channel_heartbeat(channel);
+        if (atomic_load(&backup->listening)) {
             uint64_t silence_ns = clock_now_ns() - channel_peer_seen_ns(channel);
 
-            if (silence_ns > atomic_load(&backup->primary_silence_ns))
-                atomic_store(&backup->primary_silence_ns, silence_ns);
-        } else {
-            channel_heartbeat(channel);
+            if (silence_ns > atomic_load(&backup->silence_ns))
+                atomic_store(&backup->silence_ns, silence_ns);
         }
         clock_sleep_ns(500 * NS_PER_US);
     }
@@ -381,20 +382,26 @@ static void primary_heartbeats_on_while_the_arbiter_hangs(void **state)
     assert_true(bytes > 0);
     assert_int_equal(unlink(pair), 0);
     assert_int_equal(mkfifo(pair, 0600), 0);
+    primary.position_ns = 2 * NS_PER_MS; /* so that the ring has room for all until the backup is found silent */
+    atomic_store(&primary.backup->records_per_s, 0);
     atomic_store(&primary.backup->silent, true);
     for (until_ns = clock_now_ns() + 15 * NS_PER_S; !COUNT_GET(primary.ls->peer_lost);) {
         primary_step(&primary);
         assert_true(clock_now_ns() < until_ns);
     }
+    atomic_store(&primary.backup->silent, false); /* too late, but now it hears the primary */
+    atomic_store(&primary.backup->records_per_s, 1000000);
+    primary_run(&primary, 300 * NS_PER_MS, "arbiter that hangs, at first");
+    atomic_store(&primary.backup->listening, true);
     primary_run(&primary, 2 * NS_PER_S, "arbiter that hangs");
-    silence_ns = atomic_load(&primary.backup->primary_silence_ns);
+    silence_ns = atomic_load(&primary.backup->silence_ns);
     arbiter_get_status(primary.ls->arbiter, &status);
     print_message("longest silence of the primary %llu ms; the claim hangs since %llu ms\n",
                   (unsigned long long)(silence_ns / NS_PER_MS), (unsigned long long)(status.asking_ns / NS_PER_MS));
     assert_int_equal(lockstep_role_now(primary.ls), ROLE_PRIMARY);
     assert_true(status.asking && status.asks == 1 && status.asking_ns > NS_PER_S);
     assert_int_equal(status.verdict, ARBITER_UNREACHABLE);
-    assert_true(silence_ns < NS_PER_S); /* heartbeats are 5 ms apart; the claim hung twice as long */
+    assert_true(silence_ns > 0 && silence_ns < NS_PER_S); /* heartbeats are 5 ms apart; the claim hung twice as long */
     fd = open(pair, O_WRONLY);
     assert_int_equal(write(fd, line, (size_t)bytes), bytes);
     close(fd);
