@@ -37,7 +37,8 @@ struct arbiter {
 
     /* -- under the lock -- */
     pthread_mutex_t lock;
-    pthread_cond_t wake;
+    pthread_cond_t wake;       /* there is a claim to make, or closing is set */
+    pthread_cond_t gone;       /* left is set */
     bool asking;               /* the thread has a claim to make, or makes it */
     bool left, abandoned;      /* the thread has ended; nobody will join it */
     uint64_t asked_ns, asks, ask_generation;
@@ -74,6 +75,7 @@ static void arbiter_free(struct arbiter *arbiter)
 {
     if (arbiter->place != NULL)
         arbiter->kind->close(arbiter->place);
+    pthread_cond_destroy(&arbiter->gone);
     pthread_cond_destroy(&arbiter->wake);
     pthread_mutex_destroy(&arbiter->lock);
     free(arbiter);
@@ -112,6 +114,7 @@ static void *asking_thread(void *arg)
         arbiter->asking = false;
     }
     arbiter->left = true;
+    pthread_cond_signal(&arbiter->gone);
     abandoned = arbiter->abandoned;
     pthread_mutex_unlock(&arbiter->lock);
     if (abandoned)
@@ -148,6 +151,7 @@ static const struct arbiter_kind *kind_find(const char *address)
 int arbiter_open(struct arbiter **out, const struct arbiter_options *options)
 {
     const struct arbiter_kind *kind = kind_find(options->address);
+    pthread_condattr_t monotonic;
     struct arbiter *arbiter;
     int rc;
 
@@ -166,6 +170,10 @@ int arbiter_open(struct arbiter **out, const struct arbiter_options *options)
     arbiter->verdict = ARBITER_ASKING;
     pthread_mutex_init(&arbiter->lock, NULL);
     pthread_cond_init(&arbiter->wake, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&arbiter->gone, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     rc = owner_make(arbiter->owner, sizeof(arbiter->owner));
     if (rc == 0)
         rc = kind->open(&arbiter->place, options->address + strlen(kind->prefix), options, arbiter->owner,
@@ -180,33 +188,36 @@ int arbiter_open(struct arbiter **out, const struct arbiter_options *options)
     return 0;
 }
 
+/* False: it hangs in a claim. It frees what it uses when it comes back, if ever. */
+static bool thread_end(struct arbiter *arbiter)
+{
+    pthread_t thread = arbiter->thread;
+    struct timespec until;
+    bool left;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += CLOSE_NS / NS_PER_S;
+    pthread_mutex_lock(&arbiter->lock);
+    atomic_store(&arbiter->closing, true);
+    pthread_cond_signal(&arbiter->wake);
+    while (!arbiter->left && pthread_cond_timedwait(&arbiter->gone, &arbiter->lock, &until) == 0)
+        ;
+    left = arbiter->left;
+    arbiter->abandoned = !left;
+    pthread_mutex_unlock(&arbiter->lock);
+    if (left)
+        pthread_join(thread, NULL);
+    else
+        pthread_detach(thread);
+    return left;
+}
+
 void arbiter_close(struct arbiter *arbiter)
 {
-    struct timespec until;
-
     if (arbiter == NULL)
         return;
-    if (arbiter->thread_runs) {
-        pthread_mutex_lock(&arbiter->lock);
-        atomic_store(&arbiter->closing, true);
-        pthread_cond_signal(&arbiter->wake);
-        pthread_mutex_unlock(&arbiter->lock);
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_sec += CLOSE_NS / NS_PER_S;
-        if (pthread_clockjoin_np(arbiter->thread, NULL, CLOCK_MONOTONIC, &until) != 0) {
-            bool left;
-
-            pthread_mutex_lock(&arbiter->lock);
-            left = arbiter->left;
-            arbiter->abandoned = !left;
-            pthread_mutex_unlock(&arbiter->lock);
-            if (!left) { /* it frees what it uses when it comes back, if ever */
-                pthread_detach(arbiter->thread);
-                return;
-            }
-            pthread_join(arbiter->thread, NULL);
-        }
-    }
+    if (arbiter->thread_runs && !thread_end(arbiter))
+        return;
     arbiter_free(arbiter);
 }
 

@@ -97,7 +97,8 @@ enum manners {
 struct relay {
     _Atomic enum manners manners;
     _Atomic unsigned requests;
-    const char *garbage;
+    pthread_mutex_t lock;
+    char garbage[200000]; /* under the lock */
     int listener, port, upstream_port;
     atomic_bool end;
     pthread_t thread;
@@ -154,8 +155,9 @@ static void relay_one(struct relay *relay, int client)
             ;
         return;
     case MANNERS_GARBAGE:
-        if (write(client, relay->garbage, strlen(relay->garbage)) < 0)
-            return;
+        pthread_mutex_lock(&relay->lock);
+        (void)!write(client, relay->garbage, strlen(relay->garbage)); /* who has heard enough hangs up */
+        pthread_mutex_unlock(&relay->lock);
         return;
     case MANNERS_PASS:
     case MANNERS_SWALLOW:
@@ -194,7 +196,10 @@ static void relay_start(struct relay *relay, int upstream_port, enum manners man
     struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     socklen_t length = sizeof(address);
 
-    *relay = (struct relay){ .upstream_port = upstream_port, .manners = manners };
+    memset(relay, 0, sizeof(*relay));
+    relay->upstream_port = upstream_port;
+    relay->manners = manners;
+    pthread_mutex_init(&relay->lock, NULL);
     relay->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_true(relay->listener >= 0);
     assert_int_equal(bind(relay->listener, (struct sockaddr *)&address, sizeof(address)), 0);
@@ -204,11 +209,28 @@ static void relay_start(struct relay *relay, int upstream_port, enum manners man
     assert_int_equal(pthread_create(&relay->thread, NULL, relay_run, relay), 0);
 }
 
+/* From now on it says this, and it alone; `padding` more bytes follow. */
+__attribute__((format(printf, 3, 4))) static void relay_say(struct relay *relay, size_t padding, const char *format, ...)
+{
+    va_list args;
+    int length;
+
+    pthread_mutex_lock(&relay->lock);
+    va_start(args, format);
+    length = vsnprintf(relay->garbage, sizeof(relay->garbage) - padding - 1, format, args);
+    va_end(args);
+    memset(relay->garbage + length, 'x', padding);
+    relay->garbage[(size_t)length + padding] = '\0';
+    pthread_mutex_unlock(&relay->lock);
+    atomic_store(&relay->manners, MANNERS_GARBAGE);
+}
+
 static void relay_end(struct relay *relay)
 {
     atomic_store(&relay->end, true);
     pthread_join(relay->thread, NULL);
     close(relay->listener);
+    pthread_mutex_destroy(&relay->lock);
 }
 
 /* ---- one member ---- */
@@ -216,7 +238,7 @@ static void relay_end(struct relay *relay)
 static void arbiter_claim_whose_answer_was_lost_is_recognised(void **state)
 {
     struct arbiter *primary, *backup;
-    struct relay relay;
+    static struct relay relay;
     char address[128];
     uint64_t generation;
 
@@ -243,7 +265,7 @@ static void arbiter_asked_of_a_server_that_hangs_does_not_wait(void **state)
     uint64_t generation, until_ns, longest_ns = 0, asks = 0;
     struct arbiter_status status;
     struct arbiter *arbiter;
-    struct relay relay;
+    static struct relay relay;
     char address[128];
 
     (void)state;
@@ -280,7 +302,7 @@ static void arbiter_closed_while_a_server_hangs_is_soon_done(void **state)
     struct arbiter_options options = { .vm = "hang-close", .deadline_ns = 4 * NS_PER_S };
     uint64_t generation, began_ns;
     struct arbiter *arbiter;
-    struct relay relay;
+    static struct relay relay;
     char address[128];
 
     (void)state;
@@ -302,7 +324,7 @@ static void arbiter_closed_while_a_server_hangs_is_soon_done(void **state)
 static void arbiter_goes_on_to_the_next_member_when_one_hangs(void **state)
 {
     struct arbiter *arbiter;
-    struct relay relay;
+    static struct relay relay;
     char address[128];
     uint64_t generation, began_ns;
 
@@ -333,39 +355,35 @@ static void arbiter_nonsense_decides_nothing(void **state)
         "{\"header\":{},\"responses\":[1,2]}", "{\"header\":{},\"responses\":{\"response_range\":7}}", "<html>",
     };
     struct arbiter *arbiter;
-    struct relay relay;
-    char address[128], *text = malloc(200000);
+    static struct relay relay;
+    char address[128];
     uint64_t generation;
 
     (void)state;
-    assert_non_null(text);
     relay_start(&relay, single.client_ports[0], MANNERS_PASS);
     snprintf(address, sizeof(address), "etcd:http://127.0.0.1:%d", relay.port);
     arbiter = opened(address, NULL, "nonsense");
     assert_int_equal(arbiter_begin(arbiter, &generation), 0);
     for (size_t i = 0; i < sizeof(nonsense) / sizeof(nonsense[0]); i++) {
-        snprintf(text, 200000, "%s%s", header, nonsense[i]);
-        relay.garbage = text;
-        atomic_store(&relay.manners, MANNERS_GARBAGE);
+        relay_say(&relay, 0, "%s%s", header, nonsense[i]);
         assert_int_equal(arbiter_claim(arbiter, generation), ARBITER_UNREACHABLE);
     }
-    snprintf(text, 200000, "%s{\"header\":{},\"succeeded\":true,\"responses\":[{\"response_put\":{}}],\"x\":\"", header);
-    memset(text + strlen(text), 'x', 150000); /* too long, whatever it says */
-    text[150000] = '\0';
+    relay_say(&relay, 150000, "%s{\"header\":{},\"succeeded\":true,\"responses\":[{\"response_put\":{}}],\"x\":\"",
+              header); /* too long, whatever it says */
     assert_int_equal(arbiter_claim(arbiter, generation), ARBITER_UNREACHABLE);
-    snprintf(text, 200000, "HTTP/1.1 307 Elsewhere\r\nLocation: http://127.0.0.1:%d/v3/kv/txn\r\nContent-Length: 0\r\n\r\n",
-             single.client_ports[0]);
+    relay_say(&relay, 0,
+              "HTTP/1.1 307 Elsewhere\r\nLocation: http://127.0.0.1:%d/v3/kv/txn\r\nContent-Length: 0\r\n\r\n",
+              single.client_ports[0]);
     assert_int_equal(arbiter_claim(arbiter, generation), ARBITER_UNREACHABLE); /* not followed: it would win there */
-    relay.garbage = "SSH-2.0-OpenSSH_9.2\r\n";
+    relay_say(&relay, 0, "SSH-2.0-OpenSSH_9.2\r\n");
     assert_int_equal(arbiter_claim(arbiter, generation), ARBITER_UNREACHABLE);
     refused(address, NULL, -EPROTO, address + 5, "no etcd");
-    relay.garbage = "HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nno\n";
+    relay_say(&relay, 0, "HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nno\n");
     refused(address, NULL, -EPROTO, address + 5, "404");
     atomic_store(&relay.manners, MANNERS_PASS);
     assert_int_equal(ask_until(arbiter, generation, ARBITER_WON, 10 * NS_PER_S), ARBITER_WON);
     relay_end(&relay);
     arbiter_close(arbiter);
-    free(text);
 }
 
 static void arbiter_emptied_or_other_cluster_decides_nothing(void **state)
