@@ -445,14 +445,13 @@ static cJSON *fail_transport(const struct etcd_client *client, const struct fail
 static cJSON *fail_status(const struct etcd_client *client, const struct failure *failure, long status, bool *again)
 {
     cJSON *answer = cJSON_Parse(client->answer);
-    const cJSON *error = cJSON_GetObjectItemCaseSensitive(answer, "error");
+    const char *words = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(answer, "message"));
     const cJSON *code = cJSON_GetObjectItemCaseSensitive(answer, "code");
-    const char *words = error != NULL && cJSON_IsString(error) ? error->valuestring : NULL;
 
     if (words == NULL || !cJSON_IsNumber(code)) {
         if (status == 400 && strstr(client->answer, "HTTP request to an HTTPS server") != NULL)
             fail_with(failure, -EPROTO, "it wants https://");
-        else if (strstr(client->answer, "CommonName of client") != NULL) /* since 3.4.14: it could be taken for a user */
+        else if (strstr(client->answer, "CommonName of client") != NULL) /* it could be taken for a user */
             fail_with(failure, -EACCES, "its gateway takes no client certificate with a common name: make cert.pem "
                       "with a subject that has no CN (/O=ftvmm)");
         else

@@ -163,13 +163,15 @@ static void arbiter_asked_without_waiting_says_the_same(void **state)
 {
     struct arbiter *primary, *backup;
     struct arbiter_status status;
-    uint64_t generation;
+    uint64_t generation, asked_ns;
 
     (void)state;
     generation = pair_open(&primary, &backup);
     arbiter_get_status(primary, &status);
     assert_int_equal(status.asks, 0);
+    asked_ns = clock_now_ns();
     assert_int_equal(ask_until_answered(primary, generation), ARBITER_WON);
+    print_message("won after %llu ms\n", (unsigned long long)((clock_now_ns() - asked_ns) / NS_PER_MS));
     assert_int_equal(ask_until_answered(backup, generation), ARBITER_LOST);
     clock_sleep_ns(300 * NS_PER_MS);
     assert_int_equal(arbiter_ask(primary, generation), ARBITER_WON);
