@@ -141,7 +141,8 @@ static int probe(struct cluster *cluster)
         cJSON *answer = etcd_client_post(cluster->client, i, "/v3/kv/txn", body, SET_UP_NS, why[i], &error);
 
         silent[i] = answer == NULL;
-        answers += answer != NULL;
+        if (answer != NULL && answers++ == 0)
+            cluster->endpoint = i;
         cJSON_Delete(answer);
         if (answer == NULL && error != -EHOSTUNREACH) {
             report_error("the arbiter refuses: %s", why[i]);
@@ -248,8 +249,8 @@ static int look_everywhere(struct cluster *cluster, uint64_t generation, const c
             continue;
         answers++;
         if (value == NULL) {
-            report_error("the etcd member %s knows nothing of generation %llu of '%s': all URLs, on both hosts, must be "
-                         "of one cluster", etcd_client_url(cluster->client, i), (unsigned long long)generation,
+            report_error("the etcd member %s knows nothing of generation %llu of '%s': all URLs, on both hosts, must "
+                         "be of one cluster", etcd_client_url(cluster->client, i), (unsigned long long)generation,
                          cluster->vm);
             rc = -ENOENT;
         } else if (strlen(value) >= TEXT_BYTES || strcmp(value, expected != NULL ? expected : value) != 0) {
@@ -286,7 +287,8 @@ static int etcd_begin(void *place, uint64_t *generation)
         if (rc == 0) {
             key_of(cluster, highest + 1, "pair", key);
             snprintf(body, sizeof(body),
-                     "{\"compare\":[{\"key\":\"%s\",\"target\":\"CREATE\",\"result\":\"EQUAL\",\"create_revision\":\"0\"}],"
+                     "{\"compare\":[{\"key\":\"%s\",\"target\":\"CREATE\",\"result\":\"EQUAL\","
+                     "\"create_revision\":\"0\"}],"
                      "\"success\":[{\"request_put\":{\"key\":\"%s\",\"value\":\"%s\"}}]}", key, key, cluster->owner);
             answer = ask_any(cluster, "/v3/kv/txn", body, why, &rc);
         }

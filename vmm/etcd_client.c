@@ -133,7 +133,8 @@ static int read_all(int fd, const char *path, struct pem *pem)
     if (got <= 0 || (size_t)got > PEM_MAX_BYTES) {
         int rc = got < 0 ? -errno : -EINVAL;
 
-        report_error("'%s': %s", path, got < 0 ? strerror(-rc) : got == 0 ? "it is empty" : "it is too long for a PEM file");
+        report_error("'%s': %s", path,
+                     got < 0 ? strerror(-rc) : got == 0 ? "it is empty" : "it is too long for a PEM file");
         return rc;
     }
     pem->count = (size_t)got;
@@ -232,6 +233,11 @@ static int credentials_read(struct etcd_client *client, const char *dir)
                      strerror(-rc));
         return rc;
     }
+    if ((status.st_mode & 022) != 0 || (status.st_uid != geteuid() && status.st_uid != 0)) {
+        report_error("--arbiter-auth '%s' must be ours or root's, and nobody else may write there: 'chmod 755 %s'", dir,
+                     dir);
+        return -EACCES;
+    }
     rc = credential_read(dir, "ca.pem", NULL, 0, &client->ca);
     if (rc >= 0)
         rc = credential_read(dir, "cert.pem", NULL, 0, &client->cert);
@@ -296,11 +302,11 @@ static int curl_prepare(struct etcd_client *client)
     curl = client->curl = curl_easy_init();
     if (curl == NULL)
         return -ENOMEM;
-#define SET(option, value)                                                                                              \
-    do {                                                                                                               \
-        rc = curl_easy_setopt(curl, option, value);                                                                    \
-        if (rc != CURLE_OK)                                                                                            \
-            goto fail;                                                                                                 \
+#define SET(option, value)                          \
+    do {                                            \
+        rc = curl_easy_setopt(curl, option, value); \
+        if (rc != CURLE_OK)                         \
+            goto fail;                              \
     } while (0)
     SET(CURLOPT_NOSIGNAL, 1L);
     SET(CURLOPT_PROTOCOLS_STR, "http,https");

@@ -161,7 +161,8 @@ static int control(const struct etcd_cluster *cluster, unsigned member, const ch
     char line[2048], tls[512] = "";
 
     if (cluster->tls_dir != NULL)
-        snprintf(tls, sizeof(tls), "ETCDCTL_CACERT='%s/ca.pem' ETCDCTL_CERT='%s/server.pem' ETCDCTL_KEY='%s/server.key'",
+        snprintf(tls, sizeof(tls),
+                 "ETCDCTL_CACERT='%s/ca.pem' ETCDCTL_CERT='%s/server.pem' ETCDCTL_KEY='%s/server.key'",
                  cluster->tls_dir, cluster->tls_dir, cluster->tls_dir);
     snprintf(line, sizeof(line), "export ETCDCTL_API=3 ETCDCTL_ENDPOINTS=%s://127.0.0.1:%d %s; (%s) >/dev/null",
              cluster->tls_dir != NULL ? "https" : "http", cluster->client_ports[member], tls, command);

@@ -25,9 +25,12 @@ static char tls[] = "/tmp/ftvmm-etcd-tls-XXXXXX"; /* certificates, and directori
 
 /* ---- help ---- */
 
-static struct arbiter *opened(const char *address, const char *auth_dir, const char *vm)
+/* For claims that are made once, on a machine that may be busy. */
+#define PATIENT_NS (4 * NS_PER_S)
+
+static struct arbiter *opened(const char *address, const char *auth_dir, const char *vm, uint64_t deadline_ns)
 {
-    struct arbiter_options options = { .address = address, .auth_dir = auth_dir, .vm = vm };
+    struct arbiter_options options = { .address = address, .auth_dir = auth_dir, .vm = vm, .deadline_ns = deadline_ns };
     struct arbiter *arbiter;
 
     assert_int_equal(arbiter_open(&arbiter, &options), 0);
@@ -210,7 +213,8 @@ static void relay_start(struct relay *relay, int upstream_port, enum manners man
 }
 
 /* From now on it says this, and it alone; `padding` more bytes follow. */
-__attribute__((format(printf, 3, 4))) static void relay_say(struct relay *relay, size_t padding, const char *format, ...)
+__attribute__((format(printf, 3, 4))) static void relay_say(struct relay *relay, size_t padding,
+                                                            const char *format, ...)
 {
     va_list args;
     int length;
@@ -245,9 +249,9 @@ static void arbiter_claim_whose_answer_was_lost_is_recognised(void **state)
     (void)state;
     relay_start(&relay, single.client_ports[0], MANNERS_PASS);
     snprintf(address, sizeof(address), "etcd:http://127.0.0.1:%d", relay.port);
-    primary = opened(address, NULL, "lost-answer");
+    primary = opened(address, NULL, "lost-answer", PATIENT_NS);
     assert_int_equal(arbiter_begin(primary, &generation), 0);
-    backup = opened(etcd_cluster_address(&single), NULL, "lost-answer");
+    backup = opened(etcd_cluster_address(&single), NULL, "lost-answer", PATIENT_NS);
     assert_int_equal(arbiter_check(backup, generation), 0);
     atomic_store(&relay.manners, MANNERS_SWALLOW);
     assert_int_equal(arbiter_claim(primary, generation), ARBITER_UNREACHABLE); /* it does not know, but has won */
@@ -271,7 +275,7 @@ static void arbiter_asked_of_a_server_that_hangs_does_not_wait(void **state)
     (void)state;
     relay_start(&relay, single.client_ports[0], MANNERS_PASS);
     snprintf(address, sizeof(address), "etcd:http://127.0.0.1:%d", relay.port);
-    arbiter = opened(address, NULL, "hang");
+    arbiter = opened(address, NULL, "hang", 0);
     assert_int_equal(arbiter_begin(arbiter, &generation), 0);
     atomic_store(&relay.manners, MANNERS_HANG);
     for (until_ns = clock_now_ns() + 3 * NS_PER_S; clock_now_ns() < until_ns;) {
@@ -332,7 +336,7 @@ static void arbiter_goes_on_to_the_next_member_when_one_hangs(void **state)
     relay_start(&relay, single.client_ports[0], MANNERS_PASS);
     snprintf(address, sizeof(address), "etcd:http://127.0.0.1:%d,http://127.0.0.1:%d", relay.port,
              single.client_ports[0]);
-    arbiter = opened(address, NULL, "next");
+    arbiter = opened(address, NULL, "next", 0);
     assert_int_equal(arbiter_begin(arbiter, &generation), 0);
     atomic_store(&relay.manners, MANNERS_HANG);
     began_ns = clock_now_ns();
@@ -349,7 +353,8 @@ static void arbiter_nonsense_decides_nothing(void **state)
     static const char header[] = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
     static const char *const nonsense[] = {
         "", "{}", "[]", "null", "{\"succeeded\":true}", "{\"header\":{},\"succeeded\":true}",
-        "{\"header\":{},\"succeeded\":true,\"responses\":[]}", "{\"header\":{},\"succeeded\":\"true\",\"responses\":[{\"response_put\":{}}]}",
+        "{\"header\":{},\"succeeded\":true,\"responses\":[]}",
+        "{\"header\":{},\"succeeded\":\"true\",\"responses\":[{\"response_put\":{}}]}",
         "{\"header\":{},\"responses\":[{\"response_range\":{\"kvs\":[{\"key\":\"eA==\",\"value\":\"eA==\"}]}},"
         "{\"response_range\":{\"kvs\":[{\"key\":\"eA==\",\"value\":\"eA==\"}]}}]}",
         "{\"header\":{},\"responses\":[1,2]}", "{\"header\":{},\"responses\":{\"response_range\":7}}", "<html>",
@@ -362,7 +367,7 @@ static void arbiter_nonsense_decides_nothing(void **state)
     (void)state;
     relay_start(&relay, single.client_ports[0], MANNERS_PASS);
     snprintf(address, sizeof(address), "etcd:http://127.0.0.1:%d", relay.port);
-    arbiter = opened(address, NULL, "nonsense");
+    arbiter = opened(address, NULL, "nonsense", PATIENT_NS);
     assert_int_equal(arbiter_begin(arbiter, &generation), 0);
     for (size_t i = 0; i < sizeof(nonsense) / sizeof(nonsense[0]); i++) {
         relay_say(&relay, 0, "%s%s", header, nonsense[i]);
@@ -397,13 +402,13 @@ static void arbiter_emptied_or_other_cluster_decides_nothing(void **state)
     (void)state;
     etcd_cluster_start(&other, 1, NULL);
     /* The same number in both clusters, for different pairs. */
-    primary = opened(etcd_cluster_address(&single), NULL, "mixed");
+    primary = opened(etcd_cluster_address(&single), NULL, "mixed", PATIENT_NS);
     assert_int_equal(arbiter_begin(primary, &generation), 0);
-    stranger = opened(etcd_cluster_address(&other), NULL, "mixed");
+    stranger = opened(etcd_cluster_address(&other), NULL, "mixed", PATIENT_NS);
     assert_int_equal(arbiter_begin(stranger, &again), 0);
     assert_int_equal(generation, again);
     snprintf(address, sizeof(address), "%s,http://127.0.0.1:%d", etcd_cluster_address(&single), other.client_ports[0]);
-    backup = opened(address, NULL, "mixed");
+    backup = opened(address, NULL, "mixed", PATIENT_NS);
     assert_int_equal(arbiter_check(backup, generation), -ESTALE);
     assert_int_equal(arbiter_claim(backup, generation), ARBITER_UNREACHABLE);
     assert_int_equal(arbiter_begin(backup, &again), -ENOENT); /* the other never heard of that one */
@@ -461,14 +466,14 @@ static void credentials_make(void)
         "set -e; cd '%s'; exec 2>openssl.log\n"
         "authority() { openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=$1"
         " -keyout $1.key -out $1.pem; }\n"
-        "certificate() { openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /$3=$1 -keyout $1.key"
-        " -out $1.csr; openssl x509 -req -in $1.csr -CA $2.pem -CAkey $2.key -CAcreateserial -days 2 -extfile names"
+        "certificate() { openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /$3=$1"
+        " -keyout $1.key -out $1.csr; openssl x509 -req -in $1.csr -CA $2.pem -CAkey $2.key -CAcreateserial -days 2 -extfile names"
         " -out $1.pem; }\n"
         "umask 077; echo subjectAltName=IP:127.0.0.1 >names\n"
         "authority ca; authority other; certificate server ca O; certificate client ca O\n"
         "certificate named ca CN; certificate stranger other O\n"
         "for d in good wrong-ca no-cert wrong-cert wrong-password reader no-user open-key open-user writable-ca"
-        " bad-user half common-name; do\n"
+        " bad-user half common-name open-dir; do\n"
         "    mkdir $d; cp ca.pem $d/ca.pem; cp client.pem $d/cert.pem; cp client.key $d/key.pem\n"
         "    echo 'ftvmm:" PASSWORD "' >$d/user\n"
         "done\n"
@@ -477,7 +482,7 @@ static void credentials_make(void)
         "cp stranger.pem wrong-cert/cert.pem; cp stranger.key wrong-cert/key.pem\n"
         "echo 'ftvmm:" PASSWORD "x' >wrong-password/user; echo 'reader:" PASSWORD "' >reader/user; rm no-user/user\n"
         "chmod 644 open-key/key.pem; chmod 640 open-user/user; chmod 666 writable-ca/ca.pem\n"
-        "echo " PASSWORD " >bad-user/user; rm half/key.pem; mkdir empty\n";
+        "echo " PASSWORD " >bad-user/user; rm half/key.pem; mkdir empty; chmod 777 open-dir\n";
 
     assert_non_null(mkdtemp(tls));
     shell(script, tls);
@@ -508,6 +513,7 @@ static void arbiter_refuses_credentials_with_a_sentence(void **state)
     refused(address, auth("open-key"), -EACCES, "key.pem", "chmod 600");
     refused(address, auth("open-user"), -EACCES, "user", "chmod 600");
     refused(address, auth("writable-ca"), -EACCES, "ca.pem", "chmod 644");
+    refused(address, auth("open-dir"), -EACCES, "open-dir", "chmod 755");
     refused(address, auth("bad-user"), -EINVAL, "user", "NAME:PASSWORD");
     refused(address, auth("half"), -EINVAL, "cert.pem", "without key.pem");
     refused(address, auth("empty"), -EINVAL, "has none of", "ca.pem");
@@ -534,8 +540,8 @@ static void arbiter_decides_when_the_leader_dies(void **state)
     uint64_t generation, began_ns;
 
     (void)state;
-    primary = opened(etcd_cluster_address(&three), auth("good"), "member");
-    backup = opened(etcd_cluster_address(&three), auth("good"), "member");
+    primary = opened(etcd_cluster_address(&three), auth("good"), "member", 0);
+    backup = opened(etcd_cluster_address(&three), auth("good"), "member", 0);
     assert_int_equal(arbiter_begin(primary, &generation), 0);
     assert_int_equal(arbiter_check(backup, generation), 0);
     leader = etcd_cluster_leader(&three, "root:root");
@@ -546,7 +552,7 @@ static void arbiter_decides_when_the_leader_dies(void **state)
                   (unsigned long long)((clock_now_ns() - began_ns) / NS_PER_MS));
     assert_int_equal(ask_until(backup, generation, ARBITER_LOST, 15 * NS_PER_S), ARBITER_LOST);
     arbiter_close(backup);
-    backup = opened(etcd_cluster_address(&three), auth("good"), "member"); /* joins all the same */
+    backup = opened(etcd_cluster_address(&three), auth("good"), "member", 0); /* joins all the same */
     assert_int_equal(arbiter_check(backup, generation), 0);
     assert_int_equal(ask_until(backup, generation, ARBITER_LOST, 15 * NS_PER_S), ARBITER_LOST);
     etcd_member_start(&three, leader);
@@ -563,8 +569,8 @@ static void arbiter_without_a_majority_decides_nothing_until_it_is_back(void **s
     enum arbiter_verdict one = ARBITER_ASKING, other = ARBITER_ASKING;
 
     (void)state;
-    primary = opened(etcd_cluster_address(&three), auth("good"), "majority");
-    backup = opened(etcd_cluster_address(&three), auth("good"), "majority");
+    primary = opened(etcd_cluster_address(&three), auth("good"), "majority", 0);
+    backup = opened(etcd_cluster_address(&three), auth("good"), "majority", 0);
     assert_int_equal(arbiter_begin(primary, &generation), 0);
     assert_int_equal(arbiter_check(backup, generation), 0);
     etcd_member_kill(&three, 0);
@@ -601,10 +607,10 @@ static void arbiter_without_a_majority_decides_nothing_until_it_is_back(void **s
 static void arbiter_logs_in_again_when_its_token_is_forgotten(void **state)
 {
     struct arbiter *arbiter;
-    uint64_t generation;
+    uint64_t generation, asked_ns;
 
     (void)state;
-    arbiter = opened(etcd_cluster_address(&three), auth("good"), "token");
+    arbiter = opened(etcd_cluster_address(&three), auth("good"), "token", 0);
     assert_int_equal(arbiter_begin(arbiter, &generation), 0);
     for (unsigned i = 0; i < three.members; i++)
         etcd_member_kill(&three, i);
@@ -612,7 +618,10 @@ static void arbiter_logs_in_again_when_its_token_is_forgotten(void **state)
         etcd_member_start(&three, i);
     for (unsigned i = 0; i < three.members; i++)
         etcd_member_wait(&three, i);
+    asked_ns = clock_now_ns();
     assert_int_equal(ask_until(arbiter, generation, ARBITER_WON, 15 * NS_PER_S), ARBITER_WON);
+    print_message("won after %llu ms, new connection and new token included\n",
+                  (unsigned long long)((clock_now_ns() - asked_ns) / NS_PER_MS));
     arbiter_close(arbiter);
 }
 
@@ -655,6 +664,7 @@ int main(void)
     etcd_cluster_start(&single, 1, NULL);
     snprintf(address, sizeof(address), "%s", etcd_cluster_address(&single));
     options.address = address;
+    options.deadline_ns = PATIENT_NS;
     failed = arbiter_conformance_run(&options);
     failed += cmocka_run_group_tests(one, NULL, NULL);
     etcd_cluster_end(&single);
