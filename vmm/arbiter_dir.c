@@ -23,7 +23,7 @@
 
 struct directory {
     char *path;
-    const char *vm;
+    char *vm;
     char owner[LINE_BYTES]; /* our line in a file */
     char pair[LINE_BYTES];  /* the line of the generation begun or checked: this pair's, nobody else's */
     int fd;
@@ -84,7 +84,7 @@ static void dir_close(void *place)
     if (directory->fd >= 0)
         close(directory->fd);
     free(directory->path);
-    free((char *)directory->vm);
+    free(directory->vm);
     free(directory);
 }
 
