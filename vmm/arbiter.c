@@ -1,38 +1,56 @@
 /*
- * The arbiter as a directory on shared storage. A claim is a hard link: link(2) fails if the name is there, on
- * NFS too, where O_EXCL alone once was not enough. The linked file names its owner, so a claim whose answer was
- * lost (a retry over NFS) is recognised as our own.
- *
- * Files in the directory: VM.GENERATION.pair (a generation in use), VM.GENERATION.live (its claim).
+ * The arbiter, whatever its kind: chooses it by the address, knows which generation may be claimed, and claims in a
+ * thread of its own, so that who asks can go on with heartbeats while the place is slow.
  */
-#include "vmm/arbiter.h"
+#include "vmm/arbiter_kind.h"
 
 #include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <stdbool.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/report.h"
 
+#define VM_NAME_BYTES 32
+#define RETRY_NS (200 * NS_PER_MS)
+/* A claim that takes longer is as good as unanswered, for now. */
+#define PATIENCE_NS NS_PER_S
+/* What a claim under way gets to end when the arbiter is closed. */
+#define CLOSE_NS (3 * NS_PER_S)
+
+static const struct arbiter_kind *const kinds[] = { &arbiter_dir, &arbiter_etcd };
+
 struct arbiter {
-    char *path;
-    char vm[32];
-    char owner[96]; /* host name, pid and a random token: nobody else's */
-    int dir_fd;
+    const struct arbiter_kind *kind;
+    void *place;
+    char owner[96];      /* host name, pid and a random token: nobody else's */
+    uint64_t generation; /* begun or checked; 0: none */
+    atomic_bool closing;
+    pthread_t thread;
+    bool thread_runs;
+
+    /* -- under the lock -- */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;       /* there is a claim to make, or closing is set */
+    pthread_cond_t gone;       /* left is set */
+    bool asking;               /* the thread has a claim to make, or makes it */
+    bool left, abandoned;      /* the thread has ended; nobody will join it */
+    uint64_t asked_ns, asks, ask_generation;
+    enum arbiter_verdict verdict;
+    char why[ARBITER_WHY_BYTES];
 };
 
 static bool name_is_valid(const char *vm)
 {
     size_t length = strlen(vm);
 
-    if (length == 0 || length >= sizeof(((struct arbiter *)0)->vm) || vm[0] == '.')
+    if (length == 0 || length >= VM_NAME_BYTES || vm[0] == '.')
         return false;
     for (const char *c = vm; *c; c++)
         if (!isalnum((unsigned char)*c) && strchr("-_.", *c) == NULL)
@@ -48,174 +66,224 @@ static int owner_make(char *owner, size_t bytes)
     if (getrandom(token, sizeof(token), 0) != sizeof(token))
         return -EIO;
     gethostname(host, sizeof(host) - 1);
-    snprintf(owner, bytes, "%s %d %016llx%016llx\n", host, (int)getpid(), (unsigned long long)token[0],
+    snprintf(owner, bytes, "%s %d %016llx%016llx", host, (int)getpid(), (unsigned long long)token[0],
              (unsigned long long)token[1]);
     return 0;
 }
 
-/* Makes `name` with our owner line in it, if it does not exist. 0, -EEXIST, or another -errno. */
-static int create_linked(struct arbiter *arbiter, const char *name)
+static void arbiter_free(struct arbiter *arbiter)
 {
-    char temporary[96];
-    size_t length = strlen(arbiter->owner);
-    int rc = 0;
-    int fd;
+    if (arbiter->place != NULL)
+        arbiter->kind->close(arbiter->place);
+    pthread_cond_destroy(&arbiter->gone);
+    pthread_cond_destroy(&arbiter->wake);
+    pthread_mutex_destroy(&arbiter->lock);
+    free(arbiter);
+}
 
-    snprintf(temporary, sizeof(temporary), ".claim.%.*s", 32, strrchr(arbiter->owner, ' ') + 1);
-    fd = openat(arbiter->dir_fd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0)
-        return -errno;
-    if (write(fd, arbiter->owner, length) != (ssize_t)length || fsync(fd) < 0)
-        rc = errno != 0 ? -errno : -EIO;
-    if (close(fd) < 0 && rc == 0)
-        rc = -errno;
-    if (rc == 0 && linkat(arbiter->dir_fd, temporary, arbiter->dir_fd, name, 0) < 0)
-        rc = -errno;
-    unlinkat(arbiter->dir_fd, temporary, 0);
+static enum arbiter_verdict claim(struct arbiter *arbiter, uint64_t generation, char why[ARBITER_WHY_BYTES])
+{
+    why[0] = '\0';
+    if (generation != 0 && generation == arbiter->generation)
+        return arbiter->kind->claim(arbiter->place, generation, why);
+    snprintf(why, ARBITER_WHY_BYTES, "generation %llu was neither begun nor checked here",
+             (unsigned long long)generation);
+    return ARBITER_UNREACHABLE;
+}
+
+static void *asking_thread(void *arg)
+{
+    struct arbiter *arbiter = arg;
+    char why[ARBITER_WHY_BYTES];
+    bool abandoned;
+
+    pthread_mutex_lock(&arbiter->lock);
+    while (!atomic_load(&arbiter->closing)) {
+        enum arbiter_verdict verdict;
+
+        if (!arbiter->asking) {
+            pthread_cond_wait(&arbiter->wake, &arbiter->lock);
+            continue;
+        }
+        uint64_t generation = arbiter->ask_generation;
+        pthread_mutex_unlock(&arbiter->lock);
+        verdict = claim(arbiter, generation, why);
+        pthread_mutex_lock(&arbiter->lock);
+        arbiter->verdict = verdict;
+        memcpy(arbiter->why, why, sizeof(why));
+        arbiter->asking = false;
+    }
+    arbiter->left = true;
+    pthread_cond_signal(&arbiter->gone);
+    abandoned = arbiter->abandoned;
+    pthread_mutex_unlock(&arbiter->lock);
+    if (abandoned)
+        arbiter_free(arbiter);
+    return NULL;
+}
+
+/* Signals are for the main thread. */
+static int thread_start(struct arbiter *arbiter)
+{
+    sigset_t all, before;
+    int rc;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    rc = -pthread_create(&arbiter->thread, NULL, asking_thread, arbiter);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    arbiter->thread_runs = rc == 0;
+    if (rc < 0)
+        report_error("a thread for the arbiter does not start: %s", strerror(-rc));
     return rc;
 }
 
-int arbiter_open(struct arbiter **out, const char *address, const char *vm)
+static const struct arbiter_kind *kind_find(const char *address)
 {
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        if (strncmp(address, kinds[i]->prefix, strlen(kinds[i]->prefix)) == 0 &&
+            address[strlen(kinds[i]->prefix)] != '\0')
+            return kinds[i];
+    report_error("no arbiter '%s': this version knows %s and %s", address, kinds[0]->usage, kinds[1]->usage);
+    return NULL;
+}
+
+int arbiter_open(struct arbiter **out, const struct arbiter_options *options)
+{
+    const struct arbiter_kind *kind = kind_find(options->address);
+    pthread_condattr_t monotonic;
     struct arbiter *arbiter;
-    const char *path;
-    char probe[64];
     int rc;
 
     *out = NULL;
-    if (strncmp(address, "dir:", 4) != 0 || address[4] == '\0') {
-        report_error("no arbiter '%s': this version knows dir:PATH, a directory that both hosts share", address);
+    if (kind == NULL)
+        return -EINVAL;
+    if (!name_is_valid(options->vm)) {
+        report_error("'%s' is no name for a virtual machine: use up to %d letters, digits, '-', '_' and '.'",
+                     options->vm, VM_NAME_BYTES - 1);
         return -EINVAL;
     }
-    if (!name_is_valid(vm)) {
-        report_error("'%s' is no name for a virtual machine: use up to 31 letters, digits, '-', '_' and '.'", vm);
-        return -EINVAL;
-    }
-    path = address + 4;
     arbiter = calloc(1, sizeof(*arbiter));
     if (arbiter == NULL)
         return -ENOMEM;
-    arbiter->dir_fd = -1;
-    snprintf(arbiter->vm, sizeof(arbiter->vm), "%s", vm);
-    arbiter->path = strdup(path);
-    rc = arbiter->path == NULL ? -ENOMEM : owner_make(arbiter->owner, sizeof(arbiter->owner));
-    if (rc < 0)
-        goto fail;
-    arbiter->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (arbiter->dir_fd < 0) {
-        rc = -errno;
-        report_error("the arbiter directory '%s' does not open: %s; mount the shared storage on both hosts, or "
-                     "create it there", path, strerror(-rc));
-        goto fail;
-    }
-    /* Prove now, not at a failover, that links can be made here. */
-    snprintf(probe, sizeof(probe), ".probe.%.32s", strrchr(arbiter->owner, ' ') + 1);
-    rc = create_linked(arbiter, probe);
-    unlinkat(arbiter->dir_fd, probe, 0);
+    arbiter->kind = kind;
+    arbiter->verdict = ARBITER_ASKING;
+    pthread_mutex_init(&arbiter->lock, NULL);
+    pthread_cond_init(&arbiter->wake, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&arbiter->gone, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    rc = owner_make(arbiter->owner, sizeof(arbiter->owner));
+    if (rc == 0)
+        rc = kind->open(&arbiter->place, options->address + strlen(kind->prefix), options, arbiter->owner,
+                        &arbiter->closing);
+    if (rc == 0)
+        rc = thread_start(arbiter); /* now, not at a failover */
     if (rc < 0) {
-        report_error("the arbiter directory '%s' takes no claim: %s; it must be writable and have hard links", path,
-                     strerror(-rc));
-        goto fail;
+        arbiter_close(arbiter);
+        return rc;
     }
     *out = arbiter;
     return 0;
-fail:
-    arbiter_close(arbiter);
-    return rc;
+}
+
+/* False: it hangs in a claim. It frees what it uses when it comes back, if ever. */
+static bool thread_end(struct arbiter *arbiter)
+{
+    pthread_t thread = arbiter->thread;
+    struct timespec until;
+    bool left;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += CLOSE_NS / NS_PER_S;
+    pthread_mutex_lock(&arbiter->lock);
+    atomic_store(&arbiter->closing, true);
+    pthread_cond_signal(&arbiter->wake);
+    while (!arbiter->left && pthread_cond_timedwait(&arbiter->gone, &arbiter->lock, &until) == 0)
+        ;
+    left = arbiter->left;
+    arbiter->abandoned = !left;
+    pthread_mutex_unlock(&arbiter->lock);
+    if (left)
+        pthread_join(thread, NULL);
+    else
+        pthread_detach(thread);
+    return left;
 }
 
 void arbiter_close(struct arbiter *arbiter)
 {
     if (arbiter == NULL)
         return;
-    if (arbiter->dir_fd >= 0)
-        close(arbiter->dir_fd);
-    free(arbiter->path);
-    free(arbiter);
+    if (arbiter->thread_runs && !thread_end(arbiter))
+        return;
+    arbiter_free(arbiter);
 }
 
-static uint64_t highest_generation(const struct arbiter *arbiter)
+static void generation_known(struct arbiter *arbiter, uint64_t generation)
 {
-    uint64_t highest = 0;
-    size_t prefix = strlen(arbiter->vm);
-    int fd = openat(arbiter->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-    struct dirent *entry;
-
-    if (dir == NULL)
-        return 0;
-    while ((entry = readdir(dir)) != NULL) {
-        unsigned long long generation;
-        char kind[8];
-
-        if (strncmp(entry->d_name, arbiter->vm, prefix) == 0 && entry->d_name[prefix] == '.' &&
-            sscanf(entry->d_name + prefix + 1, "%llu.%7s", &generation, kind) == 2 && generation > highest)
-            highest = generation;
-    }
-    closedir(dir);
-    return highest;
-}
-
-static void file_name(const struct arbiter *arbiter, uint64_t generation, const char *kind, char name[96])
-{
-    snprintf(name, 96, "%s.%llu.%s", arbiter->vm, (unsigned long long)generation, kind);
+    pthread_mutex_lock(&arbiter->lock);
+    arbiter->generation = generation;
+    arbiter->verdict = ARBITER_ASKING;
+    arbiter->asked_ns = 0;
+    pthread_mutex_unlock(&arbiter->lock);
 }
 
 int arbiter_begin(struct arbiter *arbiter, uint64_t *generation)
 {
-    char name[96];
+    int rc = arbiter->kind->begin(arbiter->place, generation);
 
-    for (unsigned tries = 0; tries < 16; tries++) { /* each loss means that somebody else began one */
-        uint64_t next = highest_generation(arbiter) + 1;
-        int rc;
-
-        file_name(arbiter, next, "pair", name);
-        rc = create_linked(arbiter, name);
-        if (rc == 0) {
-            *generation = next;
-            return 0;
-        }
-        if (rc != -EEXIST) {
-            report_error("the arbiter directory '%s' takes no new generation: %s", arbiter->path, strerror(-rc));
-            return rc;
-        }
-    }
-    report_error("others begin generations of '%s' all the time; is it started in several places?", arbiter->vm);
-    return -EBUSY;
+    if (rc == 0)
+        generation_known(arbiter, *generation);
+    return rc;
 }
 
 int arbiter_check(struct arbiter *arbiter, uint64_t generation)
 {
-    char name[96];
+    int rc = arbiter->kind->check(arbiter->place, generation);
 
-    file_name(arbiter, generation, "pair", name);
-    if (faccessat(arbiter->dir_fd, name, R_OK, 0) == 0)
-        return 0;
-    int error = errno;
-    report_error("the arbiter directory '%s' knows nothing of generation %llu of '%s' (%s): both hosts must be given "
-                 "the same shared directory", arbiter->path, (unsigned long long)generation, arbiter->vm,
-                 strerror(error));
-    return -error;
+    generation_known(arbiter, rc == 0 ? generation : 0);
+    return rc;
 }
 
 enum arbiter_verdict arbiter_claim(struct arbiter *arbiter, uint64_t generation)
 {
-    char name[96], owner[sizeof(arbiter->owner)] = "";
-    ssize_t got;
-    int rc, fd;
+    char why[ARBITER_WHY_BYTES];
 
-    file_name(arbiter, generation, "live", name);
-    rc = create_linked(arbiter, name);
-    if (rc == 0)
-        return ARBITER_WON;
-    if (rc != -EEXIST)
-        return ARBITER_UNREACHABLE;
-    fd = openat(arbiter->dir_fd, name, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return ARBITER_UNREACHABLE;
-    got = read(fd, owner, sizeof(owner) - 1);
-    close(fd);
-    if (got <= 0)
-        return ARBITER_UNREACHABLE;
-    return strcmp(owner, arbiter->owner) == 0 ? ARBITER_WON : ARBITER_LOST;
+    return claim(arbiter, generation, why);
+}
+
+enum arbiter_verdict arbiter_ask(struct arbiter *arbiter, uint64_t generation)
+{
+    uint64_t now_ns = clock_now_ns();
+    enum arbiter_verdict verdict;
+
+    pthread_mutex_lock(&arbiter->lock);
+    if (!arbiter->asking && arbiter->verdict != ARBITER_WON && arbiter->verdict != ARBITER_LOST &&
+        now_ns >= arbiter->asked_ns + RETRY_NS) {
+        arbiter->asking = true;
+        arbiter->asked_ns = now_ns;
+        arbiter->asks++;
+        arbiter->ask_generation = generation;
+        pthread_cond_signal(&arbiter->wake);
+    }
+    if (arbiter->asking && arbiter->verdict == ARBITER_ASKING && now_ns >= arbiter->asked_ns + PATIENCE_NS) {
+        arbiter->verdict = ARBITER_UNREACHABLE; /* until the answer comes */
+        snprintf(arbiter->why, sizeof(arbiter->why), "the claim hangs");
+    }
+    verdict = arbiter->verdict;
+    pthread_mutex_unlock(&arbiter->lock);
+    return verdict;
+}
+
+void arbiter_get_status(struct arbiter *arbiter, struct arbiter_status *status)
+{
+    pthread_mutex_lock(&arbiter->lock);
+    *status = (struct arbiter_status){ .asks = arbiter->asks, .asking = arbiter->asking, .verdict = arbiter->verdict };
+    if (arbiter->asking)
+        status->asking_ns = clock_now_ns() - arbiter->asked_ns;
+    if (arbiter->verdict == ARBITER_UNREACHABLE)
+        memcpy(status->why, arbiter->why, sizeof(status->why));
+    pthread_mutex_unlock(&arbiter->lock);
 }

@@ -11,18 +11,20 @@
 
 #include "base/report.h"
 
-/* While nobody answers at the arbiter's: how often to ask, and how often to say so. */
-#define ARBITER_RETRY_NS (200 * NS_PER_MS)
+/* How often to look for the arbiter's answer; how often to say that there is none. */
+#define ARBITER_LOOK_NS NS_PER_MS
 #define ARBITER_SAY_NS (10 * NS_PER_S)
 
 /* The old primary can reach us no more, all it left is replayed. Ask who may go on. */
 static int decide(struct lockstep *ls)
 {
+    struct arbiter_status status;
     uint64_t said_ns = 0;
 
     COUNT_SET(ls->receipt.drained_ns, clock_now_ns());
     for (;;) {
-        switch (arbiter_claim(ls->arbiter, ls->generation)) {
+        COUNT_SET(ls->beat_ns, clock_now_ns());
+        switch (arbiter_ask(ls->arbiter, ls->generation)) {
         case ARBITER_WON:
             COUNT_SET(ls->receipt.decided_ns, clock_now_ns());
             return 0;
@@ -33,13 +35,18 @@ static int decide(struct lockstep *ls)
             return -ECANCELED;
         case ARBITER_UNREACHABLE:
             if (clock_now_ns() > said_ns + ARBITER_SAY_NS) {
-                report_warning("the arbiter does not answer; this host stays a backup and asks again");
+                arbiter_get_status(ls->arbiter, &status);
+                report_warning("the arbiter does not answer (%s); this host stays a backup and asks again",
+                               status.why);
                 said_ns = clock_now_ns();
             }
-            clock_sleep_ns(ARBITER_RETRY_NS);
             if (COUNT_GET(ls->stop_requested))
                 return -ECANCELED;
+            break;
+        case ARBITER_ASKING: /* nor is it left now: the claim may be won */
+            break;
         }
+        clock_sleep_ns(ARBITER_LOOK_NS);
     }
 }
 

@@ -11,7 +11,6 @@
 
 /* What may leave when the guest has ended: held frames get this long. */
 #define LEAVE_NS (500 * NS_PER_MS)
-#define ARBITER_RETRY_NS (200 * NS_PER_MS)
 #define ARBITER_SAY_NS (10 * NS_PER_S)
 #define ANNOUNCEMENTS 3
 #define ANNOUNCE_NS (200 * NS_PER_MS)
@@ -23,7 +22,7 @@ struct io {
     uint64_t kicked_ns;
     uint64_t healthy_since_ns; /* since when both our threads have lived */
     uint64_t round_ns;         /* when the last round began */
-    uint64_t arbiter_asked_ns, arbiter_said_ns;
+    uint64_t arbiter_said_ns;
     unsigned announcements_left;
     uint64_t announce_due_ns;
     bool was_backup;
@@ -70,13 +69,9 @@ static void keep_pace(struct io *io, uint64_t now_ns)
 static void decide_alone(struct io *io, uint64_t now_ns)
 {
     struct lockstep *ls = io->ls;
-    enum arbiter_verdict verdict;
+    struct arbiter_status status;
 
-    if (now_ns < io->arbiter_asked_ns + ARBITER_RETRY_NS)
-        return;
-    io->arbiter_asked_ns = now_ns;
-    verdict = arbiter_claim(ls->arbiter, ls->generation);
-    switch (verdict) {
+    switch (arbiter_ask(ls->arbiter, ls->generation)) {
     case ARBITER_WON:
         COUNT_SET(ls->receipt.decided_ns, clock_now_ns());
         COUNT_SET(ls->receipt.live_ns, clock_now_ns());
@@ -94,9 +89,14 @@ static void decide_alone(struct io *io, uint64_t now_ns)
         return;
     case ARBITER_UNREACHABLE:
         if (now_ns > io->arbiter_said_ns + ARBITER_SAY_NS) {
-            report_warning("the backup is silent and the arbiter does not answer; output stays held, asking again");
+            arbiter_get_status(ls->arbiter, &status);
+            report_warning("the backup is silent and the arbiter does not answer (%s); output stays held, asking again",
+                           status.why);
             io->arbiter_said_ns = now_ns;
         }
+        return;
+    case ARBITER_ASKING:
+        return;
     }
 }
 

@@ -43,7 +43,9 @@ static const char help[] =
     "                       only who holds it may join\n"
     "  --ack placed|seen    primary: output leaves when the log is in the backup's memory (default), or when\n"
     "                       the backup's CPU has also found it whole\n"
-    "  --arbiter dir:PATH   a directory on storage that both hosts share (required for a pair)\n"
+    "  --arbiter WHERE      who decides which host goes on alone (required for a pair): dir:PATH, a directory on\n"
+    "                       storage that both hosts share, or etcd:https://HOST:PORT[,...], an etcd cluster\n"
+    "  --arbiter-auth DIR   etcd: a directory with ca.pem, cert.pem and key.pem, user (NAME:PASSWORD), as needed\n"
     "  --join-timeout S     how long to wait for the other host; default 60; 0: for ever\n"
     "  --heartbeat MS       between signs of life; default 50\n"
     "  --peer-timeout MS    silence after which the arbiter is asked; default 1000\n"
@@ -73,8 +75,8 @@ static const char help[] =
 
 enum option_id {
     OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_NET, OPT_CONSOLE, OPT_BACKUP,
-    OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_ARBITER, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING, OPT_VERIFY,
-    OPT_SEGMENT, OPT_MAX_LAG, OPT_UNTIL, OPT_DUMP, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
+    OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_ARBITER, OPT_ARBITER_AUTH, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING,
+    OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_UNTIL, OPT_DUMP, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
     OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_HELP, OPT_VERSION,
 };
 
@@ -92,6 +94,7 @@ static const struct option long_options[] = {
     { "key", required_argument, NULL, OPT_KEY },
     { "ack", required_argument, NULL, OPT_ACK },
     { "arbiter", required_argument, NULL, OPT_ARBITER },
+    { "arbiter-auth", required_argument, NULL, OPT_ARBITER_AUTH },
     { "join-timeout", required_argument, NULL, OPT_JOIN_TIMEOUT },
     { "heartbeat", required_argument, NULL, OPT_HEARTBEAT },
     { "peer-timeout", required_argument, NULL, OPT_PEER_TIMEOUT },
@@ -263,6 +266,7 @@ static int parse_option(struct options *options, int id, const char *text, const
         options->ack = text[0] == 's' ? CHANNEL_ACK_SEEN : CHANNEL_ACK_PLACED;
         break;
     case OPT_ARBITER: options->arbiter = text; break;
+    case OPT_ARBITER_AUTH: options->arbiter_auth = text; break;
     case OPT_JOIN_TIMEOUT:
         rc = parse_number("join-timeout", text, 0, 1000000, &number);
         options->join_timeout_ns = number == 0 ? UINT64_MAX : number * NS_PER_S;
@@ -328,7 +332,7 @@ static int check_pair(const struct options *options)
         return wrong_use("%s is missing", options->command == COMMAND_PRIMARY ? "--backup ADDRESS" : "--listen ADDRESS");
     if (options->arbiter == NULL)
         return wrong_use("%s is missing: without an arbiter both hosts could go live after a network failure",
-                         "--arbiter dir:PATH");
+                         "--arbiter WHERE");
     if (lockstep->peer_timeout_ns < 4 * lockstep->heartbeat_ns)
         return wrong_use("%s must be at least four times --heartbeat", "--peer-timeout");
     if (options->command == COMMAND_PRIMARY && lockstep->max_lag_ns != 0 &&

@@ -22,6 +22,7 @@ struct options {
     const char *key_path;   /* NULL: none */
     enum channel_ack ack;
     const char *arbiter;
+    const char *arbiter_auth; /* NULL: none */
     const char *status_path;
     const char *console;    /* "stdio", "none" or a path */
     const char *dump_path;  /* replay: NULL: no dump */

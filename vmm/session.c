@@ -127,12 +127,18 @@ static int open_channel(struct session *session, const struct channel_hello *hel
 static int open_arbiter(struct session *session)
 {
     const struct options *options = session->options;
+    struct arbiter_options arbiter = {
+        .address = options->arbiter,
+        .vm = options->vm,
+        .auth_dir = options->arbiter_auth,
+        .deadline_ns = options->lockstep.peer_timeout_ns / 4,
+    };
     struct lockstep *ls = session->ls;
     int rc;
 
     if (options->arbiter == NULL)
         return 0;
-    rc = arbiter_open(&ls->arbiter, options->arbiter, options->vm);
+    rc = arbiter_open(&ls->arbiter, &arbiter);
     if (rc == 0 && options->command == COMMAND_PRIMARY)
         rc = arbiter_begin(ls->arbiter, &ls->generation);
     return rc;
@@ -205,11 +211,9 @@ static int session_open(struct session *session)
     rc = open_channel(session, &hello);
     if (rc < 0)
         return rc;
-    if (options->command == COMMAND_BACKUP) {
+    if (options->command == COMMAND_BACKUP)
         ls->generation = channel_peer(ls->channel)->generation;
-        rc = arbiter_check(ls->arbiter, ls->generation);
-    }
-    return rc;
+    return 0;
 }
 
 static int make_start(const struct session *session, struct event_start *start)
@@ -240,8 +244,12 @@ static int machine_begin(struct session *session)
 {
     struct lockstep *ls = session->ls;
     struct event_start start;
-    int rc;
+    int rc = 0;
 
+    if (session->options->command == COMMAND_BACKUP) /* here, where heartbeats go out however slow the arbiter is */
+        rc = arbiter_check(ls->arbiter, ls->generation);
+    if (rc < 0)
+        return rc;
     if (is_live_command(session->options->command)) {
         rc = make_start(session, &start);
         if (rc == 0)

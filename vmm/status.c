@@ -115,6 +115,30 @@ static void add_net(cJSON *root, const struct lockstep *ls)
     add(held, "max_us", hold->max / NS_PER_US);
 }
 
+/* What the arbiter said when it was last asked who may go on. */
+static void add_arbiter(cJSON *root, const struct lockstep *ls)
+{
+    struct arbiter_status status;
+    const char *state = "idle";
+    cJSON *arbiter;
+
+    if (ls->arbiter == NULL)
+        return;
+    arbiter_get_status(ls->arbiter, &status);
+    switch (status.verdict) {
+    case ARBITER_WON: state = "won"; break;
+    case ARBITER_LOST: state = "lost"; break;
+    case ARBITER_UNREACHABLE: state = "unreachable"; break;
+    case ARBITER_ASKING: state = status.asking ? "asking" : "idle"; break;
+    }
+    arbiter = cJSON_AddObjectToObject(root, "arbiter");
+    cJSON_AddStringToObject(arbiter, "state", state);
+    add(arbiter, "asks", status.asks);
+    add(arbiter, "asking_ms", status.asking_ns / NS_PER_MS);
+    if (status.verdict == ARBITER_UNREACHABLE)
+        cJSON_AddStringToObject(arbiter, "why", status.why);
+}
+
 static cJSON *status_build(const char *vm, const struct lockstep *ls)
 {
     static uint64_t first_ns;
@@ -155,6 +179,7 @@ static cJSON *status_build(const char *vm, const struct lockstep *ls)
     add_channel(root, ls);
     add_pace(root, ls);
     add_net(root, ls);
+    add_arbiter(root, ls);
     add_failover(root, ls);
     return root;
 }

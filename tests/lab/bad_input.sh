@@ -3,6 +3,7 @@
 # usage: bad_input.sh CASE | --list
 cases=(no-command unknown-command unknown-option missing-kernel missing-kernel-option truncated-kernel kernel-is-text
     missing-initrd bad-nic bad-memory bad-name no-arbiter arbiter-missing arbiter-read-only wrong-arbiter-kind no-listener
+    etcd-no-port etcd-password-in-url etcd-nobody etcd-nonsense etcd-auth-over-http etcd-auth-for-all
     backup-alone bad-address port-missing replay-no-log replay-text replay-other-guest dump-exists log-text no-kvm console-unwritable
     key-missing key-for-all key-too-short key-differs key-on-one-side peer-talks-nonsense)
 if [ "${1:-}" = --list ]; then
@@ -36,6 +37,18 @@ no-arbiter) run="$ftvmm primary $images --backup verbs:10.9.0.2:7471" status=2 w
 arbiter-missing) run="$ftvmm primary $images --arbiter dir:/nowhere --backup shm:bad" status=1 word=/nowhere ;;
 arbiter-read-only) run="$ftvmm primary $images --arbiter dir:/src --backup shm:bad" status=1 word=/src ;;
 wrong-arbiter-kind) run="$ftvmm primary $images --arbiter oracle:delphi --backup shm:bad" status=1 word=oracle:delphi ;;
+etcd-no-port) run="$ftvmm primary $images --arbiter etcd:https://10.9.0.2 --backup shm:bad" status=1 word='port is missing' ;;
+etcd-password-in-url) run="$ftvmm primary $images --arbiter etcd:https://me:secret@10.9.0.2:2379 --backup shm:bad" status=1 word='command line' ;;
+etcd-nobody) run="$ftvmm primary $images --arbiter etcd:http://127.0.0.1:7998 --backup shm:bad" status=1 word=127.0.0.1:7998 ;;
+etcd-nonsense)
+    prepare="timeout 20 socat TCP-LISTEN:7998,reuseaddr SYSTEM:'read request; echo nonsense; sleep 1' >/dev/null 2>&1 & sleep 1"
+    run="$ftvmm primary $images --arbiter etcd:http://127.0.0.1:7998 --backup shm:bad" status=1 word='no etcd'
+    ;;
+etcd-auth-over-http) run="$ftvmm primary $images --arbiter etcd:http://10.9.0.2:2379 --arbiter-auth /etc --backup shm:bad" status=1 word=https:// ;;
+etcd-auth-for-all)
+    prepare="mkdir -p /tmp/bad-auth; echo me:secret >/tmp/bad-auth/user; chmod 644 /tmp/bad-auth/user"
+    run="$ftvmm primary $images --arbiter etcd:https://10.9.0.2:2379 --arbiter-auth /tmp/bad-auth --backup shm:bad" status=1 word='chmod 600'
+    ;;
 no-listener) run="$primary --backup verbs:10.9.0.2:7999" status=1 word=10.9.0.2:7999 ;;
 backup-alone) run="$ftvmm backup $pair --join-timeout 2 --listen shm:bad" status=1 word='no sender' ;;
 bad-address) run="$primary --backup pigeon:beta" status=1 word=pigeon:beta ;;
@@ -75,7 +88,7 @@ before=$(lab run alpha -- "$remains")
 rc=0
 lab run --timeout $((limit_s + 40)) alpha -- "$prepare
     timeout -k 2 $limit_s $run </dev/null >/tmp/bad-out 2>/tmp/bad-err; rc=\$?; sleep $after_s; exit \$rc" || rc=$?
-said=$(lab run alpha -- 'cat /tmp/bad-err; rm -f /tmp/bad-*')
+said=$(lab run alpha -- 'cat /tmp/bad-err; rm -rf /tmp/bad-*')
 after=$(lab run alpha -- "$remains")
 echo "status $rc: $said"
 [ $rc != 124 ] || fail "not done after $limit_s s"

@@ -3,10 +3,12 @@
  * shared-memory link, the real arbiter, and a process that consumes records at a rate of the test's choice. Only the
  * guest is missing: between two positions the test sleeps.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -24,6 +26,9 @@ static char directory[64], arbiter_address[80], shm_address[64];
 
 struct backup {
     _Atomic uint64_t records_per_s;
+    _Atomic bool silent;                 /* it gives no sign of life */
+    _Atomic bool listening;              /* it notes in silence_ns how long the primary gave none, at most */
+    _Atomic uint64_t silence_ns;
 };
 
 static struct channel_options channel_of(size_t ring_bytes)
@@ -55,7 +60,14 @@ static int backup_main(struct backup *backup, size_t ring_bytes)
         last_ns = now_ns;
         for (; may >= 1 && channel_next(channel, &record) == 0; may--)
             channel_consume(channel);
-        channel_heartbeat(channel);
+        if (!atomic_load(&backup->silent))
+            channel_heartbeat(channel);
+        if (atomic_load(&backup->listening)) {
+            uint64_t silence_ns = clock_now_ns() - channel_peer_seen_ns(channel);
+
+            if (silence_ns > atomic_load(&backup->silence_ns))
+                atomic_store(&backup->silence_ns, silence_ns);
+        }
         clock_sleep_ns(500 * NS_PER_US);
     }
     return 0;
@@ -76,6 +88,7 @@ struct primary {
 
 static void primary_open(struct primary *primary, size_t ring_bytes, uint64_t max_lag_ns, uint64_t records_per_s)
 {
+    struct arbiter_options arbiter = { .address = arbiter_address, .vm = "slow" };
     struct channel_options options;
     struct lockstep *ls = calloc(1, sizeof(*ls));
     static unsigned count;
@@ -103,7 +116,7 @@ static void primary_open(struct primary *primary, size_t ring_bytes, uint64_t ma
     pic_init(&ls->machine.pic);
     pit_init(&ls->machine.pit, 0);
     rtc_init(&ls->machine.rtc, 0, 0);
-    assert_int_equal(arbiter_open(&ls->arbiter, arbiter_address, "slow"), 0);
+    assert_int_equal(arbiter_open(&ls->arbiter, &arbiter), 0);
     assert_int_equal(arbiter_begin(ls->arbiter, &ls->generation), 0);
     assert_int_equal(channel_open_sender(&ls->channel, &options), 0);
     assert_int_equal(vcpu_enter_thread(&ls->machine.vcpu), 0);
@@ -350,6 +363,55 @@ static void primary_waiting_for_room_is_freed_by_the_death_of_the_backup(void **
     primary_close(&primary);
 }
 
+/* A FIFO in the place of the pair's file: the claim hangs in open(2), as on storage that does not answer. */
+static void primary_heartbeats_on_while_the_arbiter_hangs(void **state)
+{
+    char pair[128], line[128];
+    struct primary primary;
+    struct arbiter_status status;
+    uint64_t until_ns, silence_ns;
+    ssize_t bytes;
+    int fd;
+
+    (void)state;
+    primary_open(&primary, 1u << 20, 400 * NS_PER_MS, 1000000);
+    snprintf(pair, sizeof(pair), "%s/slow.%llu.pair", directory, (unsigned long long)primary.ls->generation);
+    fd = open(pair, O_RDONLY);
+    bytes = read(fd, line, sizeof(line));
+    close(fd);
+    assert_true(bytes > 0);
+    assert_int_equal(unlink(pair), 0);
+    assert_int_equal(mkfifo(pair, 0600), 0);
+    primary.position_ns = 2 * NS_PER_MS; /* so that the ring has room for all until the backup is found silent */
+    atomic_store(&primary.backup->records_per_s, 0);
+    atomic_store(&primary.backup->silent, true);
+    for (until_ns = clock_now_ns() + 15 * NS_PER_S; !COUNT_GET(primary.ls->peer_lost);) {
+        primary_step(&primary);
+        assert_true(clock_now_ns() < until_ns);
+    }
+    atomic_store(&primary.backup->silent, false); /* too late, but now it hears the primary */
+    atomic_store(&primary.backup->records_per_s, 1000000);
+    primary_run(&primary, 300 * NS_PER_MS, "arbiter that hangs, at first");
+    atomic_store(&primary.backup->listening, true);
+    primary_run(&primary, 2 * NS_PER_S, "arbiter that hangs");
+    silence_ns = atomic_load(&primary.backup->silence_ns);
+    arbiter_get_status(primary.ls->arbiter, &status);
+    print_message("longest silence of the primary %llu ms; the claim hangs since %llu ms\n",
+                  (unsigned long long)(silence_ns / NS_PER_MS), (unsigned long long)(status.asking_ns / NS_PER_MS));
+    assert_int_equal(lockstep_role_now(primary.ls), ROLE_PRIMARY);
+    assert_true(status.asking && status.asks == 1 && status.asking_ns > NS_PER_S);
+    assert_int_equal(status.verdict, ARBITER_UNREACHABLE);
+    assert_true(silence_ns > 0 && silence_ns < NS_PER_S); /* heartbeats are 5 ms apart; the claim hung twice as long */
+    fd = open(pair, O_WRONLY);
+    assert_int_equal(write(fd, line, (size_t)bytes), bytes);
+    close(fd);
+    for (until_ns = clock_now_ns() + 15 * NS_PER_S; lockstep_role_now(primary.ls) == ROLE_PRIMARY;) {
+        primary_step(&primary);
+        assert_true(clock_now_ns() < until_ns);
+    }
+    primary_close(&primary);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -359,6 +421,7 @@ int main(void)
         cmocka_unit_test(primary_rests_at_most_so_long_and_stops_when_told),
         cmocka_unit_test(primary_goes_on_alone_and_unslowed_when_the_slow_backup_dies),
         cmocka_unit_test(primary_waiting_for_room_is_freed_by_the_death_of_the_backup),
+        cmocka_unit_test(primary_heartbeats_on_while_the_arbiter_hangs),
     };
     char command[160];
     int failed;
