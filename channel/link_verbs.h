@@ -1,4 +1,5 @@
-/* What the two halves of the verbs link share: link_verbs.c (set-up) and link_verbs_path.c (per event). */
+/* What the parts of the verbs link share: link_verbs.c (its life), link_verbs_join.c (joining), link_verbs_path.c (per
+ * event). */
 #ifndef FTVMM_CHANNEL_LINK_VERBS_H
 #define FTVMM_CHANNEL_LINK_VERBS_H
 
@@ -56,7 +57,10 @@ struct verbs_link {
     size_t heard_bytes[VERBS_HEARD];
     unsigned heard_count, taken_count;
     bool said_done, left; /* our last message has gone; the peer has left */
+    const struct join_side *ours;
+    const struct channel_secret *secret;
     const struct join_deadline *deadline;
+    const char *device_names; /* for messages */
     uint64_t give_up_ns; /* for this peer */
     uint64_t peer_ring_address, peer_control_address;
     uint32_t peer_ring_rkey, peer_control_rkey;
@@ -96,6 +100,24 @@ void verbs_down(struct verbs_link *link, const char *why);
 
 /* What channel.c calls. */
 extern const struct link_operations verbs_operations;
+
+#define VERBS_CONTROL_PAGE_BYTES 4096u
+#define VERBS_OUT_OFFSET         512u /* of `out` in the control page */
+#define VERBS_SAID_OFFSET        1024u
+#define VERBS_HEARD_OFFSET       2048u
+
+/* ---- link_verbs_join.c. Errors are said in words ---- */
+
+/* -ENODEV unless there is an RDMA device. Their names, for messages. */
+int verbs_devices(char *names, size_t names_bytes);
+int verbs_events_open(struct verbs_link *link);
+/* Block until joined. */
+int verbs_join_sender(struct verbs_link *link, struct sockaddr_storage *address);
+int verbs_join_receiver(struct verbs_link *link, struct sockaddr_storage *address);
+/* Frees one connection's resources; accepts a half-built one. */
+void verbs_connection_close(struct verbs_link *link);
+
+/* ---- link_verbs.c, link_verbs_path.c ---- */
 
 /* Looks after what rdma_cm has to say (DISCONNECTED). Polling thread; one system call. */
 void verbs_events_look(struct verbs_link *link);
