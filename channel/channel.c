@@ -83,7 +83,8 @@ static int channel_open(struct channel **out, const struct channel_options *opti
         if (strncmp(address, links[i].prefix, length) != 0)
             continue;
         if (!links[i].has_ring && options->ack != CHANNEL_ACK_PLACED) {
-            report_error("channel '%s': a file sees nothing; the ack mode 'seen' needs another host or process", address);
+            report_error("channel '%s': a file sees nothing; the ack mode 'seen' needs another host or process",
+                         address);
             return -EINVAL;
         }
         if (links[i].has_ring && (options->ring_bytes < RING_MIN_BYTES || options->ring_bytes > RING_MAX_BYTES ||

@@ -79,8 +79,8 @@ void join_report_refusal(enum join_refusal refusal, const char *peer, const stru
                      (unsigned long long)theirs->ring_bytes, (unsigned long long)ours->ring_bytes);
         return;
     case JOIN_VM:
-        report_error("%s: %s: it is for virtual machine '%s', we are for '%s'; give both ends the same name, or another "
-                     "address", peer, who, join_printable(theirs->hello.vm, their_text),
+        report_error("%s: %s: it is for virtual machine '%s', we are for '%s'; give both ends the same name, or "
+                     "another address", peer, who, join_printable(theirs->hello.vm, their_text),
                      join_printable(ours->hello.vm, our_text));
         return;
     case JOIN_GENERATION:
@@ -95,8 +95,8 @@ void join_report_refusal(enum join_refusal refusal, const char *peer, const stru
                      "kernel, initramfs, command line and memory size", peer, who, their_text, our_text);
         return;
     case JOIN_KEY:
-        report_error("%s: %s: it does not hold the same key as this end (or somebody changed what was said on the way); "
-                     "copy one key file to both hosts", peer, who);
+        report_error("%s: %s: it does not hold the same key as this end (or somebody changed what was said on the "
+                     "way); copy one key file to both hosts", peer, who);
         return;
     case JOIN_USER:
         report_error("%s: %s: the two processes belong to different users; run both ends as one", peer, who);

@@ -132,7 +132,8 @@ static int memory_send(int fd, int memory_fd)
     struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
                               .msg_controllen = sizeof(control) };
 
-    control.head = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) };
+    control.head = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
+                                     .cmsg_len = CMSG_LEN(sizeof(int)) };
     memcpy(CMSG_DATA(&control.head), &memory_fd, sizeof(int));
     return sendmsg(fd, &message, MSG_NOSIGNAL) == 1 ? 0 : -ECONNRESET;
 }

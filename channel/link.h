@@ -74,8 +74,9 @@ static inline void link_receive_init(struct channel *channel, const void *ring, 
     receive_ring_init(&channel->ahead, ring, ring_bytes, key, &channel->ahead_credit);
 }
 
-/* Receiver, polling thread: looks at what has arrived (before the index `end`; UINT64_MAX when unknown) and was not seen.
- * FRAME_COMPLETE: something new was, and the sender should hear of it; else the state of the frame that is due. Bounded. */
+/* Receiver, polling thread: looks at what has arrived (before the index `end`; UINT64_MAX when unknown) and was not
+ * seen. FRAME_COMPLETE: something new was, and the sender should hear of it; else the state of the frame that is due.
+ * Bounded. */
 enum frame_state link_look_ahead(struct channel *channel, uint64_t end);
 
 /* Receiver: index up to which the sender may overwrite: consumed, and if we look ahead, seen. */

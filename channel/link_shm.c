@@ -15,8 +15,8 @@
  *
  * The fence. Shared memory cannot be taken back from a process that has mapped it, so a late sender can go on
  * writing bytes. What it cannot do is have them acked: after it has stored the tail, and before it counts a record as
- * acked, it looks whether it is fenced. The fence sets that word, has the kernel make every running thread of the sender
- * pass a memory barrier (membarrier(2), GLOBAL_EXPEDITED), and then reads the tail. A sender that looked before the
+ * acked, it looks whether it is fenced. The fence sets that word, has the kernel make every running thread of the
+ * sender pass a memory barrier (membarrier(2), GLOBAL_EXPEDITED), and then reads the tail. A sender that looked before the
  * barrier has stored its tail before it, so the record is found and delivered; one that looks after it sees the fence.
  * So the price is the fence's: a commit has no locked instruction, which would wait for the frame's cache line to come
  * from the other CPU. After the fence the receiver reads nothing beyond that tail. The late bytes land only where the
@@ -84,8 +84,8 @@ static void shm_commit(struct channel *channel)
 
     /* H1 release, pairs with H2 in shm_next: the frame before the tail. */
     atomic_store_explicit(&link->head->tail, channel->send.head, memory_order_release);
-    /* H5, with H6 in shm_fence: the store before the load. The compiler is kept in order here; the CPU by the barrier that
-     * the fence sends round. relaxed: nothing else is read on the strength of it. */
+    /* H5, with H6 in shm_fence: the store before the load. The compiler is kept in order here; the CPU by the barrier
+     * that the fence sends round. relaxed: nothing else is read on the strength of it. */
     atomic_signal_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&link->head->fenced, memory_order_relaxed)) {
         atomic_store_explicit(&channel->down, true, memory_order_release);
@@ -266,8 +266,8 @@ static int shm_join(struct shm_link *link, const struct channel_options *options
                                                    MEMBARRIER_CMD_GLOBAL_EXPEDITED);
 
     if (result != 0) {
-        report_error("%s: this kernel, or a seccomp filter, refuses membarrier(2): %s; Linux 4.16 and newer have it", link->name,
-                     strerror(-result));
+        report_error("%s: this kernel, or a seccomp filter, refuses membarrier(2): %s; Linux 4.16 and newer have it",
+                     link->name, strerror(-result));
         return result;
     }
     if (!channel->is_sender) {

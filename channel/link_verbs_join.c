@@ -1,6 +1,6 @@
 /*
- * How the two ends of the verbs link come together: device, connection (rdma_cm), the messages of handshake.h over it, and
- * only then the regions that the peer may write.
+ * How the two ends of the verbs link come together: device, connection (rdma_cm), the messages of handshake.h over it,
+ * and only then the regions that the peer may write.
  */
 #include "channel/link_verbs.h"
 
@@ -65,7 +65,8 @@ int verbs_devices(char *names, size_t names_bytes)
 static int report_not_rdma(const struct verbs_link *link)
 {
     report_error("%s: the address is not on, or not reached through, an RDMA device (devices here: %s; 'rdma link' "
-                 "shows their interfaces); " HOW_TO_GET_RDMA " (IFACE: the one that has the address)", link->name, link->device_names);
+                 "shows their interfaces); " HOW_TO_GET_RDMA " (IFACE: the one that has the address)", link->name,
+                 link->device_names);
     return -ENODEV;
 }
 
