@@ -23,6 +23,7 @@ const char *event_name(uint16_t kind)
     case EVENT_SEGMENT_PAGES: return "segment-pages";
     case EVENT_SEGMENT: return "segment";
     case EVENT_END: return "end";
+    case EVENT_HANDOVER: return "handover";
     }
     return "unknown";
 }
@@ -72,6 +73,7 @@ int event_check(const struct channel_record *record)
     case EVENT_SEGMENT_PAGES: fits = record->bytes % sizeof(struct event_segment_page) == 0; break;
     case EVENT_SEGMENT: fits = record->bytes == sizeof(struct event_segment); break;
     case EVENT_END: fits = record->bytes == sizeof(struct event_end); break;
+    case EVENT_HANDOVER: fits = record->bytes == sizeof(struct event_handover); break;
     }
     if (fits)
         return 0;

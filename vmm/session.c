@@ -203,6 +203,9 @@ static int session_open(struct session *session)
         ls->generation = channel_peer(ls->channel)->generation;
         rc = arbiter_check(ls->arbiter, ls->generation);
     }
+    if (rc == 0 && options->arbiter != NULL)
+        journal_note(&ls->journal, JOURNAL_JOINED, "as %s of generation %llu, by %.60s", role_name(lockstep_role_now(ls)),
+                     (unsigned long long)ls->generation, options->peer);
     return rc;
 }
 
@@ -401,8 +404,12 @@ int session_run(const struct options *options)
     if (session.ls == NULL)
         return 1;
     session.ls->wake_fd = -1;
+    session.ls->began_ns = clock_now_ns();
     session.ls->machine.vcpu = (struct vcpu){ .kvm_fd = -1, .vm_fd = -1, .fd = -1 };
     rc = session_open(&session);
+    /* S1 pairs S2 in status.c: what was opened, before others look at it. */
+    if (rc == 0)
+        atomic_store_explicit(&session.ls->opened, true, memory_order_release);
     if (rc == 0)
         rc = start_threads(&session);
     if (rc == 0)
@@ -417,6 +424,7 @@ int session_run(const struct options *options)
         (void)status_write(options->status_path, options->vm, session.ls);
     say_goodbye(session.ls);
     status = exit_status(&session, rc);
+    journal_note(&session.ls->journal, JOURNAL_ENDED, "this process ends with status %d", status);
     session_close(&session);
     return status;
 }
