@@ -57,6 +57,8 @@ static const char help[] =
     "                       default 0,50 on up to 4 CPUs, else 100,20\n"
     "  --stop-after S       stop the guest after so many seconds\n"
     "  --status FILE        write the state as JSON there, twice a second and at the end\n"
+    "  --control PATH       a socket for ftctl; default /run/ftvmm/VM.sock if that directory is ours; none\n"
+    "  --metrics ADDR:PORT  serve metrics for Prometheus there; a loopback address (127.0.0.1:9101)\n"
     "  --help, --version\n"
     "\n"
     "exit status: 0 the guest ended or was stopped; 1 an error; 2 wrong use; 3 the other host has the guest;\n"
@@ -65,7 +67,7 @@ static const char help[] =
 enum option_id {
     OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_NET, OPT_CONSOLE, OPT_BACKUP,
     OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_ARBITER, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING, OPT_VERIFY,
-    OPT_SEGMENT, OPT_MAX_LAG, OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_HELP, OPT_VERSION,
+    OPT_SEGMENT, OPT_MAX_LAG, OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_CONTROL, OPT_METRICS, OPT_HELP, OPT_VERSION,
 };
 
 static const struct option long_options[] = {
@@ -93,6 +95,8 @@ static const struct option long_options[] = {
     { "poll", required_argument, NULL, OPT_POLL },
     { "stop-after", required_argument, NULL, OPT_STOP_AFTER },
     { "status", required_argument, NULL, OPT_STATUS },
+    { "control", required_argument, NULL, OPT_CONTROL },
+    { "metrics", required_argument, NULL, OPT_METRICS },
     { "help", no_argument, NULL, OPT_HELP },
     { "version", no_argument, NULL, OPT_VERSION },
     { NULL, 0, NULL, 0 },
@@ -251,6 +255,8 @@ static int parse_option(struct options *options, int id, const char *text, const
         lockstep->stop_after_ns = number * NS_PER_S;
         break;
     case OPT_STATUS: options->status_path = text; break;
+    case OPT_CONTROL: options->control_path = text; break;
+    case OPT_METRICS: options->metrics = text; break;
     default: return wrong_use("%s", "an option is wrong");
     }
     return rc;

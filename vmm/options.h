@@ -20,6 +20,8 @@ struct options {
     enum channel_ack ack;
     const char *arbiter;
     const char *status_path;
+    const char *control_path; /* NULL: the default; "none" */
+    const char *metrics;      /* ADDRESS:PORT; NULL: none */
     const char *console;    /* "stdio", "none" or a path */
     bool verify;
     uint64_t ring_bytes;

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/report.h"
+#include "vmm/control.h"
 #include "vmm/io_thread.h"
 #include "vmm/status.h"
 
@@ -34,6 +35,7 @@ struct session {
     pthread_t io_thread, machine_thread;
     bool io_started, machine_started;
     bool joining_cancelled;
+    struct control *control; /* NULL: none */
     int result; /* of the machine thread */
 };
 
@@ -164,6 +166,19 @@ static int open_machine(struct session *session)
     return 0;
 }
 
+static int open_control(struct session *session)
+{
+    struct control_options control = {
+        .path = session->options->control_path,
+        .metrics = session->options->metrics,
+        .vm = session->options->vm,
+        .ls = session->ls,
+        .joining_cancelled = &session->joining_cancelled,
+    };
+
+    return control_open(&session->control, &control);
+}
+
 /* All that is opened before the guest can begin. */
 static int session_open(struct session *session)
 {
@@ -182,6 +197,8 @@ static int session_open(struct session *session)
                         : is_live_command(options->command) ? ROLE_PRIMARY
                                                             : ROLE_BACKUP);
     rc = open_signals(session);
+    if (rc == 0)
+        rc = open_control(session);
     if (rc == 0)
         rc = open_console(session);
     if (rc == 0)
@@ -425,6 +442,7 @@ int session_run(const struct options *options)
     say_goodbye(session.ls);
     status = exit_status(&session, rc);
     journal_note(&session.ls->journal, JOURNAL_ENDED, "this process ends with status %d", status);
+    control_close(session.control);
     session_close(&session);
     return status;
 }
