@@ -96,7 +96,8 @@ static int parse(struct asked *asked, int argc, char **argv, int *status)
     if (path != NULL)
         length = snprintf(asked->socket, sizeof(asked->socket), "%s", path);
     else
-        length = snprintf(asked->socket, sizeof(asked->socket), "%s/%s.sock", CONTROL_DIRECTORY, name != NULL ? name : "vm");
+        length = snprintf(asked->socket, sizeof(asked->socket), "%s/%s.sock", CONTROL_DIRECTORY,
+                          name != NULL ? name : "vm");
     if (length >= (int)sizeof(asked->socket))
         return wrong_use("'%s' is too long for a socket", path != NULL ? path : name);
     return 0;
@@ -115,8 +116,8 @@ static FILE *connect_to(const char *path)
         return stream;
     switch (errno) {
     case ENOENT:
-        fprintf(stderr, "ftctl: error: there is no control socket '%s': is ftvmm running, with --control PATH? Say which "
-                        "with --socket PATH or --name VM\n", path);
+        fprintf(stderr, "ftctl: error: there is no control socket '%s': is ftvmm running, with --control PATH? Say "
+                        "which with --socket PATH or --name VM\n", path);
         break;
     case ECONNREFUSED:
         fprintf(stderr, "ftctl: error: nobody listens at '%s': its ftvmm has died; see its last words\n", path);

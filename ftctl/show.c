@@ -152,11 +152,13 @@ void show_handover(const cJSON *handover)
         { "decided_us", "the arbiter's answer" },
         { "live_us", "live" },
     };
+    bool on_backup;
 
     if (handover == NULL)
         return;
+    on_backup = find(handover, "live_us") != NULL || find(handover, "decided_us") != NULL;
     printf("  planned switch-over: %s; since it was %s\n", text(handover, "state"),
-           find(handover, "live_us") != NULL || find(handover, "decided_us") != NULL ? "the backup's turn" : "asked for");
+           on_backup ? "the backup's turn" : "asked for");
     show_steps(handover, steps, sizeof(steps) / sizeof(steps[0]));
 }
 
@@ -171,8 +173,8 @@ static void show_protection(const cJSON *status)
     show_percentiles("ack latency", find(channel, "ack_latency"));
     show_percentiles("output held", find(net, "output_hold"));
     if (channel != NULL)
-        fact("log", "%.0f records, %s, now %s/s", number(channel, "records"), format_bytes(number(channel, "record_bytes")),
-             format_bytes(number(channel, "bytes_per_s")));
+        fact("log", "%.0f records, %s, now %s/s", number(channel, "records"),
+             format_bytes(number(channel, "record_bytes")), format_bytes(number(channel, "bytes_per_s")));
     if (lockstep != NULL) {
         fact("positions", "%.0f", number(lockstep, "positions"));
         fact("forced syncs", "%.0f (%.0f pages, %.0f ms)", number(lockstep, "forced_syncs"),

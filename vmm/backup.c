@@ -25,13 +25,15 @@ int backup_decide(struct lockstep *ls)
         switch (arbiter_claim(ls->arbiter, ls->generation)) {
         case ARBITER_WON:
             COUNT_SET(ls->receipt.decided_ns, clock_now_ns());
-            journal_note(&ls->journal, JOURNAL_DECIDED, "generation %llu is this host's", (unsigned long long)ls->generation);
+            journal_note(&ls->journal, JOURNAL_DECIDED, "generation %llu is this host's",
+                         (unsigned long long)ls->generation);
             return 0;
         case ARBITER_LOST:
             report_error("generation %llu belongs to the other host, which goes on without this backup",
                          (unsigned long long)ls->generation);
             COUNT_SET(ls->lost_arbitration, true);
-            journal_note(&ls->journal, JOURNAL_DECIDED, "generation %llu is the other host's", (unsigned long long)ls->generation);
+            journal_note(&ls->journal, JOURNAL_DECIDED, "generation %llu is the other host's",
+                         (unsigned long long)ls->generation);
             return -ECANCELED;
         case ARBITER_UNREACHABLE:
             if (clock_now_ns() > said_ns + ARBITER_SAY_NS) {

@@ -1,7 +1,7 @@
 /*
- * The control thread: one poll(2) over the listening sockets and a fixed table of clients. A client is in one state at a
- * time; what it sends waits in its own buffer while it is answered, and no further in than the kernel takes. Each state
- * that depends on the client has an end in time.
+ * The control thread: one poll(2) over the listening sockets and a fixed table of clients. A client is in one state at
+ * a time; what it sends while it is answered waits in its own buffer, and beyond that in the kernel's. Each state that
+ * depends on the client has an end in time.
  */
 #include "vmm/control.h"
 
@@ -76,7 +76,8 @@ static void client_close(struct client *client)
 static void client_send(struct client *client)
 {
     while (client->out_sent < client->out_bytes) {
-        ssize_t sent = send(client->fd, client->out + client->out_sent, client->out_bytes - client->out_sent, MSG_NOSIGNAL);
+        ssize_t sent = send(client->fd, client->out + client->out_sent, client->out_bytes - client->out_sent,
+                            MSG_NOSIGNAL);
 
         if (sent < 0 && (errno == EAGAIN || errno == EINTR))
             return;
@@ -181,7 +182,8 @@ static void metrics_answer(struct control *control, struct client *client)
 
 static bool has_empty_line(const struct client *client)
 {
-    return memmem(client->in, client->in_bytes, "\r\n\r\n", 4) != NULL || memmem(client->in, client->in_bytes, "\n\n", 2) != NULL;
+    return memmem(client->in, client->in_bytes, "\r\n\r\n", 4) != NULL ||
+           memmem(client->in, client->in_bytes, "\n\n", 2) != NULL;
 }
 
 static void client_read(struct control *control, struct client *client, uint64_t now_ns)

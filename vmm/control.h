@@ -1,10 +1,10 @@
 /*
- * The control socket of a running ftvmm: a thread that answers operators (ftctl) and, if asked for, a monitoring system.
- * It reads what others count and sets the few marks that ask for something; nothing waits for it. Bounded in clients,
- * memory and time, whoever connects and whatever they say.
+ * The control socket of a running ftvmm: a thread that answers operators (ftctl) and, if asked for, a monitoring
+ * system. It reads what others count and sets the few marks that ask for something; nothing waits for it. Bounded in
+ * clients, memory and time, whoever connects and whatever they say.
  *
- * The protocol: a Unix stream socket; one request a line, a JSON object with "command"; one answer a line, a JSON object
- * with "ok", and "error" if that is false. See control_request.h. Metrics: HTTP/1, GET /metrics.
+ * The protocol: a Unix stream socket; one request a line, a JSON object with "command"; one answer a line, a JSON
+ * object with "ok", and "error" if that is false. See control_request.h. Metrics: HTTP/1, GET /metrics.
  */
 #ifndef FTVMM_VMM_CONTROL_H
 #define FTVMM_VMM_CONTROL_H

@@ -187,8 +187,10 @@ static cJSON *failover_outcome(const struct lockstep *ls)
     case HANDOVER_DONE: return with_handover(fine(), ls);
     case HANDOVER_FAILED:
         if (lockstep_role_now(ls) == ROLE_ALONE)
-            return with_handover(control_error("failover: the backup did not take over; the guest goes on here, alone"), ls);
-        return with_handover(control_error("failover: not decided when this host was stopped; the backup may go live"), ls);
+            return with_handover(control_error("failover: the backup did not take over; the guest goes on here, "
+                                               "alone"), ls);
+        return with_handover(control_error("failover: not decided when this host was stopped; the backup may go "
+                                           "live"), ls);
     case HANDOVER_CANCELLED:
         return with_handover(control_error("failover: called off, since the guest ended or the pair came apart first; "
                                            "'ftctl status' tells"), ls);
@@ -228,7 +230,7 @@ cJSON *control_request_outcome(const struct control_target *target, const struct
     if (answer == NULL && closing)
         answer = control_error("%s: the guest has ended before it was done", names[request->command]);
     if (answer == NULL && now_ns > request->limit_ns)
-        answer = control_error("%s: asked for, and not done after %llu s; it is tried on, and 'ftctl status' tells of it",
+        answer = control_error("%s: asked for, and not done after %llu s; it goes on, and 'ftctl status' tells of it",
                                names[request->command], (unsigned long long)(ANSWER_LIMIT_NS / NS_PER_S));
     return answer;
 }

@@ -2,9 +2,10 @@
  * What a request at the control socket means, and what is answered. Knows no sockets.
  *
  *   {"command":"status"}       the status document (status.h) as "status"
- *   {"command":"events"}       the changes of state so far as "events"; with "follow":true each later one on a line of its
- *                              own as "event", until the session ends
- *   {"command":"failover"}     primary: hands the guest over to the backup; answered when that is decided, with "handover"
+ *   {"command":"events"}       the changes of state so far as "events"; with "follow":true each later one on a line of
+ *                              its own as "event", until the session ends
+ *   {"command":"failover"}     primary: hands the guest over to the backup; answered when that is decided, with the
+ *                              steps as "handover"
  *   {"command":"unprotect"}    primary: goes on alone; answered when the arbiter has answered
  *   {"command":"stop"}         primary, alone: stops the guest in order, on both hosts; answered when it has ended
  */

@@ -160,7 +160,8 @@ int control_metrics_listen(const char *text)
     snprintf(host, sizeof(host), "%s", text);
     port = strrchr(host, ':');
     /* getaddrinfo takes a port modulo 65536 */
-    if (port == NULL || port == host || port[1] == '\0' || strlen(text) >= sizeof(host) || strtoul(port + 1, NULL, 10) > 65535) {
+    if (port == NULL || port == host || port[1] == '\0' || strlen(text) >= sizeof(host) ||
+        strtoul(port + 1, NULL, 10) > 65535) {
         report_error("--metrics takes a loopback address and a port, 127.0.0.1:9101, not '%s'", text);
         return -EINVAL;
     }

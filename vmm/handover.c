@@ -124,8 +124,8 @@ void handover_give(struct lockstep *ls)
         ls->failure = -ECANCELED;
         enter(handover, HANDOVER_DONE);
         journal_note(&ls->journal, JOURNAL_HANDOVER, "the backup has the guest");
-        report_info("the guest goes on at the backup from position %llu, %llu ms after it stopped here; this host is done",
-                    (unsigned long long)ls->machine.position,
+        report_info("the guest goes on at the backup from position %llu, %llu ms after it stopped here; this host is "
+                    "done", (unsigned long long)ls->machine.position,
                     (unsigned long long)((clock_now_ns() - COUNT_GET(handover->stopped_ns)) / NS_PER_MS));
         return;
     }

@@ -102,9 +102,9 @@ static void decide_alone(struct io *io, uint64_t now_ns)
         return;
     case ARBITER_UNREACHABLE:
         if (now_ns > io->arbiter_said_ns + ARBITER_SAY_NS) {
-            report_warning("%s and the arbiter does not answer; asking again",
-                           COUNT_GET(ls->peer_lost) ? "the backup is silent, output stays held," :
-                                                      "the backup is to be left,");
+            report_warning(COUNT_GET(ls->peer_lost) ?
+                               "the backup is silent and the arbiter does not answer; output stays held, asking again" :
+                               "the backup is to be left and the arbiter does not answer; asking again");
             io->arbiter_said_ns = now_ns;
         }
     }

@@ -49,5 +49,7 @@ const struct journal_entry *journal_read(const struct journal *journal, unsigned
     if (number >= JOURNAL_ENTRIES)
         return NULL;
     /* J2 pairs J1. */
-    return atomic_load_explicit(&journal->entries[number].whole, memory_order_acquire) ? &journal->entries[number] : NULL;
+    if (!atomic_load_explicit(&journal->entries[number].whole, memory_order_acquire))
+        return NULL;
+    return &journal->entries[number];
 }

@@ -28,8 +28,8 @@ static const struct metric metrics[] = {
     { "lag.ms", "lag_seconds", "gauge", 1e-3, "Age of the oldest record that the backup has not replayed." },
     { "pace.percent", "pace_ratio", "gauge", 1e-2, "Share of its CPU that the guest is denied for the backup's sake." },
     { "pace.rested_ms", "pace_rested_seconds_total", "counter", 1e-3, "How long the guest rested so far." },
-    { "pace.ring_full_stalls", "ring_full_stalls_total", "counter", 1, "How often the guest waited for room in the ring." },
-    { "pace.ring_full_ms", "ring_full_seconds_total", "counter", 1e-3, "How long the guest waited for room in the ring." },
+    { "pace.ring_full_stalls", "ring_full_stalls_total", "counter", 1, "How often the guest waited for room." },
+    { "pace.ring_full_ms", "ring_full_seconds_total", "counter", 1e-3, "How long the guest waited for room." },
     { "channel.records", "log_records_total", "counter", 1, "Records logged (primary) or received (backup)." },
     { "channel.record_bytes", "log_bytes_total", "counter", 1, "Their bytes in the ring." },
     { "channel.writes", "log_writes_total", "counter", 1, "Link operations that carried records." },
@@ -59,8 +59,10 @@ static const struct {
 static const struct {
     const char *path, *name, *help;
 } latencies[] = {
-    { "channel.ack_latency", "ack_latency_seconds", "From a record's commit until the backup's host has it; one record at a time is timed." },
-    { "net.output_hold", "output_hold_seconds", "How long frames waited for the backup's acknowledgment." },
+    { "channel.ack_latency", "ack_latency_seconds",
+      "From a record's commit until the backup's host has it; one record at a time is timed." },
+    { "net.output_hold", "output_hold_seconds",
+      "How long frames waited for the backup's acknowledgment." },
 };
 
 static const struct {
@@ -109,7 +111,7 @@ static double number_of(const cJSON *item)
     return cJSON_IsNumber(item) ? item->valuedouble : cJSON_IsTrue(item) ? 1 : 0;
 }
 
-/* Of a name that the guest's owner chose: letters, digits, '-', '_', '.' (arbiter.c), but only if there is an arbiter. */
+/* The VM's name is checked only where there is an arbiter, so anything may stand in it. */
 static void put_label_value(struct text *text, const char *value)
 {
     for (; *value; value++) {

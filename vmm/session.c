@@ -221,8 +221,8 @@ static int session_open(struct session *session)
         rc = arbiter_check(ls->arbiter, ls->generation);
     }
     if (rc == 0 && options->arbiter != NULL)
-        journal_note(&ls->journal, JOURNAL_JOINED, "as %s of generation %llu, by %.60s", role_name(lockstep_role_now(ls)),
-                     (unsigned long long)ls->generation, options->peer);
+        journal_note(&ls->journal, JOURNAL_JOINED, "as %s of generation %llu, by %.60s",
+                     role_name(lockstep_role_now(ls)), (unsigned long long)ls->generation, options->peer);
     return rc;
 }
 

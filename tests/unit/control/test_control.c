@@ -328,7 +328,7 @@ static void events_are_told_and_followed_to_the_end(void **state)
 {
     struct lockstep *ls = fake_session_open(ROLE_PRIMARY, true);
     struct control *control = open_for(ls);
-    cJSON *answer;
+    cJSON *answer, *first;
     int fd = dial();
 
     (void)state;
@@ -337,7 +337,8 @@ static void events_are_told_and_followed_to_the_end(void **state)
     answer = hear(fd);
     assert_true(is_ok(answer));
     assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(answer, "events")), 1);
-    assert_string_equal(word(cJSON_GetArrayItem(cJSON_GetObjectItem(answer, "events"), 0), NULL, "detail"), "as primary");
+    first = cJSON_GetArrayItem(cJSON_GetObjectItem(answer, "events"), 0);
+    assert_string_equal(word(first, NULL, "detail"), "as primary");
     cJSON_Delete(answer);
     journal_note(&ls->journal, JOURNAL_PEER_SILENT, "nothing is heard");
     answer = hear(fd);

@@ -1,7 +1,7 @@
 /*
  * A planned switch-over between two processes: the real positions and I/O threads of primary and backup, the real
- * shared-memory link, the real arbiter. Only the guests are missing: between two positions the test sleeps. Whatever the
- * backup does or fails to do, at most one of the two may go on, and the arbiter's file says which.
+ * shared-memory link, the real arbiter. Only the guests are missing: between two positions the test sleeps. Whatever
+ * the backup does or fails to do, at most one of the two may go on, and the arbiter's file says which.
  */
 #include <errno.h>
 #include <signal.h>
