@@ -1,9 +1,11 @@
 /*
  * A planned switch-over between two processes: the real positions and I/O threads of primary and backup, the real
- * shared-memory link, the real arbiter. Only the guests are missing: between two positions the test sleeps. Whatever
- * the backup does or fails to do, at most one of the two may go on, and the arbiter's file says which.
+ * shared-memory link (once tcp), the real arbiter. Only the guests are missing: between two positions the test sleeps.
+ * Whatever the backup does or fails to do, at most one of the two may go on, and the arbiter's file says which.
  */
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -18,7 +20,7 @@
 #define PEER_TIMEOUT_NS (600 * NS_PER_MS)
 #define PATIENCE_NS     (20 * NS_PER_S)
 
-static char directory[64], arbiter_address[96], lost_address[96], shm_address[64];
+static char directory[64], arbiter_address[96], lost_address[96], address_of_pair[64];
 
 enum backup_way {
     BACKUP_AS_IT_SHOULD,
@@ -47,7 +49,7 @@ struct pair {
 
 static struct channel_options channel_of(void)
 {
-    struct channel_options options = { .address = shm_address, .ring_bytes = 1u << 20,
+    struct channel_options options = { .address = address_of_pair, .ring_bytes = 1u << 20,
                                        .join_timeout_ns = 5 * NS_PER_S, .hello = { .vm = "hand" } };
 
     return options;
@@ -142,13 +144,28 @@ static int backup_main(struct backup *backup, uint64_t generation)
 
 /* ---- the primary's ---- */
 
-static void pair_open(struct pair *pair, enum backup_way way)
+static void choose_tcp_address(void)
+{
+    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t bytes = sizeof(address);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    assert_int_equal(bind(fd, (const struct sockaddr *)&address, bytes), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &bytes), 0);
+    close(fd);
+    snprintf(address_of_pair, sizeof(address_of_pair), "tcp:127.0.0.1:%u", ntohs(address.sin_port));
+}
+
+static void pair_open_by(struct pair *pair, enum backup_way way, bool tcp)
 {
     struct channel_options options;
     static unsigned count;
     struct lockstep *ls = machine_without_guest(ROLE_PRIMARY);
 
-    snprintf(shm_address, sizeof(shm_address), "shm:hand-%d-%u", (int)getpid(), ++count);
+    if (tcp)
+        choose_tcp_address();
+    else
+        snprintf(address_of_pair, sizeof(address_of_pair), "shm:hand-%d-%u", (int)getpid(), ++count);
     *pair = (struct pair){ .ls = ls };
     pair->backup = mmap(NULL, sizeof(struct backup), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_true(pair->backup != MAP_FAILED);
@@ -165,6 +182,11 @@ static void pair_open(struct pair *pair, enum backup_way way)
     assert_int_equal(channel_open_sender(&ls->channel, &options), 0);
     assert_int_equal(vcpu_enter_thread(&ls->machine.vcpu), 0);
     assert_int_equal(pthread_create(&pair->io_thread, NULL, io_thread_run, ls), 0);
+}
+
+static void pair_open(struct pair *pair, enum backup_way way)
+{
+    pair_open_by(pair, way, false);
 }
 
 static void pair_close(struct pair *pair)
@@ -235,13 +257,12 @@ static void expect_primary_alone(const struct lockstep *ls)
     assert_int_equal(arbiter_claim(ls->arbiter, ls->generation), ARBITER_WON);
 }
 
-static void handover_moves_the_guest_to_the_backup_at_that_position(void **state)
+static void moves_the_guest(bool tcp)
 {
     struct pair pair;
     uint64_t asked_ns;
 
-    (void)state;
-    pair_open(&pair, BACKUP_AS_IT_SHOULD);
+    pair_open_by(&pair, BACKUP_AS_IT_SHOULD, tcp);
     asked_ns = clock_now_ns();
     primary_hand_over_after(&pair, 50);
     expect_primary_done(pair.ls);
@@ -254,6 +275,18 @@ static void handover_moves_the_guest_to_the_backup_at_that_position(void **state
     assert_true(COUNT_GET(pair.ls->handover.stopped_ns) >= asked_ns);
     assert_true(COUNT_GET(pair.ls->handover.taken_ns) > COUNT_GET(pair.ls->handover.logged_ns));
     pair_close(&pair);
+}
+
+static void handover_moves_the_guest_to_the_backup_at_that_position(void **state)
+{
+    (void)state;
+    moves_the_guest(false);
+}
+
+static void handover_over_tcp_tells_the_primary_too(void **state)
+{
+    (void)state;
+    moves_the_guest(true);
 }
 
 static void handover_of_a_guest_that_sleeps_needs_no_wake(void **state)
@@ -398,6 +431,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(handover_moves_the_guest_to_the_backup_at_that_position),
+        cmocka_unit_test(handover_over_tcp_tells_the_primary_too),
         cmocka_unit_test(handover_of_a_guest_that_sleeps_needs_no_wake),
         cmocka_unit_test(handover_waits_for_a_backup_that_is_behind_and_moves),
         cmocka_unit_test(handover_that_the_backup_ignores_ends_with_the_primary_alone),
