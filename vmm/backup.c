@@ -15,8 +15,8 @@
 #define ARBITER_LOOK_NS NS_PER_MS
 #define ARBITER_SAY_NS (10 * NS_PER_S)
 
-/* The old primary can reach us no more, all it left is replayed. Ask who may go on. */
-static int decide(struct lockstep *ls)
+/* All that the old primary left is replayed, and nothing more of it will count. Ask who may go on. */
+int backup_decide(struct lockstep *ls)
 {
     struct arbiter_status status;
     uint64_t said_ns = 0;
@@ -27,11 +27,15 @@ static int decide(struct lockstep *ls)
         switch (arbiter_ask(ls->arbiter, ls->generation)) {
         case ARBITER_WON:
             COUNT_SET(ls->receipt.decided_ns, clock_now_ns());
+            journal_note(&ls->journal, JOURNAL_DECIDED, "generation %llu is this host's",
+                         (unsigned long long)ls->generation);
             return 0;
         case ARBITER_LOST:
             report_error("generation %llu belongs to the other host, which goes on without this backup",
                          (unsigned long long)ls->generation);
             COUNT_SET(ls->lost_arbitration, true);
+            journal_note(&ls->journal, JOURNAL_DECIDED, "generation %llu is the other host's",
+                         (unsigned long long)ls->generation);
             return -ECANCELED;
         case ARBITER_UNREACHABLE:
             if (clock_now_ns() > said_ns + ARBITER_SAY_NS) {
@@ -50,7 +54,7 @@ static int decide(struct lockstep *ls)
     }
 }
 
-static void backup_go_live(struct lockstep *ls)
+void backup_go_live(struct lockstep *ls)
 {
     uint64_t now_ns = clock_now_ns();
     uint64_t heard_ns = ls->time_heard_ns != 0 ? ls->time_heard_ns : now_ns;
@@ -63,6 +67,7 @@ static void backup_go_live(struct lockstep *ls)
     atomic_store_explicit(&ls->role, ROLE_ALONE, memory_order_release);
     report_info("live at position %llu, generation %llu: the guest goes on here",
                 (unsigned long long)ls->machine.position, (unsigned long long)ls->generation);
+    journal_note(&ls->journal, JOURNAL_LIVE, "at position %llu", (unsigned long long)ls->machine.position);
 }
 
 /*
@@ -93,8 +98,10 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
                 ls->failure = channel_fence(ls->channel); /* said in words; unfenced we must not go live */
                 if (ls->failure)
                     return false;
-                if (COUNT_GET(ls->receipt.fenced_ns) == 0)
+                if (COUNT_GET(ls->receipt.fenced_ns) == 0) {
                     COUNT_SET(ls->receipt.fenced_ns, clock_now_ns());
+                    journal_note(&ls->journal, JOURNAL_FENCED, "nothing of the primary's can arrive any more");
+                }
                 idle_wait(&ls->idle, &ls->options.idle); /* what remains in the ring, until -ENODATA */
                 continue;
             }
@@ -112,7 +119,7 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
                 ls->failure = -ECONNRESET;
                 return false;
             }
-            ls->failure = decide(ls);
+            ls->failure = backup_decide(ls);
             if (!ls->failure)
                 backup_go_live(ls);
             return false;
@@ -221,6 +228,13 @@ void backup_arrive(struct lockstep *ls)
             if (((const struct event_end *)record.payload)->reason == EVENT_END_STOPPED)
                 ls->machine.ended = EVENT_END_STOPPED;
             return;
+        case EVENT_HANDOVER:
+            if (ls->arbiter != NULL) {
+                handover_take(ls, &record); /* consumes it when it has won */
+                return;
+            }
+            /* no log of a file has one */
+            /* fall through */
         case EVENT_START:
         case EVENT_PAGES:
         case EVENT_SYNC:

@@ -30,6 +30,7 @@ const char *event_name(uint16_t kind)
     case EVENT_SEGMENT_PAGES: return "segment-pages";
     case EVENT_SEGMENT: return "segment";
     case EVENT_END: return "end";
+    case EVENT_HANDOVER: return "handover";
     }
     return "unknown";
 }
@@ -100,6 +101,7 @@ int event_check(const struct channel_record *record)
     case EVENT_SEGMENT_PAGES: fits = record->bytes % sizeof(struct event_segment_page) == 0; break;
     case EVENT_SEGMENT: fits = record->bytes == sizeof(struct event_segment); break;
     case EVENT_END: fits = record->bytes == sizeof(struct event_end); break;
+    case EVENT_HANDOVER: fits = record->bytes == sizeof(struct event_handover); break;
     }
     if (fits)
         return 0;
@@ -276,6 +278,9 @@ void event_read(const struct channel_record *record, const struct event_reader *
     case EVENT_OUTPUT: read_output(payload, reader); return;
     case EVENT_PROGRESS:
         reader->number(reader->ctx, "frames_sent", ((const struct event_progress *)payload)->frames_sent);
+        return;
+    case EVENT_HANDOVER:
+        reader->number(reader->ctx, "frames_sent", ((const struct event_handover *)payload)->frames_sent);
         return;
     case EVENT_PAGES: read_pages(record, reader); return;
     case EVENT_SYNC: read_vcpu(payload, reader); return;

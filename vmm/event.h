@@ -26,6 +26,7 @@ enum event_kind {
     EVENT_SEGMENT_PAGES = 10, /* check: digests of the pages written in this segment */
     EVENT_SEGMENT = 11, /* check: digest of all RAM and of the whole vCPU at this position */
     EVENT_END = 12,     /* the guest has ended at this position */
+    EVENT_HANDOVER = 13, /* the primary stands at this position and logs no more: the backup is to go on from here */
 };
 #define EVENT_KIND_ROOM 64 /* every kind is below */
 
@@ -81,6 +82,10 @@ struct event_end {
     uint64_t vcpu_digest;
     uint32_t reason; /* enum event_end_reason */
     uint32_t reserved;
+};
+
+struct event_handover {
+    uint64_t frames_sent;
 };
 
 enum event_end_reason {

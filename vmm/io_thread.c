@@ -27,6 +27,9 @@ struct io {
     uint64_t announce_due_ns;
     bool was_backup;
     struct pace pace;
+    bool protected_noted;
+    bool peer_told, peer_left; /* after a handover to this host */
+    uint64_t rate_since_ns, rate_since_bytes; /* of the log; the last second began so */
 };
 
 /* The vCPU thread beats at every exit and wherever it waits; if it is stuck, so is the guest, and the peer
@@ -71,14 +74,21 @@ static void decide_alone(struct io *io, uint64_t now_ns)
     struct lockstep *ls = io->ls;
     struct arbiter_status status;
 
-    switch (arbiter_ask(ls->arbiter, ls->generation)) {
+    enum arbiter_verdict verdict = arbiter_ask(ls->arbiter, ls->generation);
+
+    if (verdict == ARBITER_WON || verdict == ARBITER_LOST)
+        journal_note(&ls->journal, JOURNAL_DECIDED, "generation %llu is %s", (unsigned long long)ls->generation,
+                     verdict == ARBITER_WON ? "this host's" : "the other host's");
+    switch (verdict) {
     case ARBITER_WON:
         COUNT_SET(ls->receipt.decided_ns, clock_now_ns());
         COUNT_SET(ls->receipt.live_ns, clock_now_ns());
         COUNT_SET(ls->pace_permille, 0);
         atomic_store_explicit(&ls->role, ROLE_ALONE, memory_order_release); /* R3 */
-        report_warning("the backup is lost; generation %llu goes on here, without protection",
+        report_warning("%s; generation %llu goes on here, without protection",
+                       COUNT_GET(ls->peer_lost) ? "the backup is lost" : "the backup is left, as was asked for",
                        (unsigned long long)ls->generation);
+        journal_note(&ls->journal, JOURNAL_LIVE, "without protection");
         return;
     case ARBITER_LOST:
         COUNT_SET(ls->lost_arbitration, true);
@@ -90,7 +100,9 @@ static void decide_alone(struct io *io, uint64_t now_ns)
     case ARBITER_UNREACHABLE:
         if (now_ns > io->arbiter_said_ns + ARBITER_SAY_NS) {
             arbiter_get_status(ls->arbiter, &status);
-            report_warning("the backup is silent and the arbiter does not answer (%s); output stays held, asking again",
+            report_warning(COUNT_GET(ls->peer_lost) ?
+                               "the backup is silent and the arbiter does not answer (%s); output stays held, asking again" :
+                               "the backup is to be left and the arbiter does not answer (%s); asking again",
                            status.why);
             io->arbiter_said_ns = now_ns;
         }
@@ -107,20 +119,88 @@ static void watch_peer(struct io *io, uint64_t now_ns)
 
     if (ls->arbiter == NULL)
         return;
+    if (COUNT_GET(ls->unprotect_requested) && lockstep_role_now(ls) == ROLE_PRIMARY && !COUNT_GET(ls->finished)) {
+        decide_alone(io, now_ns);
+        return;
+    }
     if (!COUNT_GET(ls->peer_lost)) {
-        if (now_ns < seen_ns + ls->options.peer_timeout_ns ||
-            now_ns < io->healthy_since_ns + ls->options.peer_timeout_ns / 2)
+        bool overdue = COUNT_GET(ls->handover.overdue); /* it lives, and does not take the guest */
+
+        if (!overdue && (now_ns < seen_ns + ls->options.peer_timeout_ns ||
+                         now_ns < io->healthy_since_ns + ls->options.peer_timeout_ns / 2))
             return;
         COUNT_SET(ls->receipt.peer_seen_ns, seen_ns);
         COUNT_SET(ls->receipt.detected_ns, now_ns);
         COUNT_SET(ls->peer_lost, true);
-        report_warning("no sign of life from the %s for %llu ms",
-                       lockstep_role_now(ls) == ROLE_BACKUP ? "primary" : "backup",
-                       (unsigned long long)((now_ns - seen_ns) / NS_PER_MS));
+        if (overdue)
+            report_warning("the backup does not take the guest over");
+        else
+            report_warning("no sign of life from the %s for %llu ms",
+                           lockstep_role_now(ls) == ROLE_BACKUP ? "primary" : "backup",
+                           (unsigned long long)((now_ns - seen_ns) / NS_PER_MS));
+        journal_note(&ls->journal, JOURNAL_PEER_SILENT, "%s, last sign of life %llu ms ago",
+                     overdue ? "it does not take the guest over" : "nothing is heard",
+                     (unsigned long long)((now_ns - seen_ns) / NS_PER_MS));
     }
     /* A backup's machine thread fences, drains and decides in backup_fetch. */
     if (lockstep_role_now(ls) == ROLE_PRIMARY && !COUNT_GET(ls->finished))
         decide_alone(io, now_ns);
+}
+
+/* How long an ack takes, and how much is logged. */
+static void measure_log(struct io *io, uint64_t now_ns)
+{
+    struct lockstep *ls = io->ls;
+    uint64_t acked_lsn = channel_acked_lsn(ls->channel);
+    /* P2 pairs P1 in primary_log_end. */
+    uint64_t probe_lsn = atomic_load_explicit(&ls->probe_lsn, memory_order_acquire);
+    struct channel_statistics statistics;
+
+    if (probe_lsn != 0 && acked_lsn >= probe_lsn) {
+        histogram_record(&ls->ack_ns, clock_now_ns() - COUNT_GET(ls->probe_ns));
+        COUNT_SET(ls->probe_lsn, 0);
+        probe_lsn = 0;
+    }
+    if (probe_lsn == 0)
+        /* P3 pairs P4 in primary_log_end: the place is empty before it is filled anew. */
+        atomic_store_explicit(&ls->probe_wanted, true, memory_order_release);
+    if (!io->protected_noted && acked_lsn > 0 && ls->arbiter != NULL) {
+        io->protected_noted = true;
+        journal_note(&ls->journal, JOURNAL_PROTECTED, "the backup's host acknowledges the log");
+    }
+    if (now_ns < io->rate_since_ns + NS_PER_S)
+        return;
+    channel_get_statistics(ls->channel, &statistics);
+    if (io->rate_since_ns != 0)
+        COUNT_SET(ls->log_bytes_per_s,
+                  (statistics.record_bytes - io->rate_since_bytes) * NS_PER_S / (now_ns - io->rate_since_ns));
+    io->rate_since_ns = now_ns;
+    io->rate_since_bytes = statistics.record_bytes;
+}
+
+/*
+ * Who is alone says nothing more to the peer, whose silence then makes it ask the arbiter, and lose. But after a
+ * planned switch-over the old primary is told first that this host has the guest: its consumed record says so. Then the
+ * fence, late: the old primary logs nothing more, so that nothing is missed by it.
+ */
+static void leave_peer(struct io *io, uint64_t now_ns)
+{
+    struct lockstep *ls = io->ls;
+    uint64_t live_ns = COUNT_GET(ls->handover.live_ns);
+
+    COUNT_SET(ls->log_bytes_per_s, 0);
+    if (live_ns == 0 || io->peer_left)
+        return;
+    (void)channel_poll(ls->channel);
+    if (!io->peer_told || now_ns >= io->heartbeat_due_ns) {
+        channel_heartbeat(ls->channel);
+        io->peer_told = true;
+        io->heartbeat_due_ns = now_ns + ls->options.heartbeat_ns;
+    }
+    if (now_ns > live_ns + ls->options.peer_timeout_ns) {
+        (void)channel_fence(ls->channel); /* the arbiter has spoken: what fails here is said, and changes nothing */
+        io->peer_left = true;
+    }
 }
 
 static void poll_channel(struct io *io, uint64_t now_ns)
@@ -128,11 +208,18 @@ static void poll_channel(struct io *io, uint64_t now_ns)
     struct lockstep *ls = io->ls;
     enum lockstep_role role = lockstep_role_now(ls);
 
-    if (role == ROLE_PRIMARY) {
+    switch (role) {
+    case ROLE_PRIMARY:
         (void)channel_poll(ls->channel); /* broken is a hint; the heartbeat decides */
         keep_pace(io, now_ns);
-    } else if (role == ROLE_BACKUP) {
+        measure_log(io, now_ns);
+        break;
+    case ROLE_BACKUP:
         (void)channel_poll(ls->channel); /* what has arrived is seen at once, however busy the vCPU is */
+        break;
+    case ROLE_ALONE:
+        leave_peer(io, now_ns);
+        return;
     }
     /* Who cannot beat is in no state to judge others: its own silence is why it has not heard them. */
     if (!machine_beats(io, now_ns)) {
@@ -165,6 +252,7 @@ static unsigned poll_net(struct io *io, uint64_t now_ns)
     case ROLE_ALONE:
         if (io->was_backup) { /* just gone live: first the LAN must learn where the guest is, then what was held */
             io->was_backup = false;
+            (void)net_poll_standby(ls->net, COUNT_GET(ls->peer_sent_count)); /* its last word may be new */
             COUNT_SET(ls->receipt.resent_frames, net_held_count(ls->net) - net_sent_count(ls->net));
             io->announcements_left = ANNOUNCEMENTS;
         }

@@ -47,7 +47,8 @@ bool lockstep_input_overdue(const struct lockstep *ls, uint64_t now_ns)
         return false;
     if (deadline_ns != UINT64_MAX && now_ns > deadline_ns + delay_ns)
         return true;
-    if (COUNT_GET(ls->stop_requested) || !byte_ring_empty(ls->console_in))
+    if (COUNT_GET(ls->stop_requested) || !byte_ring_empty(ls->console_in) ||
+        handover_state_now(&ls->handover) == HANDOVER_ASKED)
         return true;
     return ls->net != NULL && COUNT_GET(ls->taking_frames) && net_receive_waiting(ls->net);
 }
@@ -101,6 +102,7 @@ int lockstep_apply(struct lockstep *ls, const struct channel_record *record)
     case EVENT_PAGES:
     case EVENT_SYNC:
     case EVENT_END:
+    case EVENT_HANDOVER:
         break;
     }
     report_bug("a %s record is not applied but followed", event_name(record->kind));
@@ -227,6 +229,8 @@ int lockstep_run(struct lockstep *ls)
     }
     if (COUNT_GET(ls->lost_arbitration))
         ls->failure = -ECANCELED;
+    if (ls->failure == -EILSEQ)
+        COUNT_ADD(ls->divergences, 1);
     atomic_store_explicit(&ls->finished, true, memory_order_release);
     return ls->failure;
 }

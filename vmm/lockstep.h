@@ -20,6 +20,8 @@
 #include "dpdk-net/net.h"
 #include "vmm/arbiter.h"
 #include "vmm/event.h"
+#include "vmm/handover.h"
+#include "vmm/journal.h"
 #include "vmm/machine.h"
 #include "vmm/pace.h"
 #include "vmm/verify.h"
@@ -62,6 +64,7 @@ struct lockstep {
     struct arbiter *arbiter; /* NULL for run, record and replay */
     uint64_t generation;
     struct verify *verify;   /* NULL: not asked for */
+    uint64_t began_ns;       /* when this process began */
 
     /* -- machine thread -- */
     int64_t clock_offset_ns;   /* virtual time = clock_now_ns() + this, while live */
@@ -85,7 +88,9 @@ struct lockstep {
     _Atomic bool peer_lost;          /* I/O thread: the peer is silent for too long */
     _Atomic bool lost_arbitration;   /* the other side is live: stop at once */
     _Atomic bool stop_requested;
+    _Atomic bool unprotect_requested; /* primary: the I/O thread is to claim the generation, though the peer is well */
     _Atomic bool finished;           /* machine thread has left lockstep_run */
+    _Atomic bool opened;             /* all pointers above are final; S1 in session.c */
     _Atomic bool running;            /* the guest has started */
     _Atomic uint64_t arrived_ns;     /* clock at the last position */
     _Atomic uint64_t beat_ns;        /* clock at the machine thread's last sign of life */
@@ -97,6 +102,15 @@ struct lockstep {
     int wake_fd;
     struct byte_ring *console_in, *console_out;
     struct failover_receipt receipt;
+    struct handover handover;
+    struct journal journal;
+
+    /* One record at a time is timed from its commit to its ack: the I/O thread wants one, the machine thread marks the
+     * next that it commits. */
+    _Atomic bool probe_wanted;
+    _Atomic uint64_t probe_lsn, probe_ns; /* which and when; lsn 0: none yet */
+    struct histogram ack_ns;         /* I/O thread writes; too long by up to one of its rounds, never too short */
+    _Atomic uint64_t log_bytes_per_s; /* I/O thread: over the last second */
 
     /* -- counters: machine thread writes, status reads -- */
     _Atomic uint64_t positions, positions_compared, segments_compared;
@@ -104,6 +118,7 @@ struct lockstep {
     _Atomic uint64_t forced_ns, rested_ns;
     _Atomic uint64_t ring_full_stalls, ring_full_ns; /* how often the vCPU waited for room in the ring; how long */
     _Atomic uint64_t virtual_ns;
+    _Atomic uint64_t divergences;    /* the machines were found to differ: 0 or 1, for that ends a backup */
     _Atomic uint32_t ended;          /* enum event_end_reason */
     _Atomic uint64_t end_ram_digest;
     _Atomic bool end_compared;       /* backup: the primary's END digests matched ours */
@@ -153,15 +168,25 @@ void primary_arrive(struct lockstep *ls);
 void primary_emulated(struct lockstep *ls);
 void primary_sleep(struct lockstep *ls);
 int primary_finish(struct lockstep *ls);
-/* Opens a record / seals it. Between the two the payload is built in place. */
+/* Opens a record / seals it; its LSN, 0 if there is no log. Between the two the payload is built in place. */
 void *primary_log_begin(struct lockstep *ls, enum event_kind kind, uint64_t position, size_t bytes);
-void primary_log_end(struct lockstep *ls);
+uint64_t primary_log_end(struct lockstep *ls);
+/* Takes every input that waits now. True if there was one. */
+bool primary_take_inputs(struct lockstep *ls);
+/* Logs and applies the virtual time of now. */
+void primary_log_time(struct lockstep *ls);
+/* The vCPU waits at a position: it lives, and no input waits for the guest to leave what it is doing. Now, in ns. */
+uint64_t primary_still_here(struct lockstep *ls);
 
 /* ---- backup.c ---- */
 enum lockstep_step backup_before_run(struct lockstep *ls);
 void backup_arrive(struct lockstep *ls);
 void backup_emulated(struct lockstep *ls);
 int backup_finish(struct lockstep *ls);
+/* Claims the generation, until the arbiter answers. 0: won. -ECANCELED: lost, or stopped while nobody answered. */
+int backup_decide(struct lockstep *ls);
+/* Makes the live machine of it, at this position. The arbiter has been won. */
+void backup_go_live(struct lockstep *ls);
 /* Waits for the START record, checks it and copies it out (with its CPUID table). 0 or -errno. */
 int backup_fetch_start(struct lockstep *ls, struct event_start *start);
 

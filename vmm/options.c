@@ -68,6 +68,8 @@ static const char help[] =
     "                       default 0,50 on up to 4 CPUs, else 100,20\n"
     "  --stop-after S       stop the guest after so many seconds\n"
     "  --status FILE        write the state as JSON there, twice a second and at the end\n"
+    "  --control PATH       a socket for ftctl; default /run/ftvmm/VM.sock if that directory is ours; none\n"
+    "  --metrics ADDR:PORT  serve metrics for Prometheus there; a loopback address (127.0.0.1:9101)\n"
     "  --help, --version\n"
     "\n"
     "exit status: 0 the guest ended or was stopped; 1 an error; 2 wrong use; 3 the other host has the guest;\n"
@@ -77,7 +79,7 @@ enum option_id {
     OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_NET, OPT_CONSOLE, OPT_BACKUP,
     OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_ARBITER, OPT_ARBITER_AUTH, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING,
     OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_UNTIL, OPT_DUMP, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
-    OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_HELP, OPT_VERSION,
+    OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_CONTROL, OPT_METRICS, OPT_HELP, OPT_VERSION,
 };
 
 static const struct option long_options[] = {
@@ -113,6 +115,8 @@ static const struct option long_options[] = {
     { "poll", required_argument, NULL, OPT_POLL },
     { "stop-after", required_argument, NULL, OPT_STOP_AFTER },
     { "status", required_argument, NULL, OPT_STATUS },
+    { "control", required_argument, NULL, OPT_CONTROL },
+    { "metrics", required_argument, NULL, OPT_METRICS },
     { "help", no_argument, NULL, OPT_HELP },
     { "version", no_argument, NULL, OPT_VERSION },
     { NULL, 0, NULL, 0 },
@@ -186,7 +190,7 @@ static int parse_kinds(const char *text, uint64_t *kinds)
         kind = event_kind_named(text, (size_t)(end - text));
         if (kind == 0)
             return wrong_use("--kind '%s': the kinds are start, time, frame, console, output, progress, pages, sync, "
-                             "verify, segment-pages, segment, end", text);
+                             "verify, segment-pages, segment, end, handover", text);
         *kinds |= UINT64_C(1) << kind;
     }
     return *kinds != 0 ? 0 : wrong_use("--kind takes names of kinds, not '%s'", text);
@@ -317,6 +321,8 @@ static int parse_option(struct options *options, int id, const char *text, const
         lockstep->stop_after_ns = number * NS_PER_S;
         break;
     case OPT_STATUS: options->status_path = text; break;
+    case OPT_CONTROL: options->control_path = text; break;
+    case OPT_METRICS: options->metrics = text; break;
     default: return wrong_use("%s", "an option is wrong");
     }
     return rc;

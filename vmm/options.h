@@ -24,6 +24,8 @@ struct options {
     const char *arbiter;
     const char *arbiter_auth; /* NULL: none */
     const char *status_path;
+    const char *control_path; /* NULL: the default; "none" */
+    const char *metrics;      /* ADDRESS:PORT; NULL: none */
     const char *console;    /* "stdio", "none" or a path */
     const char *dump_path;  /* replay: NULL: no dump */
     struct log_options log;

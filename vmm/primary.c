@@ -26,8 +26,7 @@ static uint64_t virtual_now_ns(const struct lockstep *ls)
     return clock_now_ns() + (uint64_t)ls->clock_offset_ns;
 }
 
-/* The vCPU waits at a position: it lives, and no input waits for the guest to leave what it is doing. */
-static uint64_t still_at_position(struct lockstep *ls)
+uint64_t primary_still_here(struct lockstep *ls)
 {
     uint64_t now_ns = clock_now_ns();
 
@@ -77,7 +76,7 @@ void *primary_log_begin(struct lockstep *ls, enum event_kind kind, uint64_t posi
         if (COUNT_GET(ls->lost_arbitration) || ls->failure)
             break;
         clock_sleep_ns(50 * NS_PER_US);
-        still_at_position(ls);
+        primary_still_here(ls);
     }
     if (blocked_ns != 0) {
         uint64_t now_ns = clock_now_ns();
@@ -94,12 +93,23 @@ void *primary_log_begin(struct lockstep *ls, enum event_kind kind, uint64_t posi
     return payload;
 }
 
-void primary_log_end(struct lockstep *ls)
+uint64_t primary_log_end(struct lockstep *ls)
 {
+    /* P4 pairs P3 in io_thread.c: what the wish is for has been read. */
+    bool probed = building.in_ring && atomic_load_explicit(&ls->probe_wanted, memory_order_acquire);
+    uint64_t probe_ns = probed ? clock_now_ns() : 0;
+
     if (building.in_ring)
         building.record.lsn = channel_commit(ls->channel);
     ls->logged_position = building.record.position;
     ls->logged_ns = clock_now_ns();
+    if (probed) {
+        COUNT_SET(ls->probe_wanted, false);
+        COUNT_SET(ls->probe_ns, probe_ns);
+        /* P1 pairs P2 in io_thread.c: the time before the LSN. */
+        atomic_store_explicit(&ls->probe_lsn, building.record.lsn, memory_order_release);
+    }
+    return building.record.lsn;
 }
 
 /* One input: logged, then applied. */
@@ -122,8 +132,12 @@ static void input_time(struct lockstep *ls, uint64_t now_ns)
     primary_input(ls, EVENT_TIME, &time, sizeof(time));
 }
 
-/* Takes every input that waits now. True if there was one. */
-static bool primary_take_inputs(struct lockstep *ls)
+void primary_log_time(struct lockstep *ls)
+{
+    input_time(ls, virtual_now_ns(ls));
+}
+
+bool primary_take_inputs(struct lockstep *ls)
 {
     struct machine *machine = &ls->machine;
     uint64_t now_ns = virtual_now_ns(ls);
@@ -191,7 +205,7 @@ static void rest(struct lockstep *ls)
         uint64_t left_ns = began_ns + due_ns - now_ns;
 
         clock_sleep_ns(left_ns < REST_STEP_NS ? left_ns : REST_STEP_NS);
-        now_ns = still_at_position(ls);
+        now_ns = primary_still_here(ls);
     }
     pace_rest_done(&ls->rest, began_ns, now_ns);
     COUNT_ADD(ls->rested_ns, now_ns - began_ns);
@@ -229,6 +243,10 @@ void primary_arrive(struct lockstep *ls)
     any = primary_take_inputs(ls);
     if (COUNT_GET(ls->stop_requested) && !ls->machine.ended)
         ls->machine.ended = EVENT_END_STOPPED;
+    if (handover_state_now(&ls->handover) == HANDOVER_ASKED && !ls->failure) {
+        handover_give(ls);
+        return;
+    }
     if (!any && lockstep_role_now(ls) == ROLE_PRIMARY && clock_now_ns() > ls->logged_ns + PROGRESS_NS)
         log_progress(ls);
 }
@@ -273,6 +291,8 @@ void primary_sleep(struct lockstep *ls)
             ls->failure = -ECANCELED;
         if (COUNT_GET(ls->stop_requested))
             ls->machine.ended = EVENT_END_STOPPED;
+        if (handover_state_now(&ls->handover) == HANDOVER_ASKED && !ls->failure)
+            handover_give(ls);
         publish(ls);
         deadline_ns = machine_deadline_ns(&ls->machine);
         now_ns = virtual_now_ns(ls);
@@ -287,7 +307,7 @@ void primary_sleep(struct lockstep *ls)
         }
         atomic_store_explicit(&ls->sleeping, false, memory_order_relaxed);
     }
-    pace_rest_skip(&ls->rest, still_at_position(ls));
+    pace_rest_skip(&ls->rest, primary_still_here(ls));
 }
 
 int primary_finish(struct lockstep *ls)

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/report.h"
+#include "vmm/control.h"
 #include "vmm/io_thread.h"
 #include "vmm/replay.h"
 #include "vmm/status.h"
@@ -36,6 +37,7 @@ struct session {
     bool io_started, machine_started;
     bool joining_cancelled;
     bool dump_made; /* the directory */
+    struct control *control; /* NULL: none */
     int result; /* of the machine thread */
 };
 
@@ -172,6 +174,19 @@ static int open_machine(struct session *session)
     return 0;
 }
 
+static int open_control(struct session *session)
+{
+    struct control_options control = {
+        .path = session->options->control_path,
+        .metrics = session->options->metrics,
+        .vm = session->options->vm,
+        .ls = session->ls,
+        .joining_cancelled = &session->joining_cancelled,
+    };
+
+    return control_open(&session->control, &control);
+}
+
 /* All that is opened before the guest can begin. */
 static int session_open(struct session *session)
 {
@@ -190,6 +205,8 @@ static int session_open(struct session *session)
                         : is_live_command(options->command) ? ROLE_PRIMARY
                                                             : ROLE_BACKUP);
     rc = open_signals(session);
+    if (rc == 0)
+        rc = open_control(session);
     if (rc == 0)
         rc = open_console(session);
     if (rc == 0 && options->dump_path != NULL) {
@@ -213,6 +230,9 @@ static int session_open(struct session *session)
         return rc;
     if (options->command == COMMAND_BACKUP)
         ls->generation = channel_peer(ls->channel)->generation;
+    if (options->arbiter != NULL)
+        journal_note(&ls->journal, JOURNAL_JOINED, "as %s of generation %llu, by %.60s",
+                     role_name(lockstep_role_now(ls)), (unsigned long long)ls->generation, options->peer);
     return 0;
 }
 
@@ -417,8 +437,12 @@ int session_run(const struct options *options)
     if (session.ls == NULL)
         return 1;
     session.ls->wake_fd = -1;
+    session.ls->began_ns = clock_now_ns();
     session.ls->machine.vcpu = (struct vcpu){ .kvm_fd = -1, .vm_fd = -1, .fd = -1 };
     rc = session_open(&session);
+    /* S1 pairs S2 in status.c: what was opened, before others look at it. */
+    if (rc == 0)
+        atomic_store_explicit(&session.ls->opened, true, memory_order_release);
     if (rc == 0)
         rc = start_threads(&session);
     if (rc == 0)
@@ -433,8 +457,10 @@ int session_run(const struct options *options)
         (void)status_write(options->status_path, options->vm, session.ls);
     say_goodbye(session.ls);
     status = exit_status(&session, rc);
+    journal_note(&session.ls->journal, JOURNAL_ENDED, "this process ends with status %d", status);
     if (session.dump_made)
         replay_dump_forget(options->dump_path);
+    control_close(session.control);
     session_close(&session);
     return status;
 }

@@ -29,14 +29,60 @@ static void add_failover(cJSON *root, const struct lockstep *ls)
     };
     cJSON *failover;
 
-    if (COUNT_GET(receipt->detected_ns) == 0)
-        return;
+    if (COUNT_GET(receipt->detected_ns) == 0 || COUNT_GET(ls->handover.reached_ns) != 0)
+        return; /* no silence, or none that mattered */
     /* Times count from the peer's last sign of life. */
     failover = cJSON_AddObjectToObject(root, "failover");
     for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
         if (steps[i].at_ns != 0)
             add(failover, steps[i].name, (steps[i].at_ns - seen_ns) / NS_PER_US);
     add(failover, "resent_frames", COUNT_GET(receipt->resent_frames));
+}
+
+void status_add_handover(cJSON *root, const struct lockstep *ls)
+{
+    static const char *const states[] = {
+        [HANDOVER_NONE] = "none", [HANDOVER_ASKED] = "asked", [HANDOVER_UNDER_WAY] = "under way",
+        [HANDOVER_DONE] = "done", [HANDOVER_FAILED] = "failed", [HANDOVER_CANCELLED] = "cancelled",
+    };
+    const struct handover *handover = &ls->handover;
+    enum handover_state state = handover_state_now(handover);
+    uint64_t reached_ns = COUNT_GET(handover->reached_ns);
+    uint64_t from_ns = reached_ns != 0 ? reached_ns : COUNT_GET(handover->asked_ns);
+    const struct {
+        const char *name;
+        uint64_t at_ns;
+    } steps[] = {
+        /* primary: since it was asked for */
+        { "stopped_us", COUNT_GET(handover->stopped_ns) }, { "sent_us", COUNT_GET(handover->sent_ns) },
+        { "logged_us", COUNT_GET(handover->logged_ns) },   { "taken_us", COUNT_GET(handover->taken_ns) },
+        /* backup: since the record was reached */
+        { "decided_us", reached_ns != 0 ? COUNT_GET(ls->receipt.decided_ns) : 0 },
+        { "live_us", COUNT_GET(handover->live_ns) },
+    };
+    cJSON *object;
+
+    if (state == HANDOVER_NONE)
+        return;
+    object = cJSON_AddObjectToObject(root, "handover");
+    cJSON_AddStringToObject(object, "state", states[state]);
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
+        if (steps[i].at_ns >= from_ns)
+            add(object, steps[i].name, (steps[i].at_ns - from_ns) / NS_PER_US);
+    if (COUNT_GET(handover->live_ns) != 0)
+        add(object, "resent_frames", COUNT_GET(ls->receipt.resent_frames));
+}
+
+static void add_percentiles(cJSON *object, const char *name, const struct histogram *histogram)
+{
+    cJSON *into = cJSON_AddObjectToObject(object, name);
+
+    add(into, "samples", histogram->samples);
+    add(into, "p50_us", histogram_percentile(histogram, 50) / NS_PER_US);
+    add(into, "p90_us", histogram_percentile(histogram, 90) / NS_PER_US);
+    add(into, "p99_us", histogram_percentile(histogram, 99) / NS_PER_US);
+    add(into, "p999_us", histogram_percentile(histogram, 99.9) / NS_PER_US);
+    add(into, "max_us", histogram->max / NS_PER_US);
 }
 
 static void add_exits(cJSON *root, const struct machine *machine)
@@ -64,6 +110,8 @@ static void add_channel(cJSON *root, const struct lockstep *ls)
     add(channel, "stalls", statistics.stalls);
     add(channel, "torn", statistics.torn);
     add(channel, "damaged", statistics.damaged);
+    add(channel, "bytes_per_s", COUNT_GET(ls->log_bytes_per_s));
+    add_percentiles(channel, "ack_latency", &ls->ack_ns);
 }
 
 /* How far the backup is behind, and what the guest pays for it. */
@@ -90,8 +138,7 @@ static void add_pace(cJSON *root, const struct lockstep *ls)
 static void add_net(cJSON *root, const struct lockstep *ls)
 {
     struct net_statistics statistics;
-    const struct histogram *hold;
-    cJSON *net, *held;
+    cJSON *net;
 
     if (ls->net == NULL)
         return;
@@ -105,14 +152,7 @@ static void add_net(cJSON *root, const struct lockstep *ls)
     add(net, "dropped_oversize", statistics.dropped_oversize);
     add(net, "dropped_hold_full", statistics.dropped_hold_full);
     add(net, "dropped_transmit", statistics.dropped_transmit);
-    hold = net_hold_histogram(ls->net);
-    held = cJSON_AddObjectToObject(net, "output_hold");
-    add(held, "samples", hold->samples);
-    add(held, "p50_us", histogram_percentile(hold, 50) / NS_PER_US);
-    add(held, "p90_us", histogram_percentile(hold, 90) / NS_PER_US);
-    add(held, "p99_us", histogram_percentile(hold, 99) / NS_PER_US);
-    add(held, "p999_us", histogram_percentile(hold, 99.9) / NS_PER_US);
-    add(held, "max_us", hold->max / NS_PER_US);
+    add_percentiles(net, "output_hold", net_hold_histogram(ls->net));
 }
 
 /* What the arbiter said when it was last asked who may go on. */
@@ -139,24 +179,35 @@ static void add_arbiter(cJSON *root, const struct lockstep *ls)
         cJSON_AddStringToObject(arbiter, "why", status.why);
 }
 
-static cJSON *status_build(const char *vm, const struct lockstep *ls)
+static const char *state_name(const struct lockstep *ls)
 {
-    static uint64_t first_ns;
+    if (COUNT_GET(ls->finished))
+        return "ended";
+    if (!atomic_load_explicit(&ls->opened, memory_order_acquire))
+        return "joining";
+    return COUNT_GET(ls->running) ? "running" : "starting";
+}
+
+cJSON *status_build(const char *vm, const struct lockstep *ls)
+{
     uint64_t now_ns = clock_now_ns();
+    /* S2 pairs S1 in session.c: the pointers that are followed below. */
+    bool opened = atomic_load_explicit(&ls->opened, memory_order_acquire);
     cJSON *root = cJSON_CreateObject(), *lockstep;
     const char *ended = event_end_name(COUNT_GET(ls->ended));
     char digest[17];
 
-    if (first_ns == 0)
-        first_ns = now_ns;
     cJSON_AddStringToObject(root, "vm", vm);
     cJSON_AddStringToObject(root, "role", role_name(lockstep_role_now(ls)));
-    add(root, "generation", ls->generation);
-    cJSON_AddBoolToObject(root, "protected", lockstep_role_now(ls) == ROLE_PRIMARY && ls->arbiter != NULL &&
-                                                 !COUNT_GET(ls->peer_lost));
+    cJSON_AddStringToObject(root, "state", state_name(ls));
+    add(root, "uptime_ms", (now_ns - ls->began_ns) / NS_PER_MS);
+    cJSON_AddBoolToObject(root, "protected", opened && lockstep_role_now(ls) == ROLE_PRIMARY && ls->arbiter != NULL &&
+                                                 !COUNT_GET(ls->peer_lost) && !COUNT_GET(ls->lost_arbitration));
     cJSON_AddBoolToObject(root, "running", COUNT_GET(ls->running) && !COUNT_GET(ls->finished));
     cJSON_AddBoolToObject(root, "lost_arbitration", COUNT_GET(ls->lost_arbitration));
-    add(root, "uptime_ms", (now_ns - first_ns) / NS_PER_MS);
+    if (!opened)
+        return root;
+    add(root, "generation", ls->generation);
     add(root, "virtual_ms", COUNT_GET(ls->virtual_ns) / NS_PER_MS);
     if (ended != NULL) {
         cJSON_AddStringToObject(root, "ended", ended);
@@ -168,6 +219,7 @@ static cJSON *status_build(const char *vm, const struct lockstep *ls)
     add(lockstep, "positions", COUNT_GET(ls->positions));
     add(lockstep, "positions_compared", COUNT_GET(ls->positions_compared));
     add(lockstep, "segments_compared", COUNT_GET(ls->segments_compared));
+    add(lockstep, "divergences", COUNT_GET(ls->divergences));
     add(lockstep, "time_records", COUNT_GET(ls->time_records));
     add(lockstep, "frame_records", COUNT_GET(ls->frame_records));
     add(lockstep, "output_records", COUNT_GET(ls->output_records));
@@ -181,6 +233,7 @@ static cJSON *status_build(const char *vm, const struct lockstep *ls)
     add_net(root, ls);
     add_arbiter(root, ls);
     add_failover(root, ls);
+    status_add_handover(root, ls);
     return root;
 }
 

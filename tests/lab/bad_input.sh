@@ -5,6 +5,7 @@ cases=(no-command unknown-command unknown-option missing-kernel missing-kernel-o
     missing-initrd bad-nic bad-memory bad-name no-arbiter arbiter-missing arbiter-read-only wrong-arbiter-kind no-listener
     etcd-no-port etcd-password-in-url etcd-nobody etcd-nonsense etcd-auth-over-http etcd-auth-for-all
     backup-alone bad-address port-missing replay-no-log replay-text replay-other-guest dump-exists log-text no-kvm console-unwritable
+    control-no-directory control-in-use metrics-for-all ftctl-nobody
     key-missing key-for-all key-too-short key-differs key-on-one-side peer-talks-nonsense)
 if [ "${1:-}" = --list ]; then
     printf '%s\n' "${cases[@]}"
@@ -63,6 +64,14 @@ dump-exists) run="$ftvmm replay /nowhere/log $images --dump /tmp" status=1 word=
 log-text) run="$ftvmm log /etc/passwd" status=1 word='no log of ftvmm' ;;
 no-kvm) run="unshare -m sh -c 'mount --bind /dev/null /dev/kvm; exec $ftvmm run $images --stop-after 2'" status=1 word=kvm ;;
 console-unwritable) run="$ftvmm run $images --console /nowhere/console" status=1 word=/nowhere/console ;;
+control-no-directory) run="$ftvmm run $images --control /nowhere/control.sock" status=1 word=/nowhere/control.sock ;;
+control-in-use)
+    prepare="timeout 8 $ftvmm run $images --control /tmp/bad-control >/dev/null 2>&1 & sleep 3"
+    run="$ftvmm run $images --control /tmp/bad-control" status=1 word='another ftvmm'
+    after_s=7
+    ;;
+metrics-for-all) run="$ftvmm run $images --metrics 0.0.0.0:9101" status=1 word=loopback ;;
+ftctl-nobody) run="/src/build/ftctl/ftctl --socket /nowhere/control.sock status" status=1 word=/nowhere/control.sock ;;
 key-missing) run="$primary --backup shm:bad --key /nowhere/key" status=1 word=/nowhere/key ;;
 key-for-all) prepare="head -c 32 /dev/urandom >/tmp/bad-key; chmod 644 /tmp/bad-key" run="$primary --backup shm:bad --key /tmp/bad-key" status=1 word='chmod 600' ;;
 key-too-short) prepare="head -c 31 /dev/urandom >/tmp/bad-key; chmod 600 /tmp/bad-key" run="$primary --backup shm:bad --key /tmp/bad-key" status=1 word='31 bytes' ;;

@@ -33,7 +33,7 @@ static void event_fixed_kinds_pass_at_their_size_only(void **state)
         { EVENT_TIME, sizeof(struct event_time) },         { EVENT_OUTPUT, sizeof(struct event_output) },
         { EVENT_PROGRESS, sizeof(struct event_progress) }, { EVENT_SYNC, sizeof(struct vcpu_state) },
         { EVENT_VERIFY, sizeof(struct vcpu_registers) },   { EVENT_SEGMENT, sizeof(struct event_segment) },
-        { EVENT_END, sizeof(struct event_end) },
+        { EVENT_END, sizeof(struct event_end) },           { EVENT_HANDOVER, sizeof(struct event_handover) },
     };
 
     (void)state;
@@ -49,7 +49,7 @@ static void event_unknown_kinds_are_refused(void **state)
 {
     (void)state;
     assert_int_equal(check(0, 8), -EBADMSG);
-    for (unsigned kind = EVENT_END + 1; kind < 65536; kind += 997)
+    for (unsigned kind = EVENT_HANDOVER + 1; kind < 65536; kind += 997)
         assert_int_equal(check((uint16_t)kind, 8), -EBADMSG);
 }
 

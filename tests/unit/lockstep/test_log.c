@@ -113,13 +113,14 @@ static void log_with_every_kind(void)
     segment->ram_digest = 0x1111222233334444;
     channel_commit(log);
     put_time(log, 30, 3000000000);
+    put(log, EVENT_HANDOVER, 35, &(struct event_handover){ .frames_sent = 12 }, sizeof(struct event_handover));
     put(log, EVENT_END, 40,
         &(struct event_end){ .ram_digest = 0x5555666677778888, .vcpu_digest = 9, .reason = EVENT_END_HALTED },
         sizeof(struct event_end));
     channel_close(log);
 }
 
-#define EVERY_KIND_RECORDS 13
+#define EVERY_KIND_RECORDS 14
 
 /* Progress at 1, 2, ...: small, so that places in the file are easily known: 64 bytes each. */
 static void log_of_marks(uint64_t records, bool ended)

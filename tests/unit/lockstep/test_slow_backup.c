@@ -125,6 +125,7 @@ static void primary_open(struct primary *primary, size_t ring_bytes, uint64_t ma
     COUNT_SET(ls->beat_ns, clock_now_ns());
     COUNT_SET(ls->arrived_ns, clock_now_ns());
     COUNT_SET(ls->deadline_ns, UINT64_MAX);
+    COUNT_SET(ls->opened, true);
     COUNT_SET(ls->running, true);
     assert_int_equal(pthread_create(&primary->io_thread, NULL, io_thread_run, ls), 0);
 }
