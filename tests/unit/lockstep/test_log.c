@@ -256,7 +256,7 @@ static void log_kinds_choose_the_lines_and_not_the_sums(void **state)
     options.json = false;
     assert_int_equal(print(&options), 0);
     assert_null(strstr(printed, "frames_built"));
-    assert_non_null(line_with("records      13 in "));
+    assert_non_null(line_with("records      14 in "));
 }
 
 static void log_positions_choose_lines_and_sums(void **state)
