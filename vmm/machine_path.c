@@ -84,7 +84,7 @@ static uint32_t port_read(struct machine *machine, uint16_t port, unsigned bytes
     if (PORT_IS_PCI(port))
         return pci_read(&machine->pci, port, bytes);
     if (pci_io_find(&machine->pci, port, &bar, &offset) >= 0)
-        return virtio_net_io_read(&machine->net, offset, bytes);
+        return virtio_pci_io_read(&machine->net.card, offset, bytes);
     return UINT32_MAX; /* nobody home */
 }
 
@@ -104,7 +104,7 @@ static void port_write(struct machine *machine, uint16_t port, unsigned bytes, u
     else if (PORT_IS_PCI(port))
         pci_write(&machine->pci, port, bytes, value);
     else if (pci_io_find(&machine->pci, port, &bar, &offset) >= 0)
-        virtio_net_io_write(&machine->net, offset, bytes, value);
+        virtio_pci_io_write(&machine->net.card, offset, bytes, value);
 }
 
 /* The guest took #GP; if a user program's RDTSC caused it, answer that and go back to the program. */

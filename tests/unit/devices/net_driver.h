@@ -105,7 +105,7 @@ static inline uint32_t port_get(struct machine *machine, uint16_t port, unsigned
 
     assert_int_equal(pci_io_find(&machine->pci, port, &bar, &offset), TEST_SLOT);
     assert_int_equal(bar, 0);
-    return virtio_net_io_read(&machine->net, offset, bytes);
+    return virtio_pci_io_read(&machine->net.card, offset, bytes);
 }
 
 static inline void port_put(struct machine *machine, uint16_t port, unsigned bytes, uint32_t value)
@@ -114,7 +114,7 @@ static inline void port_put(struct machine *machine, uint16_t port, unsigned byt
     uint16_t offset;
 
     assert_int_equal(pci_io_find(&machine->pci, port, &bar, &offset), TEST_SLOT);
-    virtio_net_io_write(&machine->net, offset, bytes, value);
+    virtio_pci_io_write(&machine->net.card, offset, bytes, value);
 }
 
 /* Walks the capability list as Linux's vp_modern_probe does, with its checks of length and alignment. */

@@ -70,6 +70,7 @@ static void whole_copy_state(struct whole *to, const struct whole *from)
 {
     to->machine.pic = from->machine.pic;
     to->machine.pci.state = from->machine.pci.state;
+    to->machine.net.card.state = from->machine.net.card.state;
     to->machine.net.state = from->machine.net.state;
     to->pit = from->pit;
     to->rtc = from->rtc;
@@ -86,6 +87,7 @@ static void assert_same(const struct whole *a, const struct whole *b)
 {
     assert_memory_equal(&a->machine.pic, &b->machine.pic, sizeof(a->machine.pic));
     assert_memory_equal(&a->machine.pci.state, &b->machine.pci.state, sizeof(a->machine.pci.state));
+    assert_memory_equal(&a->machine.net.card.state, &b->machine.net.card.state, sizeof(a->machine.net.card.state));
     assert_memory_equal(&a->machine.net.state, &b->machine.net.state, sizeof(a->machine.net.state));
     assert_memory_equal(&a->pit, &b->pit, sizeof(a->pit));
     assert_memory_equal(&a->rtc, &b->rtc, sizeof(a->rtc));
@@ -123,7 +125,7 @@ static uint32_t bus_read(struct whole *whole, uint16_t port, unsigned bytes, uin
     if (port >= 0xCF8 && port <= 0xCFF)
         return pci_read(&machine->pci, port, bytes);
     if (pci_io_find(&machine->pci, port, &bar, &offset) >= 0)
-        return virtio_net_io_read(&machine->net, offset, bytes);
+        return virtio_pci_io_read(&machine->net.card, offset, bytes);
     return 0;
 }
 
@@ -144,7 +146,7 @@ static void bus_write(struct whole *whole, uint16_t port, unsigned bytes, uint32
     else if (port >= 0xCF8 && port <= 0xCFF)
         pci_write(&machine->pci, port, bytes, value);
     else if (pci_io_find(&machine->pci, port, &bar, &offset) >= 0)
-        virtio_net_io_write(&machine->net, offset, bytes, value);
+        virtio_pci_io_write(&machine->net.card, offset, bytes, value);
 }
 
 static uint16_t random_port(uint64_t *random)
@@ -154,7 +156,7 @@ static uint16_t random_port(uint64_t *random)
     uint64_t which = test_random(random) % 16;
 
     if (which >= 9)
-        return (uint16_t)(TEST_PORT + test_random(random) % VIRTIO_NET_BAR_BYTES);
+        return (uint16_t)(TEST_PORT + test_random(random) % VIRTIO_PCI_BAR_BYTES);
     return (uint16_t)(bases[which] + test_random(random) % counts[which]);
 }
 
@@ -262,7 +264,7 @@ static void whole_step(struct whole *whole, uint64_t random, uint64_t now_ns)
         store_descriptor(whole, &random);
     } else if (kind < 90) {
         offer_random_head(whole, &random);
-        virtio_net_io_write(&machine->net, 0x46, 2, 1);
+        virtio_pci_io_write(&machine->net.card, 0x46, 2, 1);
     } else if (kind < 110) {
         memset(frame, (int)(random & 0xFF), sizeof(frame));
         virtio_net_receive(&machine->net, frame, test_random(&random) % sizeof(frame));
@@ -278,7 +280,7 @@ static void whole_step(struct whole *whole, uint64_t random, uint64_t now_ns)
             whole->read_digest = digest(whole->read_digest, &(uint8_t){pic_acknowledge(&machine->pic)}, 1);
     } else if (kind < 123) {
         virtio_net_set_link(&machine->net, test_random(&random) % 2);
-    } else if (machine->net.state.status != 0x0F) {
+    } else if (machine->net.card.state.status != 0x0F) {
         bus_write(whole, 0xCF8, 4, 0x80000000u | TEST_SLOT << 11 | 0x10, now_ns);
         bus_write(whole, 0xCFC, 4, TEST_PORT, now_ns);
         driver_probe(&whole->driver, machine);
