@@ -7,6 +7,9 @@
 #include "base/report.h"
 #include "vmm/guest_memory.h"
 #include "vmm/vcpu.h"
+#include "vmm/virtio_blk.h"
+
+_Static_assert(sizeof(struct event_disk) + VIRTIO_BLK_DATA_BYTES_MAX <= CHANNEL_PAYLOAD_MAX_BYTES, "a read fits a record");
 
 const char *event_name(uint16_t kind)
 {
@@ -23,6 +26,7 @@ const char *event_name(uint16_t kind)
     case EVENT_SEGMENT_PAGES: return "segment-pages";
     case EVENT_SEGMENT: return "segment";
     case EVENT_END: return "end";
+    case EVENT_DISK: return "disk";
     }
     return "unknown";
 }
@@ -55,6 +59,15 @@ static bool pages_fit(const struct channel_record *record)
     return true;
 }
 
+static bool disk_fits(const struct channel_record *record)
+{
+    const struct event_disk *disk = record->payload;
+
+    return record->bytes >= sizeof(*disk) && disk->bytes <= VIRTIO_BLK_DATA_BYTES_MAX &&
+           record->bytes == sizeof(*disk) + disk->bytes &&
+           (disk->status == VIRTIO_BLK_OK || (disk->status == VIRTIO_BLK_IOERR && disk->bytes == 0));
+}
+
 int event_check(const struct channel_record *record)
 {
     bool fits = false;
@@ -72,6 +85,7 @@ int event_check(const struct channel_record *record)
     case EVENT_SEGMENT_PAGES: fits = record->bytes % sizeof(struct event_segment_page) == 0; break;
     case EVENT_SEGMENT: fits = record->bytes == sizeof(struct event_segment); break;
     case EVENT_END: fits = record->bytes == sizeof(struct event_end); break;
+    case EVENT_DISK: fits = disk_fits(record); break;
     }
     if (fits)
         return 0;

@@ -26,6 +26,7 @@ enum event_kind {
     EVENT_SEGMENT_PAGES = 10, /* check: digests of the pages written in this segment */
     EVENT_SEGMENT = 11, /* check: digest of all RAM and of the whole vCPU at this position */
     EVENT_END = 12,     /* the guest has ended at this position */
+    EVENT_DISK = 13,    /* input: the disk has answered a request */
 };
 
 /* The kind's name for people; "unknown" for anything else. */
@@ -43,6 +44,13 @@ struct event_start {
 
 struct event_time {
     uint64_t time_ns; /* ns of virtual time, never less than the last */
+};
+
+struct event_disk {
+    uint64_t number;   /* of the request: 0, 1, 2, ... since the start */
+    uint64_t digest;   /* XXH3-64 of the data read or written if the status is OK, else 0; 0 for a flush */
+    uint32_t status;   /* enum virtio_blk_status: OK or IOERR */
+    uint32_t bytes;    /* of data read that follow; none unless the disk is shared */
 };
 
 struct event_output {

@@ -1,5 +1,5 @@
 /* The network card as a driver sees it: probe, negotiation, frames both ways, and a hostile guest. */
-#include "net_driver.h"
+#include "virtio_driver.h"
 
 #include <errno.h>
 
