@@ -185,7 +185,10 @@ static void *disk_thread(void *arg)
 
 static int open_file(const struct disk_options *options)
 {
-    int fd = open(options->path, (options->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+    /* A shared disk caches no write: what the guest knows to be written but has not flushed would die with this host,
+     * and the other one could not flush it. A mirrored disk's other copy has it in a cache of its own. */
+    int mode = options->readonly ? O_RDONLY : options->mode == DISK_SHARED ? O_RDWR | O_DSYNC : O_RDWR;
+    int fd = open(options->path, mode | O_CLOEXEC | O_NONBLOCK);
     int error = errno;
 
     if (fd >= 0)

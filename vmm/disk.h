@@ -16,7 +16,7 @@
 
 enum disk_mode {
     DISK_MIRRORED, /* each host has a copy of its own */
-    DISK_SHARED,   /* both hosts reach one file; only the live one uses it */
+    DISK_SHARED,   /* both hosts reach one file; only the live one uses it, and each write is durable when it ends */
 };
 
 struct disk_options {

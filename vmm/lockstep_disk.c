@@ -6,8 +6,9 @@
  * mirrored: both hosts carry out every request on a copy of their own. The backup waits for its own copy before it
  *     lets the guest learn anything, and compares. So what the guest knows to be durable is durable on this host, too.
  * shared: the live host alone carries out requests. A write is output: it waits until the backup's host holds the log
- *     that led to it, or the backup might go on another way and never make it. Reads travel in the log. A backup that
- *     goes live carries out again what it has not learnt the end of; in the same order, so it does no harm.
+ *     that led to it, or the backup might go on another way and never make it. When it ends it is durable, since nobody
+ *     else has it. Reads travel in the log. A backup that goes live carries out again what it has not learnt the end of;
+ *     in the same order, so it does no harm.
  */
 #include "vmm/lockstep.h"
 
