@@ -1,6 +1,7 @@
 /* What a DISK record does to a machine: our own disk must agree with it, or the machine must not go on. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
@@ -174,6 +175,74 @@ static void a_shared_disk_is_learnt_and_only_the_rest_is_done_when_live(void **s
     close(fd);
 }
 
+static struct channel_options channel_of_pair(void)
+{
+    static char address[64];
+
+    snprintf(address, sizeof(address), "shm:disk-hold-%d", (int)getpid());
+    return (struct channel_options){ .address = address, .ring_bytes = 1 << 20, .join_timeout_ns = 20 * NS_PER_S,
+                                     .hello = { .vm = "disk" }, .ack = CHANNEL_ACK_SEEN };
+}
+
+static void *open_receiver(void *out)
+{
+    struct channel_options options = channel_of_pair();
+
+    return channel_open_receiver(out, &options) == 0 ? out : NULL;
+}
+
+static uint8_t first_byte(void)
+{
+    uint8_t byte = 0xFF;
+    int fd = open(image, O_RDONLY);
+
+    assert_int_equal(pread(fd, &byte, 1, 0), 1);
+    close(fd);
+    return byte;
+}
+
+static void a_shared_write_reaches_the_file_when_its_log_is_acked(void **state)
+{
+    struct channel_options options = channel_of_pair();
+    struct channel *receiver = NULL;
+    struct disk_result result;
+    pthread_t thread;
+    void *opened;
+
+    (void)state;
+    assert_int_equal(pthread_create(&thread, NULL, open_receiver, &receiver), 0);
+    assert_int_equal(channel_open_sender(&ls->channel, &options), 0);
+    pthread_join(thread, &opened);
+    assert_non_null(opened);
+    atomic_store(&ls->role, ROLE_PRIMARY);
+    open_disk(DISK_SHARED, false);
+    request(VIRTIO_BLK_WRITE, 0, 512, 0x77);
+    primary_emulated(ls); /* the mark that it waits for */
+    assert_int_equal(COUNT_GET(ls->output_records), 1);
+    for (unsigned i = 0; i < 20; i++) {
+        (void)channel_poll(ls->channel);
+        clock_sleep_ns(2 * NS_PER_MS);
+    }
+    assert_false(disk_result(ls->disk, &result));
+    assert_int_equal(first_byte(), 0);
+    for (unsigned i = 0; i < 5000 && !disk_result(ls->disk, &result); i++) {
+        (void)channel_poll(receiver); /* sees it, and says so */
+        (void)channel_poll(ls->channel);
+        clock_sleep_ns(NS_PER_MS);
+    }
+    assert_true(disk_result(ls->disk, &result));
+    assert_int_equal(first_byte(), 0x77);
+
+    /* Who has lost the guest writes no more, although the mark of this position is acked. */
+    atomic_store(&ls->lost_arbitration, true);
+    request(VIRTIO_BLK_WRITE, 0, 512, 0x88);
+    disk_close(ls->disk, true);
+    ls->disk = NULL;
+    assert_int_equal(first_byte(), 0x77);
+    channel_close(ls->channel);
+    channel_close(receiver);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -183,6 +252,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_error_of_the_primarys_copy_is_the_guests_on_both_hosts, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_answer_to_no_request_of_ours_stops_the_backup, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_stop_ends_the_wait_for_our_own_disk, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_shared_write_reaches_the_file_when_its_log_is_acked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_shared_disk_is_learnt_and_only_the_rest_is_done_when_live, set_up, tear_down),
     };
 
