@@ -198,8 +198,9 @@ static int open_file(const struct disk_options *options)
     else if (error == ENOENT)
         report_error("there is no disk image '%s'; make one: truncate -s 1G '%s'", options->path, options->path);
     else if (error == EACCES || error == EROFS || error == EPERM)
-        report_error("the disk image '%s' does not open%s: %s%s", options->path, options->readonly ? "" : " for writing",
-                     strerror(error), options->readonly ? "" : "; mend that, or add ',readonly'");
+        report_error("the disk image '%s' does not open%s: %s%s", options->path,
+                     options->readonly ? "" : " for writing", strerror(error),
+                     options->readonly ? "" : "; mend that, or add ',readonly'");
     else
         report_error("the disk image '%s' does not open: %s", options->path, strerror(error));
     return -error;

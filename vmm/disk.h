@@ -58,7 +58,7 @@ int disk_identify(struct disk *disk, uint64_t *identity);
 
 /* ---- machine thread ---- */
 
-/* Buffer of request `number` (VIRTIO_BLK_DATA_BYTES_MAX bytes); its owner's until submitted, and again when finished. */
+/* Buffer of request `number` (VIRTIO_BLK_DATA_BYTES_MAX bytes); its owner's until submitted, and when finished. */
 uint8_t *disk_data(struct disk *disk, uint64_t number);
 /* Numbers are 0, 1, 2, ...; at most VIRTIO_BLK_REQUESTS_MAX are not yet consumed. `hold_lsn`: a write waits until
  * may_write allows it; 0: it does not wait. */

@@ -9,7 +9,8 @@
 #include "vmm/vcpu.h"
 #include "vmm/virtio_blk.h"
 
-_Static_assert(sizeof(struct event_disk) + VIRTIO_BLK_DATA_BYTES_MAX <= CHANNEL_PAYLOAD_MAX_BYTES, "a read fits a record");
+_Static_assert(sizeof(struct event_disk) + VIRTIO_BLK_DATA_BYTES_MAX <= CHANNEL_PAYLOAD_MAX_BYTES,
+               "a read fits a record");
 
 const char *event_name(uint16_t kind)
 {

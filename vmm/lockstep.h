@@ -101,7 +101,8 @@ struct lockstep {
 
     /* -- counters: machine thread writes, status reads -- */
     _Atomic uint64_t positions, positions_compared, segments_compared;
-    _Atomic uint64_t time_records, frame_records, output_records, disk_records, forced_syncs, forced_pages, forced_max_pages;
+    _Atomic uint64_t time_records, frame_records, output_records, disk_records;
+    _Atomic uint64_t forced_syncs, forced_pages, forced_max_pages;
     _Atomic uint64_t forced_ns, rested_ns;
     _Atomic uint64_t ring_full_stalls, ring_full_ns; /* how often the vCPU waited for room in the ring; how long */
     _Atomic uint64_t virtual_ns;

@@ -7,8 +7,8 @@
  *     lets the guest learn anything, and compares. So what the guest knows to be durable is durable on this host, too.
  * shared: the live host alone carries out requests. A write is output: it waits until the backup's host holds the log
  *     that led to it, or the backup might go on another way and never make it. When it ends it is durable, since nobody
- *     else has it. Reads travel in the log. A backup that goes live carries out again what it has not learnt the end of;
- *     in the same order, so it does no harm.
+ *     else has it. Reads travel in the log. A backup that goes live carries out again what it has not learnt the end
+ *     of; in the same order, so it does no harm.
  */
 #include "vmm/lockstep.h"
 
@@ -110,8 +110,8 @@ int lockstep_disk_apply(struct lockstep *ls, const struct channel_record *record
         return -EIO;
     }
     if (told->status == VIRTIO_BLK_OK && told->digest != ours.digest) {
-        report_error("the machines differ: at position %llu disk request %llu (sector %llu, %u bytes) has digest %016llx "
-                     "here and %016llx at the primary; the two copies of the disk were not equal",
+        report_error("the machines differ: at position %llu disk request %llu (sector %llu, %u bytes) has digest "
+                     "%016llx here and %016llx at the primary; the two copies of the disk were not equal",
                      (unsigned long long)ls->machine.position, (unsigned long long)told->number,
                      (unsigned long long)state->requests[told->number % VIRTIO_BLK_REQUESTS_MAX].sector,
                      state->requests[told->number % VIRTIO_BLK_REQUESTS_MAX].bytes, (unsigned long long)ours.digest,

@@ -63,7 +63,7 @@ struct virtio_blk_state {
     bool starved;             /* chains wait in the queue for a request to end */
     uint64_t submitted;       /* the next request's number; free-running */
     uint64_t completed;       /* the number that completes next */
-    uint64_t orphaned;        /* requests below this were under way when the guest reset the device: it has forgotten them */
+    uint64_t orphaned;        /* those below were under way at the last reset: the guest has forgotten them */
     uint64_t refused;         /* ended at once with an error; counted for the operator */
     struct virtio_blk_request requests[VIRTIO_BLK_REQUESTS_MAX]; /* number modulo VIRTIO_BLK_REQUESTS_MAX */
 };

@@ -57,7 +57,9 @@ static void transmit_waiting(struct virtio_net *net)
 
 bool virtio_net_can_receive(const struct virtio_net *net)
 {
-    return virtio_pci_runs(&net->card) && virtqueue_waiting(&net->card.state.queues[VIRTIO_NET_RX], net->card.memory) != 0;
+    const struct virtqueue *queue = &net->card.state.queues[VIRTIO_NET_RX];
+
+    return virtio_pci_runs(&net->card) && virtqueue_waiting(queue, net->card.memory) != 0;
 }
 
 int virtio_net_receive(struct virtio_net *net, const uint8_t *frame, size_t bytes)

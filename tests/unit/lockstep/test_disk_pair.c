@@ -117,12 +117,14 @@ static void guest_ask(unsigned slot)
     uint64_t kind = test_random(&guest->random) % 8, places = test_random(&guest->random);
     struct virtio_blk_outhdr header = { 0 };
     struct vring_desc desc[3];
-    uint16_t head = (uint16_t)(3 * slot);
+    uint16_t head = (uint16_t)(3 * slot), data_flags = VRING_DESC_F_NEXT;
 
     *request = (struct request){ .busy = true, .sector = places % (SECTORS - 8), .count = 1 + (places >> 32) % 8 };
     request->type = kind < 3 ? VIRTIO_BLK_T_IN : kind < 6 ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_FLUSH;
     if (kind % 2)
         request->sector %= 16; /* often the same ones, so that requests overlap */
+    if (request->type == VIRTIO_BLK_T_IN)
+        data_flags |= VRING_DESC_F_WRITE;
     if (request->type == VIRTIO_BLK_T_FLUSH)
         request->number = guest->complete;
     for (unsigned i = 0; i < request->count && request->type == VIRTIO_BLK_T_IN; i++)
@@ -144,7 +146,7 @@ static void guest_ask(unsigned slot)
     desc[0] = (struct vring_desc){ .addr = header_gpa, .len = 16, .flags = VRING_DESC_F_NEXT,
                                    .next = head + (request->type == VIRTIO_BLK_T_FLUSH ? 2 : 1) };
     desc[1] = (struct vring_desc){ .addr = data_gpa, .len = request->count * 512u, .next = head + 2,
-                                   .flags = VRING_DESC_F_NEXT | (request->type == VIRTIO_BLK_T_IN ? VRING_DESC_F_WRITE : 0) };
+                                   .flags = data_flags };
     desc[2] = (struct vring_desc){ .addr = header_gpa + 128, .len = 1, .flags = VRING_DESC_F_WRITE };
     memcpy(ram(0x1000 + 16 * head), desc, sizeof(desc));
     memcpy(ram(0x2004 + 2 * (guest->available++ % 64)), &head, 2);
@@ -412,7 +414,7 @@ static void lose(enum lockstep_role lost, enum disk_mode mode)
 {
     static unsigned count;
     uint64_t seed = test_seed(role_name(lost)), heard, limit_ns = clock_now_ns() + LIMIT_NS;
-    pid_t primary, backup;
+    pid_t primary, backup, lost_pid, survivor_pid;
     int status;
 
     snprintf(shm_address, sizeof(shm_address), "shm:disk-%d-%u", (int)getpid(), ++count);
@@ -428,11 +430,13 @@ static void lose(enum lockstep_role lost, enum disk_mode mode)
     while (atomic_load(&outside->reports) < KILL_AFTER && waitpid(-1, &status, WNOHANG) == 0 &&
            clock_now_ns() < limit_ns)
         clock_sleep_ns(100 * NS_PER_US);
-    kill(lost == ROLE_PRIMARY ? primary : backup, SIGKILL);
-    waitpid(lost == ROLE_PRIMARY ? primary : backup, NULL, 0);
+    lost_pid = lost == ROLE_PRIMARY ? primary : backup;
+    survivor_pid = lost == ROLE_PRIMARY ? backup : primary;
+    kill(lost_pid, SIGKILL);
+    waitpid(lost_pid, NULL, 0);
     heard = atomic_load(&outside->heard);
     assert_true(atomic_load(&outside->reports) >= KILL_AFTER);
-    assert_int_equal(waitpid(lost == ROLE_PRIMARY ? backup : primary, &status, 0), lost == ROLE_PRIMARY ? backup : primary);
+    assert_int_equal(waitpid(survivor_pid, &status, 0), survivor_pid);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     assert_holds_what_was_heard(images[0], heard); /* the first primary's, however it ended */
     assert_holds_what_was_heard(images[mode == DISK_MIRRORED && lost == ROLE_PRIMARY], atomic_load(&outside->heard));
