@@ -92,7 +92,7 @@ void join_report_refusal(enum join_refusal refusal, const char *peer, const stru
         digest_text(theirs->hello.digest, their_text);
         digest_text(ours->hello.digest, our_text);
         report_error("%s: %s: the digest of its configuration and images is %s, ours %s; both hosts need the same "
-                     "kernel, initramfs, command line and memory size", peer, who, their_text, our_text);
+                     "kernel, initramfs, command line, memory size and disk", peer, who, their_text, our_text);
         return;
     case JOIN_KEY:
         report_error("%s: %s: it does not hold the same key as this end (or somebody changed what was said on the "

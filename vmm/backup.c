@@ -120,6 +120,8 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
                 return false;
             }
             ls->failure = backup_decide(ls);
+            if (!ls->failure && ls->disk != NULL)
+                ls->failure = lockstep_disk_go_live(ls);
             if (!ls->failure)
                 backup_go_live(ls);
             return false;
@@ -212,6 +214,7 @@ void backup_arrive(struct lockstep *ls)
             /* fall through */
         case EVENT_FRAME:
         case EVENT_CONSOLE:
+        case EVENT_DISK:
         case EVENT_VERIFY:
         case EVENT_SEGMENT_PAGES:
         case EVENT_SEGMENT:
@@ -220,7 +223,7 @@ void backup_arrive(struct lockstep *ls)
         case EVENT_PROGRESS:
             note_sent(ls, ((const struct event_progress *)record.payload)->frames_sent);
             break;
-        case EVENT_OUTPUT: /* followed in backup_emulated, once we have built the frames too */
+        case EVENT_OUTPUT: /* followed in backup_emulated, once we have put out the same */
             ls->position_closed = true;
             return;
         case EVENT_END: /* followed in backup_finish */
@@ -253,13 +256,13 @@ void backup_emulated(struct lockstep *ls)
 
     if (!ls->output_pending && !ls->position_closed)
         return;
-    /* Frames were built: the primary's marker is the next record, or the primary died before it. */
+    /* Something was put out: the primary's marker is the next record, or the primary died before it. */
     if (ls->machine.ended || !backup_fetch(ls, &record))
         return;
     if (record.kind != EVENT_OUTPUT || record.position != ls->machine.position) {
         report_error("the machines differ: at position %llu this backup has %s, the primary has not",
                      (unsigned long long)ls->machine.position,
-                     ls->output_pending ? "sent frames" : "gone on beyond the guest's end");
+                     ls->output_pending ? "put something out" : "gone on beyond the guest's end");
         ls->failure = -EILSEQ;
         return;
     }

@@ -14,6 +14,10 @@
 #include "vmm/frame_text.h"
 #include "vmm/guest_memory.h"
 #include "vmm/vcpu.h"
+#include "vmm/virtio_blk.h"
+
+_Static_assert(sizeof(struct event_disk) + VIRTIO_BLK_DATA_BYTES_MAX <= CHANNEL_PAYLOAD_MAX_BYTES,
+               "a read fits a record");
 
 const char *event_name(uint16_t kind)
 {
@@ -31,6 +35,7 @@ const char *event_name(uint16_t kind)
     case EVENT_SEGMENT: return "segment";
     case EVENT_END: return "end";
     case EVENT_HANDOVER: return "handover";
+    case EVENT_DISK: return "disk";
     }
     return "unknown";
 }
@@ -84,6 +89,15 @@ static bool pages_fit(const struct channel_record *record)
     return true;
 }
 
+static bool disk_fits(const struct channel_record *record)
+{
+    const struct event_disk *disk = record->payload;
+
+    return record->bytes >= sizeof(*disk) && disk->bytes <= VIRTIO_BLK_DATA_BYTES_MAX &&
+           record->bytes == sizeof(*disk) + disk->bytes &&
+           (disk->status == VIRTIO_BLK_OK || (disk->status == VIRTIO_BLK_IOERR && disk->bytes == 0));
+}
+
 int event_check(const struct channel_record *record)
 {
     bool fits = false;
@@ -102,6 +116,7 @@ int event_check(const struct channel_record *record)
     case EVENT_SEGMENT: fits = record->bytes == sizeof(struct event_segment); break;
     case EVENT_END: fits = record->bytes == sizeof(struct event_end); break;
     case EVENT_HANDOVER: fits = record->bytes == sizeof(struct event_handover); break;
+    case EVENT_DISK: fits = disk_fits(record); break;
     }
     if (fits)
         return 0;
@@ -265,6 +280,14 @@ static void read_end(const struct event_end *end, const struct event_reader *rea
     reader->hex(reader->ctx, "vcpu_digest", end->vcpu_digest);
 }
 
+static void read_disk(const struct event_disk *disk, const struct event_reader *reader)
+{
+    reader->number(reader->ctx, "request", disk->number);
+    reader->text(reader->ctx, "status", disk->status == VIRTIO_BLK_OK ? "ok" : "error");
+    reader->hex(reader->ctx, "digest", disk->digest);
+    reader->number(reader->ctx, "read_bytes", disk->bytes);
+}
+
 void event_read(const struct channel_record *record, const struct event_reader *reader)
 {
     const void *payload = record->payload;
@@ -282,6 +305,7 @@ void event_read(const struct channel_record *record, const struct event_reader *
     case EVENT_HANDOVER:
         reader->number(reader->ctx, "frames_sent", ((const struct event_handover *)payload)->frames_sent);
         return;
+    case EVENT_DISK: read_disk(payload, reader); return;
     case EVENT_PAGES: read_pages(record, reader); return;
     case EVENT_SYNC: read_vcpu(payload, reader); return;
     case EVENT_VERIFY: read_registers(&registers->regs, &registers->sregs, reader); return;

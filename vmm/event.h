@@ -27,6 +27,7 @@ enum event_kind {
     EVENT_SEGMENT = 11, /* check: digest of all RAM and of the whole vCPU at this position */
     EVENT_END = 12,     /* the guest has ended at this position */
     EVENT_HANDOVER = 13, /* the primary stands at this position and logs no more: the backup is to go on from here */
+    EVENT_DISK = 14,    /* input: the disk has answered a request */
 };
 #define EVENT_KIND_ROOM 64 /* every kind is below */
 
@@ -48,6 +49,13 @@ struct event_start {
 
 struct event_time {
     uint64_t time_ns; /* ns of virtual time, never less than the last */
+};
+
+struct event_disk {
+    uint64_t number;   /* of the request: 0, 1, 2, ... since the start */
+    uint64_t digest;   /* XXH3-64 of the data read or written if the status is OK, else 0; 0 for a flush */
+    uint32_t status;   /* enum virtio_blk_status: OK or IOERR */
+    uint32_t bytes;    /* of data read that follow; none unless the disk is shared */
 };
 
 struct event_output {

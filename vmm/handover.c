@@ -150,6 +150,13 @@ void handover_take(struct lockstep *ls, const struct channel_record *record)
     /* The peer's silence means nothing from here on; the I/O thread fences when the primary has been told. */
     COUNT_SET(ls->peer_lost, true);
     channel_consume(ls->channel);
+    /* A shared disk is free when the primary, who has been told now, has let go of it. */
+    if (ls->disk != NULL)
+        ls->failure = lockstep_disk_go_live(ls);
+    if (ls->failure) {
+        enter(&ls->handover, HANDOVER_FAILED);
+        return;
+    }
     COUNT_SET(ls->handover.live_ns, clock_now_ns());
     enter(&ls->handover, HANDOVER_DONE);
     backup_go_live(ls);

@@ -50,21 +50,29 @@ bool lockstep_input_overdue(const struct lockstep *ls, uint64_t now_ns)
     if (COUNT_GET(ls->stop_requested) || !byte_ring_empty(ls->console_in) ||
         handover_state_now(&ls->handover) == HANDOVER_ASKED)
         return true;
+    if (ls->disk != NULL && disk_result_waiting(ls->disk))
+        return true;
     return ls->net != NULL && COUNT_GET(ls->taking_frames) && net_receive_waiting(ls->net);
+}
+
+uint64_t lockstep_hold_output(struct lockstep *ls)
+{
+    if (!ls->output_pending) {
+        ls->output_pending = true;
+        ls->output_lsn = lockstep_role_now(ls) == ROLE_PRIMARY ? channel_committed_lsn(ls->channel) + 1 : 0;
+    }
+    return ls->output_lsn;
 }
 
 void lockstep_frame_out(void *ctx, const uint8_t *frame, size_t bytes)
 {
     struct lockstep *ls = ctx;
+    uint64_t lsn = lockstep_hold_output(ls);
 
     ls->frames_built++;
     ls->output_digest = XXH3_64bits_withSeed(frame, bytes, ls->output_digest);
-    if (!ls->output_pending) {
-        ls->output_pending = true;
-        ls->output_lsn = lockstep_role_now(ls) == ROLE_PRIMARY ? channel_committed_lsn(ls->channel) + 1 : 0;
-    }
     if (ls->net != NULL)
-        (void)net_hold(ls->net, frame, bytes, ls->output_lsn); /* full: a lost frame, counted there */
+        (void)net_hold(ls->net, frame, bytes, lsn); /* full: a lost frame, counted there */
 }
 
 void lockstep_console_out(void *ctx, uint8_t byte)
@@ -92,6 +100,9 @@ int lockstep_apply(struct lockstep *ls, const struct channel_record *record)
     case EVENT_CONSOLE:
         machine_apply_console(&ls->machine, record->payload, record->bytes);
         return 0;
+    case EVENT_DISK:
+        COUNT_ADD(ls->disk_records, 1);
+        return lockstep_disk_apply(ls, record);
     case EVENT_VERIFY:
     case EVENT_SEGMENT_PAGES:
     case EVENT_SEGMENT:

@@ -19,6 +19,7 @@
 #include "channel/channel.h"
 #include "dpdk-net/net.h"
 #include "vmm/arbiter.h"
+#include "vmm/disk.h"
 #include "vmm/event.h"
 #include "vmm/handover.h"
 #include "vmm/journal.h"
@@ -60,6 +61,7 @@ struct lockstep {
     struct lockstep_options options;
     struct machine machine;
     struct net *net;         /* NULL: the guest has no cable */
+    struct disk *disk;       /* NULL: the guest has none */
     struct channel *channel; /* NULL: never had a peer */
     struct arbiter *arbiter; /* NULL for run, record and replay */
     uint64_t generation;
@@ -70,8 +72,8 @@ struct lockstep {
     int64_t clock_offset_ns;   /* virtual time = clock_now_ns() + this, while live */
     uint64_t frames_built;
     uint64_t output_digest;    /* chain over the frames built */
-    uint64_t output_lsn;       /* of the OUTPUT record that this position's frames wait for */
-    bool output_pending;       /* frames were built at this position */
+    uint64_t output_lsn;       /* of the OUTPUT record that this position's frames and shared writes wait for */
+    bool output_pending;       /* something was held at this position */
     bool position_closed;      /* backup: the log says that this position takes no further input */
     uint64_t logged_position;  /* of the last record */
     uint64_t logged_ns;        /* when */
@@ -114,7 +116,8 @@ struct lockstep {
 
     /* -- counters: machine thread writes, status reads -- */
     _Atomic uint64_t positions, positions_compared, segments_compared;
-    _Atomic uint64_t time_records, frame_records, output_records, forced_syncs, forced_pages, forced_max_pages;
+    _Atomic uint64_t time_records, frame_records, output_records, disk_records;
+    _Atomic uint64_t forced_syncs, forced_pages, forced_max_pages;
     _Atomic uint64_t forced_ns, rested_ns;
     _Atomic uint64_t ring_full_stalls, ring_full_ns; /* how often the vCPU waited for room in the ring; how long */
     _Atomic uint64_t virtual_ns;
@@ -147,6 +150,10 @@ uint64_t lockstep_ram_digest(struct lockstep *ls);
 /* Machine output callbacks (struct machine_output), ctx = struct lockstep. */
 void lockstep_frame_out(void *ctx, const uint8_t *frame, size_t bytes);
 void lockstep_console_out(void *ctx, uint8_t byte);
+
+/* Something leaves at this position: returns the LSN of its OUTPUT record, which must be acked first; 0: nobody has to
+ * ack it. Only while an exit is served. */
+uint64_t lockstep_hold_output(struct lockstep *ls);
 
 /* Makes the machine thread look for inputs, if it sleeps. Any thread. */
 void lockstep_wake(struct lockstep *ls);
@@ -189,6 +196,18 @@ int backup_decide(struct lockstep *ls);
 void backup_go_live(struct lockstep *ls);
 /* Waits for the START record, checks it and copies it out (with its CPUID table). 0 or -errno. */
 int backup_fetch_start(struct lockstep *ls, struct event_start *start);
+
+/* ---- lockstep_disk.c ---- */
+/* More of struct machine_output. */
+uint8_t *lockstep_disk_data(void *ctx, uint64_t number);
+void lockstep_disk_submit(void *ctx, uint64_t number, const struct virtio_blk_request *request);
+/* struct disk_owner, ctx = struct lockstep. Disk thread. */
+void lockstep_disk_finished(void *ctx);
+bool lockstep_disk_may_write(void *ctx, uint64_t lsn);
+/* Applies a DISK record: waits for our own disk's result, and compares. */
+int lockstep_disk_apply(struct lockstep *ls, const struct channel_record *record);
+/* Backup, arbitration won: the disk is ours from now on. Waits until it is. 0 or -errno. */
+int lockstep_disk_go_live(struct lockstep *ls);
 
 /* ---- forced_sync.c ---- */
 /* Logs the whole vCPU and the pages written since the last sync as the position after this one. */

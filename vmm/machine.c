@@ -16,6 +16,8 @@
 
 #define NET_PCI_SLOT 1
 #define NET_IO_PORT 0xC000
+#define DISK_PCI_SLOT 2
+#define DISK_IO_PORT 0xC080
 
 static void frame_out(void *ctx, const uint8_t *frame, size_t bytes)
 {
@@ -77,6 +79,16 @@ int machine_open(struct machine *machine, const struct machine_options *options,
     pci_init(&machine->pci, &machine->pic);
     rc = virtio_net_init(&machine->net, &machine->pci, NET_PCI_SLOT, NET_IO_PORT, options->mac, &machine->memory,
                          frame_out, machine);
+    machine->cards[NET_PCI_SLOT] = &machine->net.card;
+    if (rc == 0 && options->disk.sectors != 0) {
+        struct virtio_blk_file file = {
+            .ctx = output->ctx, .data = output->disk_data, .submit = output->disk_submit
+        };
+
+        rc = virtio_blk_init(&machine->blk, &machine->pci, DISK_PCI_SLOT, DISK_IO_PORT, options->disk.sectors,
+                             options->disk.readonly, &machine->memory, &file);
+        machine->cards[DISK_PCI_SLOT] = &machine->blk.card;
+    }
     if (rc < 0)
         goto fail;
     return 0;
@@ -152,6 +164,8 @@ int machine_configuration_digest(const struct machine_options *options, uint8_t 
     XXH3_128bits_update(&state, &options->memory_bytes, sizeof(options->memory_bytes));
     XXH3_128bits_update(&state, options->mac, sizeof(options->mac));
     XXH3_128bits_update(&state, options->command_line, strlen(options->command_line) + 1);
+    if (options->disk.sectors != 0)
+        XXH3_128bits_update(&state, &options->disk, sizeof(options->disk));
     rc = digest_file(&state, "kernel", options->kernel_path);
     if (rc == 0 && options->initrd_path != NULL)
         rc = digest_file(&state, "initrd", options->initrd_path);

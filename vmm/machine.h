@@ -1,12 +1,13 @@
 /*
  * The deterministic machine: one vCPU, RAM and device models. From the same state and the same inputs at the
- * same positions it always reaches the same state. It has no clock and no I/O of its own: time, frames and
- * console bytes come in through machine_apply_*, frames and console bytes leave through callbacks.
+ * same positions it always reaches the same state. It has no clock and no I/O of its own: time, frames,
+ * console bytes and the disk's answers come in through machine_apply_*; frames, console bytes and requests to the disk
+ * leave through callbacks.
  *
  * A position is the number of synchronous exits so far (the exits clock). The life of a position p:
  *   machine_run     the guest runs up to exit p                     (machine->position becomes p)
  *   machine_apply_* the inputs of p take effect
- *   machine_emulate the exit itself is served: port, MSR, HLT       (frames leave here)
+ *   machine_emulate the exit itself is served: port, MSR, HLT       (frames and disk requests leave here)
  *   machine_apply_* while the machine is halted, until one wakes it
  *   machine_resume  an interrupt is injected, or its window asked for
  *
@@ -27,7 +28,16 @@
 #include "vmm/rtc.h"
 #include "vmm/uart.h"
 #include "vmm/vcpu.h"
+#include "vmm/virtio_blk.h"
 #include "vmm/virtio_net.h"
+
+/* The disk as the machine sees it. */
+struct machine_disk {
+    uint64_t sectors;  /* 0: there is none */
+    uint64_t readonly; /* 0 or 1 */
+    uint64_t shared;   /* 0 or 1: which disk it is differs in meaning (disk.h) */
+    uint64_t identity; /* of the image; in the configuration's digest only */
+};
 
 struct machine_options {
     uint64_t memory_bytes;
@@ -35,6 +45,7 @@ struct machine_options {
     const char *initrd_path; /* may be NULL */
     const char *command_line;
     uint8_t mac[6];
+    struct machine_disk disk;
     bool log_dirty;      /* forced sync or verification will ask for dirty pages */
 };
 
@@ -43,6 +54,8 @@ struct machine_output {
     void *ctx;
     void (*frame)(void *ctx, const uint8_t *frame, size_t bytes);
     void (*console)(void *ctx, uint8_t byte);
+    uint8_t *(*disk_data)(void *ctx, uint64_t number); /* as in virtio_blk.h; both NULL without a disk */
+    void (*disk_submit)(void *ctx, uint64_t number, const struct virtio_blk_request *request);
 };
 
 struct machine {
@@ -54,6 +67,8 @@ struct machine {
     struct rtc rtc;
     struct pci pci;
     struct virtio_net net;
+    struct virtio_blk blk; /* in use if cards[] names it */
+    struct virtio_pci *cards[PCI_SLOTS];
     struct machine_output output;
 
     enum vcpu_exit exit;    /* of the current position */
@@ -98,6 +113,8 @@ bool machine_sleeps(const struct machine *machine);
 void machine_apply_time(struct machine *machine, uint64_t time_ns);
 void machine_apply_frame(struct machine *machine, const uint8_t *frame, size_t bytes);
 void machine_apply_console(struct machine *machine, const uint8_t *bytes, size_t count);
+/* Ends disk request `number`. 0; -EPROTO: it is not under way, or another one's turn; nothing changed. */
+int machine_apply_disk(struct machine *machine, uint64_t number, enum virtio_blk_status status, const uint8_t *data);
 /* Would the guest take one now? If not it need not be logged. */
 bool machine_can_take_frame(const struct machine *machine);
 size_t machine_console_room(const struct machine *machine);

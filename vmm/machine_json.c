@@ -210,26 +210,49 @@ static void add_queue(cJSON *array, const struct virtqueue *queue)
     cJSON_AddItemToArray(array, object);
 }
 
-static void add_net(cJSON *devices, const struct virtio_net_state *net)
+/* What virtio devices share. */
+static void add_card(cJSON *object, const struct virtio_pci *card)
 {
-    cJSON *object = cJSON_AddObjectToObject(devices, "virtio_net"), *queues;
+    const struct virtio_pci_state *state = &card->state;
+    cJSON *queues;
 
-    HEX(object, net, driver_features);
-    NUMBER(object, net, device_feature_select);
-    NUMBER(object, net, driver_feature_select);
-    NUMBER(object, net, queue_select);
-    NUMBER(object, net, status);
-    NUMBER(object, net, isr);
-    NUMBER(object, net, config_generation);
-    BYTES(object, net, mac);
-    NUMBER(object, net, link_up);
-    HEX(object, net, sent_frames);
-    HEX(object, net, sent_dropped_frames);
-    HEX(object, net, received_frames);
-    HEX(object, net, received_dropped_frames);
+    HEX(object, state, driver_features);
+    NUMBER(object, state, device_feature_select);
+    NUMBER(object, state, driver_feature_select);
+    NUMBER(object, state, queue_select);
+    NUMBER(object, state, status);
+    NUMBER(object, state, isr);
+    NUMBER(object, state, config_generation);
     queues = cJSON_AddArrayToObject(object, "queues");
-    for (unsigned i = 0; i < VIRTIO_NET_QUEUES; i++)
-        add_queue(queues, &net->queues[i]);
+    for (unsigned i = 0; i < card->model->queues; i++)
+        add_queue(queues, &state->queues[i]);
+}
+
+static void add_net(cJSON *devices, const struct virtio_net *net)
+{
+    cJSON *object = cJSON_AddObjectToObject(devices, "virtio_net");
+
+    add_card(object, &net->card);
+    BYTES(object, &net->state, mac);
+    NUMBER(object, &net->state, link_up);
+    HEX(object, &net->state, sent_frames);
+    HEX(object, &net->state, sent_dropped_frames);
+    HEX(object, &net->state, received_frames);
+    HEX(object, &net->state, received_dropped_frames);
+}
+
+static void add_blk(cJSON *devices, const struct virtio_blk *blk)
+{
+    cJSON *object = cJSON_AddObjectToObject(devices, "virtio_blk");
+
+    add_card(object, &blk->card);
+    HEX(object, &blk->state, capacity_sectors);
+    NUMBER(object, &blk->state, readonly);
+    NUMBER(object, &blk->state, starved);
+    HEX(object, &blk->state, submitted);
+    HEX(object, &blk->state, completed);
+    HEX(object, &blk->state, orphaned);
+    HEX(object, &blk->state, refused);
 }
 
 cJSON *machine_json(const struct machine *machine, const struct vcpu_state *vcpu)
@@ -254,6 +277,8 @@ cJSON *machine_json(const struct machine *machine, const struct vcpu_state *vcpu
     add_rtc(object, &machine->rtc);
     add_uart(object, &machine->uart.state);
     add_pci(object, &machine->pci.state);
-    add_net(object, &machine->net.state);
+    add_net(object, &machine->net);
+    if (machine->blk.card.model != NULL)
+        add_blk(object, &machine->blk);
     return root;
 }

@@ -59,9 +59,18 @@ bool machine_reads_time(const struct machine *machine)
     return machine->exit == VCPU_EXIT_MSR_READ && run->msr.index == MSR_TSC;
 }
 
+/* The card whose registers are at `port`, or NULL. */
+static struct virtio_pci *card_at(struct machine *machine, uint16_t port, uint16_t *offset)
+{
+    unsigned bar; /* each card has one */
+    int slot = pci_io_find(&machine->pci, port, &bar, offset);
+
+    return slot < 0 ? NULL : machine->cards[slot];
+}
+
 static uint32_t port_read(struct machine *machine, uint16_t port, unsigned bytes)
 {
-    unsigned bar;
+    struct virtio_pci *card;
     uint16_t offset;
 
     if (port == TSC_PORT_RDTSC || port == TSC_PORT_RDTSCP) {
@@ -83,14 +92,14 @@ static uint32_t port_read(struct machine *machine, uint16_t port, unsigned bytes
         return uart_read(&machine->uart, port, bytes);
     if (PORT_IS_PCI(port))
         return pci_read(&machine->pci, port, bytes);
-    if (pci_io_find(&machine->pci, port, &bar, &offset) >= 0)
-        return virtio_net_io_read(&machine->net, offset, bytes);
+    if ((card = card_at(machine, port, &offset)) != NULL)
+        return virtio_pci_io_read(card, offset, bytes);
     return UINT32_MAX; /* nobody home */
 }
 
 static void port_write(struct machine *machine, uint16_t port, unsigned bytes, uint32_t value)
 {
-    unsigned bar;
+    struct virtio_pci *card;
     uint16_t offset;
 
     if (PORT_IS_PIC(port))
@@ -103,8 +112,8 @@ static void port_write(struct machine *machine, uint16_t port, unsigned bytes, u
         uart_write(&machine->uart, port, bytes, value);
     else if (PORT_IS_PCI(port))
         pci_write(&machine->pci, port, bytes, value);
-    else if (pci_io_find(&machine->pci, port, &bar, &offset) >= 0)
-        virtio_net_io_write(&machine->net, offset, bytes, value);
+    else if ((card = card_at(machine, port, &offset)) != NULL)
+        virtio_pci_io_write(card, offset, bytes, value);
 }
 
 /* The guest took #GP; if a user program's RDTSC caused it, answer that and go back to the program. */
@@ -135,6 +144,7 @@ static int emulate_io(struct machine *machine)
 
     if (run->io.port == TSC_PORT_USER_GP && run->io.direction == KVM_EXIT_IO_OUT)
         return user_gp(machine);
+    virtio_blk_continue(&machine->blk);
     for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
         uint32_t value = 0;
 
@@ -236,6 +246,11 @@ void machine_apply_time(struct machine *machine, uint64_t time_ns)
 void machine_apply_frame(struct machine *machine, const uint8_t *frame, size_t bytes)
 {
     (void)virtio_net_receive(&machine->net, frame, bytes); /* a refusal is counted, the same on both hosts */
+}
+
+int machine_apply_disk(struct machine *machine, uint64_t number, enum virtio_blk_status status, const uint8_t *data)
+{
+    return virtio_blk_complete(&machine->blk, number, status, data);
 }
 
 void machine_apply_console(struct machine *machine, const uint8_t *bytes, size_t count)

@@ -32,6 +32,9 @@ static const char help[] =
     "  --memory MIB         RAM, 64 to 3072; default 256\n"
     "  --name VM            name of the virtual machine; default vm\n"
     "  --mac ADDRESS        of its network card; default: made from the name\n"
+    "  --disk PATH[,mode=mirrored|shared][,readonly]\n"
+    "                       its disk, a raw image: each host has a copy of its own, equal at the start (mirrored,\n"
+    "                       the default), or both reach the same one (shared)\n"
     "  --net PORT           its cable: af_packet:IFACE, tap:NAME, memif:SOCKET, or any DPDK device string;\n"
     "                       default: no cable\n"
     "  --console WHERE      stdio, none, or a file that is appended to; default stdio for run, none otherwise\n"
@@ -76,8 +79,8 @@ static const char help[] =
     "4 the two machines differ. SIGTERM and SIGINT stop the guest.\n";
 
 enum option_id {
-    OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_NET, OPT_CONSOLE, OPT_BACKUP,
-    OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_ARBITER, OPT_ARBITER_AUTH, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING,
+    OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_DISK, OPT_NET, OPT_CONSOLE,
+    OPT_BACKUP, OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_ARBITER, OPT_ARBITER_AUTH, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING,
     OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_UNTIL, OPT_DUMP, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
     OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_CONTROL, OPT_METRICS, OPT_HELP, OPT_VERSION,
 };
@@ -89,6 +92,7 @@ static const struct option long_options[] = {
     { "memory", required_argument, NULL, OPT_MEMORY },
     { "name", required_argument, NULL, OPT_NAME },
     { "mac", required_argument, NULL, OPT_MAC },
+    { "disk", required_argument, NULL, OPT_DISK },
     { "net", required_argument, NULL, OPT_NET },
     { "console", required_argument, NULL, OPT_CONSOLE },
     { "backup", required_argument, NULL, OPT_BACKUP },
@@ -169,6 +173,29 @@ static int parse_mac(const char *text, uint8_t mac[6])
     return 0;
 }
 
+static int parse_disk(const char *text, struct options *options)
+{
+    char *rest, *word;
+
+    if (options->disk_path != NULL)
+        return wrong_use("%s can be given once: the guest has one disk", "--disk");
+    rest = options->disk_path = strdup(text);
+    if (rest == NULL)
+        return -ENOMEM;
+    options->disk.path = strsep(&rest, ",");
+    while ((word = strsep(&rest, ",")) != NULL) {
+        if (strcmp(word, "mode=mirrored") == 0)
+            options->disk.mode = DISK_MIRRORED;
+        else if (strcmp(word, "mode=shared") == 0)
+            options->disk.mode = DISK_SHARED;
+        else if (strcmp(word, "readonly") == 0)
+            options->disk.readonly = true;
+        else
+            return wrong_use("--disk takes PATH[,mode=mirrored|shared][,readonly], not '%s'", text);
+    }
+    return *options->disk.path != '\0' ? 0 : wrong_use("--disk needs the name of an image, not '%s'", text);
+}
+
 static int parse_poll(const char *text, struct idle_policy *policy)
 {
     unsigned spin_us, sleep_us;
@@ -190,7 +217,7 @@ static int parse_kinds(const char *text, uint64_t *kinds)
         kind = event_kind_named(text, (size_t)(end - text));
         if (kind == 0)
             return wrong_use("--kind '%s': the kinds are start, time, frame, console, output, progress, pages, sync, "
-                             "verify, segment-pages, segment, end, handover", text);
+                             "verify, segment-pages, segment, end, handover, disk", text);
         *kinds |= UINT64_C(1) << kind;
     }
     return *kinds != 0 ? 0 : wrong_use("--kind takes names of kinds, not '%s'", text);
@@ -251,6 +278,7 @@ static int parse_option(struct options *options, int id, const char *text, const
         *have_mac = true;
         rc = parse_mac(text, options->machine.mac);
         break;
+    case OPT_DISK: rc = parse_disk(text, options); break;
     case OPT_NET: options->net_port = text; break;
     case OPT_CONSOLE: options->console = text; break;
     case OPT_BACKUP:
@@ -434,5 +462,6 @@ int options_parse(struct options *options, int argc, char **argv, int *exit_stat
 void options_free(struct options *options)
 {
     free(options->command_line);
-    options->command_line = NULL;
+    free(options->disk_path);
+    options->command_line = options->disk_path = NULL;
 }

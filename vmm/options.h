@@ -17,6 +17,8 @@ struct options {
     const char *vm;
     struct machine_options machine;
     char *command_line;     /* owned; machine.command_line points here */
+    struct disk_options disk;
+    char *disk_path;        /* owned; disk.path points here */
     const char *net_port;   /* NULL: no cable */
     const char *peer;       /* channel address: --backup, --listen, or file:PATH of record and replay */
     const char *key_path;   /* NULL: none */

@@ -132,6 +132,25 @@ static void input_time(struct lockstep *ls, uint64_t now_ns)
     primary_input(ls, EVENT_TIME, &time, sizeof(time));
 }
 
+/* What the disk has answered; its data travel only if the backup cannot read them for itself. */
+static void input_disk(struct lockstep *ls, const struct disk_result *result)
+{
+    struct event_disk disk = {
+        .number = result->number,
+        .digest = result->digest,
+        .status = result->status,
+        .bytes = disk_mode_of(ls->disk) == DISK_SHARED ? result->read_bytes : 0,
+    };
+    uint8_t *payload = primary_log_begin(ls, EVENT_DISK, ls->machine.position, sizeof(disk) + disk.bytes);
+
+    memcpy(payload, &disk, sizeof(disk));
+    memcpy(payload + sizeof(disk), disk_data(ls->disk, result->number), disk.bytes);
+    primary_log_end(ls);
+    building.record.payload = &disk; /* as in primary_input; the data are in the disk's buffer */
+    if (lockstep_apply(ls, &building.record) < 0)
+        ls->failure = -EIO;
+}
+
 void primary_log_time(struct lockstep *ls)
 {
     input_time(ls, virtual_now_ns(ls));
@@ -141,6 +160,7 @@ bool primary_take_inputs(struct lockstep *ls)
 {
     struct machine *machine = &ls->machine;
     uint64_t now_ns = virtual_now_ns(ls);
+    struct disk_result answer;
     const void *frame;
     size_t bytes;
     bool any = false;
@@ -153,6 +173,10 @@ bool primary_take_inputs(struct lockstep *ls)
     while (ls->net != NULL && machine_can_take_frame(machine) && (frame = net_receive_peek(ls->net, &bytes))) {
         primary_input(ls, EVENT_FRAME, frame, bytes);
         net_receive_pop(ls->net);
+        any = true;
+    }
+    while (ls->disk != NULL && !ls->failure && disk_result(ls->disk, &answer)) {
+        input_disk(ls, &answer);
         any = true;
     }
     if (!byte_ring_empty(ls->console_in) && machine_console_room(machine) > 0) {
@@ -263,7 +287,7 @@ void primary_emulated(struct lockstep *ls)
     output->digest = ls->output_digest;
     primary_log_end(ls);
     if (building.in_ring && building.record.lsn != ls->output_lsn)
-        report_bug("frames wait for LSN %llu but their marker has %llu", (unsigned long long)ls->output_lsn,
+        report_bug("output waits for LSN %llu but its marker has %llu", (unsigned long long)ls->output_lsn,
                    (unsigned long long)building.record.lsn);
     COUNT_ADD(ls->output_records, 1);
 }

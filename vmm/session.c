@@ -30,6 +30,7 @@
 
 struct session {
     const struct options *options;
+    struct machine_options machine; /* the options', and what was found out about the disk */
     struct lockstep *ls;
     int signal_fd;
     int console_in_fd, console_out_fd;
@@ -156,17 +157,40 @@ static int open_net(struct session *session)
     return net_open(&session->ls->net, &net);
 }
 
+static int open_disk(struct session *session)
+{
+    struct machine_disk *found = &session->machine.disk;
+    const struct options *options = session->options;
+    struct disk_options disk = options->disk;
+    struct disk_owner owner = {
+        .ctx = session->ls, .finished = lockstep_disk_finished, .may_write = lockstep_disk_may_write
+    };
+    int rc;
+
+    if (disk.path == NULL)
+        return 0;
+    disk.passive = disk.mode == DISK_SHARED && !is_live_command(options->command);
+    rc = disk_open(&session->ls->disk, &disk, &owner);
+    if (rc < 0)
+        return rc;
+    *found = (struct machine_disk){
+        .sectors = disk_sectors(session->ls->disk), .readonly = disk.readonly, .shared = disk.mode == DISK_SHARED
+    };
+    return options->command == COMMAND_RUN ? 0 : disk_identify(session->ls->disk, &found->identity);
+}
+
 static int open_machine(struct session *session)
 {
     struct machine_output output = {
-        .ctx = session->ls, .frame = lockstep_frame_out, .console = lockstep_console_out
+        .ctx = session->ls, .frame = lockstep_frame_out, .console = lockstep_console_out,
+        .disk_data = lockstep_disk_data, .disk_submit = lockstep_disk_submit,
     };
     struct lockstep *ls = session->ls;
-    int rc = machine_open(&ls->machine, &session->options->machine, &output);
+    int rc = machine_open(&ls->machine, &session->machine, &output);
 
     if (rc < 0)
         return rc;
-    if (session->options->machine.log_dirty) {
+    if (session->machine.log_dirty) {
         ls->unsent_pages = calloc((ls->machine.memory.bytes / GUEST_PAGE_BYTES + 63) / 64, sizeof(uint64_t));
         if (ls->unsent_pages == NULL)
             return -ENOMEM;
@@ -204,7 +228,10 @@ static int session_open(struct session *session)
     COUNT_SET(ls->role, options->command == COMMAND_RUN ? ROLE_ALONE
                         : is_live_command(options->command) ? ROLE_PRIMARY
                                                             : ROLE_BACKUP);
-    rc = open_signals(session);
+    session->machine = options->machine;
+    rc = open_disk(session); /* before signals are blocked: reading a large image takes its time */
+    if (rc == 0)
+        rc = open_signals(session);
     if (rc == 0)
         rc = open_control(session);
     if (rc == 0)
@@ -214,7 +241,7 @@ static int session_open(struct session *session)
         session->dump_made = rc == 0;
     }
     if (rc == 0)
-        rc = machine_configuration_digest(&options->machine, hello.digest);
+        rc = machine_configuration_digest(&session->machine, hello.digest);
     if (rc == 0)
         rc = open_machine(session);
     if (rc == 0)
@@ -278,7 +305,7 @@ static int machine_begin(struct session *session)
         rc = backup_fetch_start(ls, &start);
     }
     if (rc == 0)
-        rc = machine_boot(&ls->machine, &session->options->machine, &start);
+        rc = machine_boot(&ls->machine, &session->machine, &start);
     if (rc == 0 && start.verify) {
         vcpu_want_registers(&ls->machine.vcpu);
         rc = verify_open(&ls->verify, ls);
@@ -387,6 +414,8 @@ static void session_close(struct session *session)
 {
     struct lockstep *ls = session->ls;
 
+    /* First: a write may still wait for what the channel knows. Who has lost the guest does not touch its disk. */
+    disk_close(ls->disk, COUNT_GET(ls->lost_arbitration));
     channel_close(ls->channel);
     net_close(ls->net);
     machine_close(&ls->machine);

@@ -155,6 +155,24 @@ static void add_net(cJSON *root, const struct lockstep *ls)
     add_percentiles(net, "output_hold", net_hold_histogram(ls->net));
 }
 
+static void add_disk(cJSON *root, const struct lockstep *ls)
+{
+    struct disk_statistics statistics;
+    cJSON *disk;
+
+    if (ls->disk == NULL)
+        return;
+    disk_get_statistics(ls->disk, &statistics);
+    disk = cJSON_AddObjectToObject(root, "disk");
+    add(disk, "reads", statistics.reads);
+    add(disk, "read_bytes", statistics.read_bytes);
+    add(disk, "writes", statistics.writes);
+    add(disk, "write_bytes", statistics.write_bytes);
+    add(disk, "flushes", statistics.flushes);
+    add(disk, "errors", statistics.errors);
+    add(disk, "under_way", statistics.under_way);
+}
+
 /* What the arbiter said when it was last asked who may go on. */
 static void add_arbiter(cJSON *root, const struct lockstep *ls)
 {
@@ -222,6 +240,7 @@ cJSON *status_build(const char *vm, const struct lockstep *ls)
     add(lockstep, "divergences", COUNT_GET(ls->divergences));
     add(lockstep, "time_records", COUNT_GET(ls->time_records));
     add(lockstep, "frame_records", COUNT_GET(ls->frame_records));
+    add(lockstep, "disk_records", COUNT_GET(ls->disk_records));
     add(lockstep, "output_records", COUNT_GET(ls->output_records));
     add(lockstep, "forced_syncs", COUNT_GET(ls->forced_syncs));
     add(lockstep, "forced_pages", COUNT_GET(ls->forced_pages));
@@ -231,6 +250,7 @@ cJSON *status_build(const char *vm, const struct lockstep *ls)
     add_channel(root, ls);
     add_pace(root, ls);
     add_net(root, ls);
+    add_disk(root, ls);
     add_arbiter(root, ls);
     add_failover(root, ls);
     status_add_handover(root, ls);

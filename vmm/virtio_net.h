@@ -1,8 +1,8 @@
 /*
- * The guest's network card: a modern virtio-net PCI function (1af4:1041) with its registers in one I/O BAR, one
- * receive and one transmit queue, INTx. A notification is served within the port write that carries it, so
- * frames leave at the guest's own position; nothing runs in the background.
- * Source: virtio 1.2, 4.1 (PCI transport) and 5.1 (network device).
+ * The guest's network card: virtio-net (1af4:1041, virtio_pci.h) with one receive and one transmit queue. A
+ * notification is served within the port write that carries it, so frames leave at the guest's own position;
+ * nothing runs in the background.
+ * Source: virtio 1.2, 5.1.
  */
 #ifndef FTVMM_VMM_VIRTIO_NET_H
 #define FTVMM_VMM_VIRTIO_NET_H
@@ -13,7 +13,7 @@
 
 #include "vmm/guest_memory.h"
 #include "vmm/pci.h"
-#include "vmm/virtqueue.h"
+#include "vmm/virtio_pci.h"
 
 #define VIRTIO_NET_QUEUE_SIZE   256u
 #define VIRTIO_NET_MTU          1500u
@@ -21,7 +21,6 @@
 /* Ethernet header, one VLAN tag, MTU; no frame check sequence. */
 #define VIRTIO_NET_FRAME_BYTES_MAX 1518u
 #define VIRTIO_NET_FRAME_BYTES_MIN 14u
-#define VIRTIO_NET_BAR_BYTES       128u
 #define VIRTIO_NET_IRQ             11u
 
 enum virtio_net_queue {
@@ -30,16 +29,8 @@ enum virtio_net_queue {
     VIRTIO_NET_QUEUES,
 };
 
-/* State part: no pointers, copy it to transfer it (together with pci.state and the PIC). */
+/* State part: no pointers, copy it to transfer it (together with card.state, pci.state and the PIC). */
 struct virtio_net_state {
-    struct virtqueue queues[VIRTIO_NET_QUEUES];
-    uint64_t driver_features;
-    uint32_t device_feature_select;
-    uint32_t driver_feature_select;
-    uint16_t queue_select;
-    uint8_t status;
-    uint8_t isr;
-    uint8_t config_generation;
     uint8_t mac[6];
     bool link_up;
     /* Counted for the operator; the guest cannot see them. Part of the state, so both hosts agree. */
@@ -49,28 +40,20 @@ struct virtio_net_state {
     uint64_t received_dropped_frames; /* longer than the guest's buffer, or the receive queue broke */
 };
 
-/* `transmit` is called within virtio_net_io_write, on the vCPU thread, once a frame in the guest's order; the
+/* `transmit` is called within virtio_pci_io_write, on the vCPU thread, once a frame in the guest's order; the
  * bytes are its to read until it returns, and it must not call back into the device. */
 struct virtio_net {
+    struct virtio_pci card;
     struct virtio_net_state state;
-    struct pci *pci;
-    unsigned slot;
-    unsigned access_window_offset; /* where VIRTIO_PCI_CAP_PCI_CFG sits in configuration space */
-    struct guest_memory *memory;
     void (*transmit)(void *ctx, const uint8_t *frame, size_t bytes);
     void *ctx;
 };
 
-/* Adds the card to `pci` in `slot`, its BAR at I/O port `port` (a multiple of VIRTIO_NET_BAR_BYTES), with MAC
+/* Adds the card to `pci` in `slot`, its BAR at I/O port `port` (a multiple of VIRTIO_PCI_BAR_BYTES), with MAC
  * address `mac` and the link up. Borrows everything but `mac` for its life. 0, or pci_add's errors. */
 int virtio_net_init(struct virtio_net *net, struct pci *pci, unsigned slot, uint16_t port, const uint8_t mac[6],
                     struct guest_memory *memory, void (*transmit)(void *ctx, const uint8_t *frame, size_t bytes),
                     void *ctx);
-
-/* Access to the BAR at `offset` (see pci_io_find), `bytes` 1, 2 or 4. Reading the ISR clears it and lowers the
- * interrupt; writing a notify register sends what the transmit queue holds. */
-uint32_t virtio_net_io_read(struct virtio_net *net, uint16_t offset, unsigned bytes);
-void virtio_net_io_write(struct virtio_net *net, uint16_t offset, unsigned bytes, uint32_t value);
 
 /* True if the driver runs and its receive ring has an entry; changes nothing, so it need not be logged. Does not
  * promise that virtio_net_receive succeeds: a hostile entry shows only then. */

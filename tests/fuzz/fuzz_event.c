@@ -70,6 +70,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         case EVENT_CONSOLE: fuzz_check(record.bytes > 0); break;
         case EVENT_OUTPUT: fuzz_touch(payload, sizeof(struct event_output)); break;
         case EVENT_PROGRESS: fuzz_touch(payload, sizeof(struct event_progress)); break;
+        case EVENT_DISK:
+            fuzz_touch(payload, sizeof(struct event_disk) + ((const struct event_disk *)payload)->bytes);
+            break;
         case EVENT_HANDOVER: fuzz_touch(payload, sizeof(struct event_handover)); break;
         case EVENT_PAGES: pages_take(&record); break;
         case EVENT_SYNC: fuzz_touch(payload, sizeof(struct vcpu_state)); break;

@@ -6,7 +6,8 @@ cases=(no-command unknown-command unknown-option missing-kernel missing-kernel-o
     etcd-no-port etcd-password-in-url etcd-nobody etcd-nonsense etcd-auth-over-http etcd-auth-for-all
     backup-alone bad-address port-missing replay-no-log replay-text replay-other-guest dump-exists log-text no-kvm console-unwritable
     control-no-directory control-in-use metrics-for-all ftctl-nobody
-    key-missing key-for-all key-too-short key-differs key-on-one-side peer-talks-nonsense)
+    key-missing key-for-all key-too-short key-differs key-on-one-side peer-talks-nonsense
+    disk-missing disk-directory disk-odd-size disk-read-only disk-in-use disk-twice disk-wrong-mode)
 if [ "${1:-}" = --list ]; then
     printf '%s\n' "${cases[@]}"
     exit
@@ -87,6 +88,18 @@ peer-talks-nonsense)
     prepare="(sleep 1; head -c 1000 /dev/urandom >/dev/tcp/127.0.0.1/7999) 2>/dev/null &"
     run="$ftvmm backup $pair --join-timeout 3 --listen tcp:127.0.0.1:7999" status=1 word='does not speak'
     ;;
+disk-missing) run="$ftvmm run $images --disk /nowhere/disk" status=1 word=/nowhere/disk ;;
+disk-directory) run="$ftvmm run $images --disk /tmp" status=1 word='is a directory' ;;
+disk-odd-size) prepare="head -c 1000 /dev/zero >/tmp/bad-disk" run="$ftvmm run $images --disk /tmp/bad-disk" status=1 word='1000 bytes' ;;
+disk-read-only) run="$ftvmm run $images --disk /src/LICENSE" status=1 word=',readonly' ;;
+disk-in-use)
+    prepare="truncate -s 1M /tmp/bad-disk; timeout 9 $ftvmm run $images --disk /tmp/bad-disk --stop-after 6 --console none \
+        >/dev/null 2>&1 </dev/null & sleep 2"
+    run="$ftvmm run $images --disk /tmp/bad-disk" status=1 word='in use'
+    after_s=9
+    ;;
+disk-twice) run="$ftvmm run $images --disk /tmp/a --disk /tmp/b" status=2 word='one disk' ;;
+disk-wrong-mode) run="$ftvmm run $images --disk /tmp/a,mode=striped" status=2 word=mode=striped ;;
 *) fail "there is no case '$1'; --list names them" ;;
 esac
 

@@ -1,15 +1,17 @@
 /*
- * Random guests: every port in every width, rings full of nonsense, time in leaps. Two machines get the same
+ * Random guests: every port in every width, rings full of nonsense, time in leaps, disk requests that end whenever
+ * they like. Two machines get the same
  * accesses and must stay equal to the last byte; halfway the second one is replaced by a third that received
  * nothing but a copy of the states, as a new backup does. Sanitizers watch the bounds.
  */
-#include "net_driver.h"
+#include "virtio_driver.h"
 
 #include "vmm/pit.h"
 #include "vmm/rtc.h"
 #include "vmm/uart.h"
 
 #define STEPS              200000u
+#define BLK_FEATURES       (UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_BLK_F_FLUSH)
 #define START_UNIX_SECONDS INT64_C(1700000000)
 
 struct whole {
@@ -51,6 +53,8 @@ static void whole_init(struct whole *whole)
 {
     memset(whole, 0, sizeof(*whole));
     machine_init(&whole->machine);
+    machine_add_disk(&whole->machine, false);
+    whole->machine.slot = TEST_SLOT;
     whole->machine.net.transmit = whole_transmit;
     whole->machine.net.ctx = whole;
     pit_init(&whole->pit, 0);
@@ -70,7 +74,11 @@ static void whole_copy_state(struct whole *to, const struct whole *from)
 {
     to->machine.pic = from->machine.pic;
     to->machine.pci.state = from->machine.pci.state;
+    to->machine.net.card.state = from->machine.net.card.state;
     to->machine.net.state = from->machine.net.state;
+    to->machine.blk.card.state = from->machine.blk.card.state;
+    to->machine.blk.state = from->machine.blk.state;
+    *to->machine.backing = *from->machine.backing;
     to->pit = from->pit;
     to->rtc = from->rtc;
     to->uart.state = from->uart.state;
@@ -86,7 +94,11 @@ static void assert_same(const struct whole *a, const struct whole *b)
 {
     assert_memory_equal(&a->machine.pic, &b->machine.pic, sizeof(a->machine.pic));
     assert_memory_equal(&a->machine.pci.state, &b->machine.pci.state, sizeof(a->machine.pci.state));
+    assert_memory_equal(&a->machine.net.card.state, &b->machine.net.card.state, sizeof(a->machine.net.card.state));
     assert_memory_equal(&a->machine.net.state, &b->machine.net.state, sizeof(a->machine.net.state));
+    assert_memory_equal(&a->machine.blk.card.state, &b->machine.blk.card.state, sizeof(a->machine.blk.card.state));
+    assert_memory_equal(&a->machine.blk.state, &b->machine.blk.state, sizeof(a->machine.blk.state));
+    assert_memory_equal(a->machine.backing, b->machine.backing, sizeof(*a->machine.backing));
     assert_memory_equal(&a->pit, &b->pit, sizeof(a->pit));
     assert_memory_equal(&a->rtc, &b->rtc, sizeof(a->rtc));
     assert_memory_equal(&a->uart.state, &b->uart.state, sizeof(a->uart.state));
@@ -111,6 +123,7 @@ static uint32_t bus_read(struct whole *whole, uint16_t port, unsigned bytes, uin
     struct machine *machine = &whole->machine;
     unsigned bar;
     uint16_t offset;
+    int slot = pci_io_find(&machine->pci, port, &bar, &offset);
 
     if ((port >= 0x20 && port <= 0x21) || (port >= 0xA0 && port <= 0xA1) || (port >= 0x4D0 && port <= 0x4D1))
         return pic_read(&machine->pic, port, bytes);
@@ -122,8 +135,8 @@ static uint32_t bus_read(struct whole *whole, uint16_t port, unsigned bytes, uin
         return uart_read(&whole->uart, port, bytes);
     if (port >= 0xCF8 && port <= 0xCFF)
         return pci_read(&machine->pci, port, bytes);
-    if (pci_io_find(&machine->pci, port, &bar, &offset) >= 0)
-        return virtio_net_io_read(&machine->net, offset, bytes);
+    if (slot >= 0)
+        return virtio_pci_io_read(slot == BLK_SLOT ? &machine->blk.card : &machine->net.card, offset, bytes);
     return 0;
 }
 
@@ -132,7 +145,9 @@ static void bus_write(struct whole *whole, uint16_t port, unsigned bytes, uint32
     struct machine *machine = &whole->machine;
     unsigned bar;
     uint16_t offset;
+    int slot = pci_io_find(&machine->pci, port, &bar, &offset);
 
+    virtio_blk_continue(&machine->blk);
     if ((port >= 0x20 && port <= 0x21) || (port >= 0xA0 && port <= 0xA1) || (port >= 0x4D0 && port <= 0x4D1))
         pic_write(&machine->pic, port, bytes, value);
     else if ((port >= 0x40 && port <= 0x43) || port == 0x61)
@@ -143,8 +158,8 @@ static void bus_write(struct whole *whole, uint16_t port, unsigned bytes, uint32
         uart_write(&whole->uart, port, bytes, value);
     else if (port >= 0xCF8 && port <= 0xCFF)
         pci_write(&machine->pci, port, bytes, value);
-    else if (pci_io_find(&machine->pci, port, &bar, &offset) >= 0)
-        virtio_net_io_write(&machine->net, offset, bytes, value);
+    else if (slot >= 0)
+        virtio_pci_io_write(slot == BLK_SLOT ? &machine->blk.card : &machine->net.card, offset, bytes, value);
 }
 
 static uint16_t random_port(uint64_t *random)
@@ -154,7 +169,7 @@ static uint16_t random_port(uint64_t *random)
     uint64_t which = test_random(random) % 16;
 
     if (which >= 9)
-        return (uint16_t)(TEST_PORT + test_random(random) % VIRTIO_NET_BAR_BYTES);
+        return (uint16_t)(TEST_PORT + test_random(random) % (2 * VIRTIO_PCI_BAR_BYTES)); /* the disk's BAR is next */
     return (uint16_t)(bases[which] + test_random(random) % counts[which]);
 }
 
@@ -165,7 +180,8 @@ static uint32_t random_value(uint64_t *random)
     case 0:
         return (uint32_t)(test_random(random) % 16);
     case 1:
-        return 0x80000000u | TEST_SLOT << 11 | (uint32_t)(test_random(random) & 0xFC);
+        return 0x80000000u | (TEST_SLOT + (uint32_t)(test_random(random) % 2)) << 11 |
+               (uint32_t)(test_random(random) & 0xFC);
     case 2:
         return (uint32_t)(test_random(random) % (TEST_RAM_BYTES + 64)) & ~15u;
     default:
@@ -229,6 +245,70 @@ static void clean_rings(struct whole *whole, uint64_t *random)
         store_descriptor(whole, random);
 }
 
+/* A disk request, mostly a possible one, in the ring's descriptors 4 n to 4 n + 3. */
+static void offer_disk_request(struct whole *whole, uint64_t *random)
+{
+    static const uint32_t types[] = {VIRTIO_BLK_T_IN, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_OUT,
+                                     VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, 99};
+    uint64_t bits = test_random(random);
+    unsigned n = bits % 16;
+    uint64_t place = 0xA000 + test_random(random) % (TEST_RAM_BYTES - 0xA000 - 10000);
+    struct virtio_blk_outhdr header = {
+        .type = types[(bits >> 8) % 7],
+        .sector = bits >> 56 == 0 ? test_random(random) : test_random(random) % (BLK_SECTORS + 4),
+    };
+    uint16_t data_flags = VRING_DESC_F_NEXT | (header.type == VIRTIO_BLK_T_OUT ? 0 : VRING_DESC_F_WRITE);
+    struct vring_desc desc[4] = {
+        {.addr = place, .len = 16, .flags = VRING_DESC_F_NEXT, .next = (uint16_t)(4 * n + (bits >> 16 & 1 ? 1 : 3))},
+        {.addr = place + 16, .len = 512 * (uint32_t)(1 + (bits >> 20) % 8), .flags = data_flags,
+         .next = (uint16_t)(4 * n + 2)},
+        {.addr = place + 5000, .len = 512 * (uint32_t)(1 + (bits >> 24) % 8), .flags = data_flags,
+         .next = (uint16_t)(4 * n + 3)},
+        {.addr = place + 9999, .len = 1, .flags = VRING_DESC_F_WRITE},
+    };
+    uint16_t head = (uint16_t)(4 * n), index;
+
+    switch ((bits >> 32) % 256) { /* now and then, something that is wrong */
+    case 0:
+        desc[bits >> 40 & 3].addr = test_random(random);
+        break;
+    case 1:
+        desc[bits >> 40 & 3].next = (uint16_t)test_random(random);
+        break;
+    case 2:
+        desc[bits >> 40 & 3].flags = (uint16_t)test_random(random);
+        break;
+    default:
+        if ((bits >> 40) % 16 == 0)
+            desc[bits >> 44 & 3].len = (uint32_t)(1 + test_random(random) % 3000);
+        break;
+    }
+    guest_store(whole, place, &header, sizeof(header));
+    guest_store(whole, 0x8000 + 64 * n, desc, sizeof(desc));
+    memcpy(&index, whole->machine.memory.base + 0x8400 + 2, 2);
+    guest_store(whole, 0x8400 + 4 + 2 * (index % 64), &head, 2);
+    index++;
+    guest_store(whole, 0x8400 + 2, &index, 2);
+}
+
+static void start_disk(struct whole *whole, uint64_t *random)
+{
+    static const uint8_t zero[4096];
+    struct machine *machine = &whole->machine;
+
+    machine->slot = BLK_SLOT;
+    bus_write(whole, 0xCF8, 4, 0x80000000u | BLK_SLOT << 11 | 0x10, 0);
+    bus_write(whole, 0xCFC, 4, BLK_PORT, 0);
+    driver_probe(&whole->driver, machine);
+    guest_store(whole, 0x8000, zero, sizeof(zero));
+    driver_negotiate(&whole->driver, BLK_FEATURES);
+    if (test_random(random) % 16 == 0)
+        whole->driver.requests.used_gpa = random_value(random);
+    ring_setup(&whole->driver, &whole->driver.requests);
+    status_put(&whole->driver, 0x0F);
+    machine->slot = TEST_SLOT;
+}
+
 static void offer_random_head(struct whole *whole, uint64_t *random)
 {
     uint64_t avail = test_random(random) % 2 ? 0x2000 : 0x6000;
@@ -252,7 +332,16 @@ static void whole_step(struct whole *whole, uint64_t random, uint64_t now_ns)
     unsigned bytes = widths[test_random(&random) % 3];
     uint32_t value;
 
-    if (kind < 16) {
+    if (test_random(&random) % 4 == 0) { /* the disk's turn */
+        if (kind < 4 && machine->blk.card.state.status != 0x0F) {
+            start_disk(whole, &random);
+        } else if (kind < 70) {
+            offer_disk_request(whole, &random);
+            virtio_pci_io_write(&machine->blk.card, 0x44, 2, 0);
+        } else {
+            backing_end(machine, kind < 80 ? VIRTIO_BLK_IOERR : VIRTIO_BLK_OK);
+        }
+    } else if (kind < 16) {
         value = bus_read(whole, port, bytes, now_ns);
         assert_true(bytes == 4 || value >> (8 * bytes) == 0);
         whole->read_digest = digest(whole->read_digest, &value, sizeof(value));
@@ -262,7 +351,7 @@ static void whole_step(struct whole *whole, uint64_t random, uint64_t now_ns)
         store_descriptor(whole, &random);
     } else if (kind < 90) {
         offer_random_head(whole, &random);
-        virtio_net_io_write(&machine->net, 0x46, 2, 1);
+        virtio_pci_io_write(&machine->net.card, 0x46, 2, 1);
     } else if (kind < 110) {
         memset(frame, (int)(random & 0xFF), sizeof(frame));
         virtio_net_receive(&machine->net, frame, test_random(&random) % sizeof(frame));
@@ -278,7 +367,7 @@ static void whole_step(struct whole *whole, uint64_t random, uint64_t now_ns)
             whole->read_digest = digest(whole->read_digest, &(uint8_t){pic_acknowledge(&machine->pic)}, 1);
     } else if (kind < 123) {
         virtio_net_set_link(&machine->net, test_random(&random) % 2);
-    } else if (machine->net.state.status != 0x0F) {
+    } else if (machine->net.card.state.status != 0x0F) {
         bus_write(whole, 0xCF8, 4, 0x80000000u | TEST_SLOT << 11 | 0x10, now_ns);
         bus_write(whole, 0xCFC, 4, TEST_PORT, now_ns);
         driver_probe(&whole->driver, machine);
@@ -330,7 +419,11 @@ static void equal_accesses_keep_machines_equal_and_inside_their_bounds(void **un
                   (unsigned long long)a->machine.net.state.received_frames,
                   (unsigned long long)a->machine.net.state.received_dropped_frames,
                   (unsigned long long)(now_ns / 1000000000));
+    print_message("disk requests %llu, refused %llu\n", (unsigned long long)a->machine.backing->submitted,
+                  (unsigned long long)a->machine.blk.state.refused);
     /* The random guest must have got somewhere, or this test shows nothing. */
+    assert_true(a->machine.backing->ended > 500);
+    assert_true(a->machine.blk.state.refused > 100);
     assert_true(a->machine.net.state.sent_frames > 500);
     assert_true(a->machine.net.state.received_frames > 500);
     assert_true(a->machine.net.state.received_dropped_frames > 50);

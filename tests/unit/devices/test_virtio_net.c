@@ -1,5 +1,5 @@
 /* The network card as a driver sees it: probe, negotiation, frames both ways, and a hostile guest. */
-#include "net_driver.h"
+#include "virtio_driver.h"
 
 #include <errno.h>
 
@@ -54,7 +54,7 @@ static void negotiation_accepts_offered_features_only(void **unused)
     assert_int_equal(status_get(&driver), 0x03);
     driver_negotiate(&driver, BASIC_FEATURES);
     features_put(&driver, ALL_FEATURES); /* too late */
-    assert_true(machine.net.state.driver_features == BASIC_FEATURES);
+    assert_true(machine.net.card.state.driver_features == BASIC_FEATURES);
     machine_fini(&machine);
 }
 

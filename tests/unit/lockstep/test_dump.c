@@ -207,7 +207,7 @@ static void dump_state_shows_every_bit(void **state)
     assert_int_equal(hidden_bytes(&machine.pit, sizeof(machine.pit)), 3 * 2 + 7);
     assert_int_equal(hidden_bytes(&machine.rtc, sizeof(machine.rtc)), 7);
     assert_int_equal(hidden_bytes(&machine.uart.state, sizeof(machine.uart.state)), 0);
-    assert_int_equal(hidden_bytes(&machine.net.state.queues, sizeof(machine.net.state.queues)), 2 * 4);
+    assert_int_equal(hidden_bytes(&machine.net.card.state.queues, sizeof(machine.net.card.state.queues)), 2 * 4);
 }
 
 static void dump_is_never_written_over_anything(void **state)

@@ -14,6 +14,7 @@
 #include "vmm/cpuid.h"
 #include "vmm/event.h"
 #include "vmm/guest_memory.h"
+#include "vmm/virtio_blk.h"
 
 static _Alignas(8) uint8_t payload[CHANNEL_PAYLOAD_MAX_BYTES];
 
@@ -45,11 +46,35 @@ static void event_fixed_kinds_pass_at_their_size_only(void **state)
     }
 }
 
+static void event_disk_answers_must_be_possible(void **state)
+{
+    struct event_disk *disk = (void *)payload;
+
+    (void)state;
+    memset(payload, 0, sizeof(*disk));
+    assert_int_equal(check(EVENT_DISK, sizeof(*disk)), 0);
+    assert_int_equal(check(EVENT_DISK, sizeof(*disk) - 1), -EBADMSG);
+    assert_int_equal(check(EVENT_DISK, sizeof(*disk) + 512), -EBADMSG);
+    disk->bytes = 512;
+    assert_int_equal(check(EVENT_DISK, sizeof(*disk) + 512), 0);
+    assert_int_equal(check(EVENT_DISK, sizeof(*disk)), -EBADMSG);
+    disk->status = VIRTIO_BLK_IOERR; /* an error brings no data */
+    assert_int_equal(check(EVENT_DISK, sizeof(*disk) + 512), -EBADMSG);
+    disk->bytes = 0;
+    assert_int_equal(check(EVENT_DISK, sizeof(*disk)), 0);
+    disk->status = VIRTIO_BLK_UNSUPPORTED; /* is answered without the file */
+    assert_int_equal(check(EVENT_DISK, sizeof(*disk)), -EBADMSG);
+    disk->status = VIRTIO_BLK_OK;
+    disk->bytes = UINT32_MAX - 7; /* would wrap */
+    assert_int_equal(check(EVENT_DISK, sizeof(*disk) - 8), -EBADMSG);
+    assert_int_equal(check(EVENT_DISK, sizeof(*disk)), -EBADMSG);
+}
+
 static void event_unknown_kinds_are_refused(void **state)
 {
     (void)state;
     assert_int_equal(check(0, 8), -EBADMSG);
-    for (unsigned kind = EVENT_HANDOVER + 1; kind < 65536; kind += 997)
+    for (unsigned kind = EVENT_DISK + 1; kind < 65536; kind += 997)
         assert_int_equal(check((uint16_t)kind, 8), -EBADMSG);
 }
 
@@ -227,6 +252,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(event_fixed_kinds_pass_at_their_size_only),
+        cmocka_unit_test(event_disk_answers_must_be_possible),
         cmocka_unit_test(event_unknown_kinds_are_refused),
         cmocka_unit_test(event_start_count_must_match_its_size),
         cmocka_unit_test(event_pages_must_be_whole),

@@ -113,6 +113,7 @@ static void log_with_every_kind(void)
     segment->ram_digest = 0x1111222233334444;
     channel_commit(log);
     put_time(log, 30, 3000000000);
+    put(log, EVENT_DISK, 33, &(struct event_disk){ .number = 3, .digest = 7 }, sizeof(struct event_disk));
     put(log, EVENT_HANDOVER, 35, &(struct event_handover){ .frames_sent = 12 }, sizeof(struct event_handover));
     put(log, EVENT_END, 40,
         &(struct event_end){ .ram_digest = 0x5555666677778888, .vcpu_digest = 9, .reason = EVENT_END_HALTED },
@@ -120,7 +121,7 @@ static void log_with_every_kind(void)
     channel_close(log);
 }
 
-#define EVERY_KIND_RECORDS 14
+#define EVERY_KIND_RECORDS 15
 
 /* Progress at 1, 2, ...: small, so that places in the file are easily known: 64 bytes each. */
 static void log_of_marks(uint64_t records, bool ended)
@@ -256,7 +257,7 @@ static void log_kinds_choose_the_lines_and_not_the_sums(void **state)
     options.json = false;
     assert_int_equal(print(&options), 0);
     assert_null(strstr(printed, "frames_built"));
-    assert_non_null(line_with("records      14 in "));
+    assert_non_null(line_with("records      15 in "));
 }
 
 static void log_positions_choose_lines_and_sums(void **state)

@@ -1,28 +1,44 @@
-/* A small virtio-net driver for tests: finds the card by its capabilities and drives it through the ports only. */
-#ifndef FTVMM_TESTS_NET_DRIVER_H
-#define FTVMM_TESTS_NET_DRIVER_H
+/* A small virtio driver for tests: finds a card by its capabilities and drives it through the ports only. */
+#ifndef FTVMM_TESTS_VIRTIO_DRIVER_H
+#define FTVMM_TESTS_VIRTIO_DRIVER_H
 
 #include "tests/unit/cmocka_prelude.h"
 
 #include <string.h>
 
+#include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
 #include <linux/virtio_pci.h>
 #include <linux/virtio_ring.h>
 
+#include "vmm/virtio_blk.h"
 #include "vmm/virtio_net.h"
 
 #define TEST_SLOT      3u
 #define TEST_PORT      0xC000u
+#define BLK_SLOT       4u
+#define BLK_PORT       0xC080u
+#define BLK_SECTORS    1000u /* 500,000 bytes: no whole number of requests */
 #define TEST_RAM_BYTES (256u * 1024)
 
 static const uint8_t test_mac[6] = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56};
+
+/* What the disk was asked, oldest first; the test says when and how it ends. */
+struct backing {
+    uint64_t submitted, ended;
+    struct virtio_blk_request requests[VIRTIO_BLK_REQUESTS_MAX];
+    uint8_t data[VIRTIO_BLK_REQUESTS_MAX][VIRTIO_BLK_DATA_BYTES_MAX];
+    uint8_t image[BLK_SECTORS * VIRTIO_BLK_SECTOR_BYTES];
+};
 
 struct machine {
     struct pic pic;
     struct pci pci;
     struct virtio_net net;
+    struct virtio_blk blk; /* only after machine_add_disk */
+    struct backing *backing;
+    unsigned slot; /* of the card that pci_get, pci_put and the driver mean */
     struct guest_memory memory;
     uint64_t dirty[TEST_RAM_BYTES / GUEST_PAGE_BYTES / 64];
     uint64_t frames;
@@ -44,7 +60,8 @@ struct driver {
     uint16_t common, isr, notify, device; /* ports */
     uint32_t notify_multiplier;
     unsigned window; /* access capability, in configuration space */
-    struct ring rx, tx;
+    struct ring rx, tx; /* of the network card */
+    struct ring requests; /* of the disk */
 };
 
 static inline void machine_transmit(void *ctx, const uint8_t *frame, size_t bytes)
@@ -60,6 +77,7 @@ static inline void machine_transmit(void *ctx, const uint8_t *frame, size_t byte
 static inline void machine_init(struct machine *machine)
 {
     memset(machine, 0, sizeof(*machine));
+    machine->slot = TEST_SLOT;
     machine->memory.base = calloc(1, TEST_RAM_BYTES);
     machine->memory.bytes = TEST_RAM_BYTES;
     machine->memory.dirty = machine->dirty;
@@ -74,11 +92,61 @@ static inline void machine_init(struct machine *machine)
 static inline void machine_fini(struct machine *machine)
 {
     free(machine->memory.base);
+    free(machine->backing);
+}
+
+static inline uint8_t *backing_data(void *ctx, uint64_t number)
+{
+    struct machine *machine = ctx;
+
+    return machine->backing->data[number % VIRTIO_BLK_REQUESTS_MAX];
+}
+
+static inline void backing_submit(void *ctx, uint64_t number, const struct virtio_blk_request *request)
+{
+    struct backing *backing = ((struct machine *)ctx)->backing;
+
+    assert_true(number == backing->submitted);
+    assert_true(backing->submitted - backing->ended < VIRTIO_BLK_REQUESTS_MAX);
+    assert_true(request->bytes <= VIRTIO_BLK_DATA_BYTES_MAX);
+    assert_true(request->sector * 512 + request->bytes <= sizeof(backing->image));
+    backing->requests[backing->submitted++ % VIRTIO_BLK_REQUESTS_MAX] = *request;
+}
+
+/* From here on the driver drives the disk. */
+static inline void machine_add_disk(struct machine *machine, bool readonly)
+{
+    struct virtio_blk_file file = {.ctx = machine, .data = backing_data, .submit = backing_submit};
+
+    machine->slot = BLK_SLOT;
+    machine->backing = calloc(1, sizeof(*machine->backing));
+    assert_non_null(machine->backing);
+    assert_int_equal(virtio_blk_init(&machine->blk, &machine->pci, BLK_SLOT, BLK_PORT, BLK_SECTORS, readonly,
+                                     &machine->memory, &file),
+                     0);
+}
+
+/* Carries out the oldest request and tells the guest; false if there is none. */
+static inline bool backing_end(struct machine *machine, enum virtio_blk_status status)
+{
+    struct backing *backing = machine->backing;
+    const struct virtio_blk_request *request = &backing->requests[backing->ended % VIRTIO_BLK_REQUESTS_MAX];
+    uint8_t *data = backing->data[backing->ended % VIRTIO_BLK_REQUESTS_MAX];
+    uint8_t *place = backing->image + request->sector * VIRTIO_BLK_SECTOR_BYTES;
+
+    if (backing->ended == backing->submitted)
+        return false;
+    if (status == VIRTIO_BLK_OK && request->operation == VIRTIO_BLK_WRITE)
+        memcpy(place, data, request->bytes);
+    if (status == VIRTIO_BLK_OK && request->operation == VIRTIO_BLK_READ)
+        memcpy(data, place, request->bytes);
+    assert_int_equal(virtio_blk_complete(&machine->blk, backing->ended++, status, data), 0);
+    return true;
 }
 
 static inline bool machine_interrupted(const struct machine *machine)
 {
-    return machine->pic.chips[1].lines & 1u << (VIRTIO_NET_IRQ - 8);
+    return machine->pic.chips[1].lines & 1u << ((machine->slot == BLK_SLOT ? VIRTIO_BLK_IRQ : VIRTIO_NET_IRQ) - 8);
 }
 
 static inline void pci_select(struct machine *machine, unsigned slot, unsigned offset)
@@ -88,14 +156,19 @@ static inline void pci_select(struct machine *machine, unsigned slot, unsigned o
 
 static inline uint32_t pci_get(struct machine *machine, unsigned offset, unsigned bytes)
 {
-    pci_select(machine, TEST_SLOT, offset);
+    pci_select(machine, machine->slot, offset);
     return pci_read(&machine->pci, (uint16_t)(0xCFC + offset % 4), bytes);
 }
 
 static inline void pci_put(struct machine *machine, unsigned offset, unsigned bytes, uint32_t value)
 {
-    pci_select(machine, TEST_SLOT, offset);
+    pci_select(machine, machine->slot, offset);
     pci_write(&machine->pci, (uint16_t)(0xCFC + offset % 4), bytes, value);
+}
+
+static inline struct virtio_pci *machine_card(struct machine *machine)
+{
+    return machine->slot == BLK_SLOT ? &machine->blk.card : &machine->net.card;
 }
 
 static inline uint32_t port_get(struct machine *machine, uint16_t port, unsigned bytes)
@@ -103,9 +176,9 @@ static inline uint32_t port_get(struct machine *machine, uint16_t port, unsigned
     unsigned bar;
     uint16_t offset;
 
-    assert_int_equal(pci_io_find(&machine->pci, port, &bar, &offset), TEST_SLOT);
+    assert_int_equal(pci_io_find(&machine->pci, port, &bar, &offset), machine->slot);
     assert_int_equal(bar, 0);
-    return virtio_net_io_read(&machine->net, offset, bytes);
+    return virtio_pci_io_read(machine_card(machine), offset, bytes);
 }
 
 static inline void port_put(struct machine *machine, uint16_t port, unsigned bytes, uint32_t value)
@@ -113,8 +186,8 @@ static inline void port_put(struct machine *machine, uint16_t port, unsigned byt
     unsigned bar;
     uint16_t offset;
 
-    assert_int_equal(pci_io_find(&machine->pci, port, &bar, &offset), TEST_SLOT);
-    virtio_net_io_write(&machine->net, offset, bytes, value);
+    assert_int_equal(pci_io_find(&machine->pci, port, &bar, &offset), machine->slot);
+    virtio_pci_io_write(machine_card(machine), offset, bytes, value);
 }
 
 /* Walks the capability list as Linux's vp_modern_probe does, with its checks of length and alignment. */
@@ -213,7 +286,7 @@ static inline uint8_t *ram(struct driver *driver, uint64_t gpa)
 static inline void ring_setup(struct driver *driver, struct ring *ring)
 {
     common_put(driver, VIRTIO_PCI_COMMON_Q_SELECT, 2, ring->queue);
-    assert_int_equal(common_get(driver, VIRTIO_PCI_COMMON_Q_SIZE, 2), 256);
+    assert_int_equal(common_get(driver, VIRTIO_PCI_COMMON_Q_SIZE, 2), driver->machine->slot == BLK_SLOT ? 64 : 256);
     assert_int_equal(common_get(driver, VIRTIO_PCI_COMMON_Q_ENABLE, 2), 0);
     common_put(driver, VIRTIO_PCI_COMMON_Q_SIZE, 2, ring->size);
     common_put(driver, VIRTIO_PCI_COMMON_Q_DESCLO, 4, (uint32_t)ring->desc_gpa);
@@ -238,14 +311,19 @@ static inline void driver_negotiate(struct driver *driver, uint64_t features)
     status_put(driver, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK);
     driver->rx = (struct ring){.queue = 0, .size = 256, .desc_gpa = 0x1000, .avail_gpa = 0x2000, .used_gpa = 0x3000};
     driver->tx = (struct ring){.queue = 1, .size = 256, .desc_gpa = 0x5000, .avail_gpa = 0x6000, .used_gpa = 0x7000};
+    driver->requests = (struct ring){.size = 64, .desc_gpa = 0x8000, .avail_gpa = 0x8400, .used_gpa = 0x8800};
 }
 
 static inline void driver_start(struct driver *driver, uint64_t features)
 {
     driver_negotiate(driver, features);
     assert_true(status_get(driver) & VIRTIO_CONFIG_S_FEATURES_OK);
-    ring_setup(driver, &driver->rx);
-    ring_setup(driver, &driver->tx);
+    if (driver->machine->slot == BLK_SLOT) {
+        ring_setup(driver, &driver->requests);
+    } else {
+        ring_setup(driver, &driver->rx);
+        ring_setup(driver, &driver->tx);
+    }
     status_put(driver, 0x0F);
 }
 

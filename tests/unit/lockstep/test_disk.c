@@ -1,0 +1,428 @@
+/* The disk's file: what is refused, the order of requests, errors, held writes, and a disk that only learns. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tests/unit/cmocka_prelude.h"
+
+#include "base/clock.h"
+#include "vmm/disk.h"
+
+#define SECTORS   256u
+#define STRESS    20000u
+#define LIMIT_NS  (20 * NS_PER_S)
+
+static char directory[64], image[96];
+static _Atomic uint64_t told, allowed_lsn;
+
+static void note_finished(void *ctx)
+{
+    (void)ctx;
+    atomic_fetch_add(&told, 1);
+}
+
+static bool allow_write(void *ctx, uint64_t lsn)
+{
+    (void)ctx;
+    return lsn <= atomic_load(&allowed_lsn);
+}
+
+static int open_image(struct disk **disk, enum disk_mode mode, bool readonly, bool passive)
+{
+    const struct disk_options options = { .path = image, .mode = mode, .readonly = readonly, .passive = passive };
+    const struct disk_owner owner = { .finished = note_finished, .may_write = allow_write };
+
+    return disk_open(disk, &options, &owner);
+}
+
+static struct disk *must_open(void)
+{
+    struct disk *disk;
+
+    assert_int_equal(open_image(&disk, DISK_MIRRORED, false, false), 0);
+    return disk;
+}
+
+static void image_of(size_t bytes)
+{
+    int fd = open(image, O_RDWR | O_CREAT | O_TRUNC, 0600);
+
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+    close(fd);
+}
+
+static void image_put(const void *bytes, size_t count, off_t at)
+{
+    int fd = open(image, O_WRONLY);
+
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, bytes, count, at), count);
+    close(fd);
+}
+
+static uint8_t image_byte(off_t at)
+{
+    int fd = open(image, O_RDONLY);
+    uint8_t byte;
+
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, &byte, 1, at), 1);
+    close(fd);
+    return byte;
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    strcpy(directory, "/tmp/ftvmm-disk-XXXXXX");
+    if (mkdtemp(directory) == NULL)
+        return -1;
+    snprintf(image, sizeof(image), "%s/image", directory);
+    image_of(SECTORS * 512);
+    atomic_store(&allowed_lsn, 0);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    unlink(image);
+    return rmdir(directory);
+}
+
+static void submit(struct disk *disk, uint64_t number, enum virtio_blk_operation operation, uint64_t sector,
+                   uint32_t bytes, uint8_t fill, uint64_t hold_lsn)
+{
+    struct virtio_blk_request request = { .operation = (uint8_t)operation, .sector = sector, .bytes = bytes };
+
+    if (operation == VIRTIO_BLK_WRITE)
+        memset(disk_data(disk, number), fill, bytes);
+    disk_submit(disk, number, &request, hold_lsn);
+}
+
+static struct disk_result await(struct disk *disk)
+{
+    uint64_t limit_ns = clock_now_ns() + LIMIT_NS;
+    struct disk_result result;
+
+    while (!disk_result(disk, &result)) {
+        assert_true(clock_now_ns() < limit_ns);
+        clock_sleep_ns(20 * NS_PER_US);
+    }
+    return result;
+}
+
+static void images_that_cannot_be_a_disk_are_refused(void **state)
+{
+    struct disk *disk;
+
+    (void)state;
+    image_of(0);
+    assert_int_equal(open_image(&disk, DISK_MIRRORED, false, false), -EINVAL);
+    assert_null(disk);
+    image_of(511);
+    assert_int_equal(open_image(&disk, DISK_MIRRORED, false, false), -EINVAL);
+    image_of(512 * 3 + 1);
+    assert_int_equal(open_image(&disk, DISK_MIRRORED, false, false), -EINVAL);
+    unlink(image);
+    assert_int_equal(open_image(&disk, DISK_MIRRORED, false, false), -ENOENT);
+    assert_int_equal(mkfifo(image, 0600), 0);
+    assert_int_equal(open_image(&disk, DISK_MIRRORED, false, false), -EINVAL);
+    unlink(image);
+    assert_int_equal(mkdir(image, 0700), 0);
+    assert_int_equal(open_image(&disk, DISK_MIRRORED, false, false), -EISDIR);
+    assert_int_equal(open_image(&disk, DISK_MIRRORED, true, false), -EINVAL);
+    rmdir(image);
+    image_of(512);
+}
+
+static void an_image_has_one_writer_or_many_readers(void **state)
+{
+    struct disk *first, *second;
+
+    (void)state;
+    first = must_open();
+    assert_int_equal(open_image(&second, DISK_MIRRORED, false, false), -EBUSY);
+    assert_int_equal(open_image(&second, DISK_MIRRORED, true, false), -EBUSY);
+    disk_close(first, false);
+    assert_int_equal(open_image(&first, DISK_MIRRORED, true, false), 0);
+    assert_int_equal(open_image(&second, DISK_MIRRORED, true, false), 0);
+    disk_close(second, false);
+    assert_int_equal(open_image(&second, DISK_MIRRORED, false, false), -EBUSY);
+    disk_close(first, false);
+}
+
+static void requests_are_carried_out_in_their_order(void **state)
+{
+    struct disk *disk = must_open();
+    uint64_t told_before = atomic_load(&told), digest;
+    struct disk_result result;
+
+    (void)state;
+    assert_int_equal(disk_sectors(disk), SECTORS);
+    submit(disk, 0, VIRTIO_BLK_WRITE, 5, 1024, 0xA1, 0);
+    submit(disk, 1, VIRTIO_BLK_READ, 6, 512, 0, 0);
+    submit(disk, 2, VIRTIO_BLK_WRITE, 6, 512, 0xB2, 0);
+    submit(disk, 3, VIRTIO_BLK_FLUSH, 0, 0, 0, 0);
+    submit(disk, 4, VIRTIO_BLK_READ, 6, 512, 0, 0);
+    for (uint64_t number = 0; number < 5; number++) {
+        result = await(disk);
+        assert_int_equal(result.number, number);
+        assert_int_equal(result.status, VIRTIO_BLK_OK);
+        assert_int_equal(result.read_bytes, number == 1 || number == 4 ? 512 : 0);
+        if (number == 1)
+            assert_int_equal(disk_data(disk, 1)[511], 0xA1);
+        if (number == 2)
+            digest = result.digest;
+        if (number == 3)
+            assert_true(result.digest == 0);
+        if (number == 4) {
+            assert_int_equal(disk_data(disk, 4)[0], 0xB2);
+            assert_true(result.digest == digest); /* what was read is what was written */
+        }
+        disk_consume(disk);
+    }
+    assert_false(disk_result_waiting(disk));
+    assert_int_equal(atomic_load(&told) - told_before, 5);
+    disk_close(disk, false);
+    assert_int_equal(image_byte(5 * 512), 0xA1);
+    assert_int_equal(image_byte(6 * 512), 0xB2);
+}
+
+static void an_image_that_was_cut_is_an_error_of_the_request(void **state)
+{
+    struct disk *disk = must_open();
+
+    (void)state;
+    assert_int_equal(truncate(image, 100 * 512), 0);
+    submit(disk, 0, VIRTIO_BLK_READ, 99, 1024, 0, 0);
+    submit(disk, 1, VIRTIO_BLK_READ, 99, 512, 0, 0);
+    assert_int_equal(await(disk).status, VIRTIO_BLK_IOERR);
+    assert_true(await(disk).digest == 0);
+    assert_int_equal(await(disk).read_bytes, 0);
+    disk_consume(disk);
+    assert_int_equal(await(disk).status, VIRTIO_BLK_OK);
+    disk_consume(disk);
+    disk_close(disk, false);
+}
+
+static void a_write_that_the_host_refuses_is_an_error_of_the_request(void **state)
+{
+    struct rlimit limit, before;
+    struct disk *disk = must_open();
+    struct disk_statistics statistics;
+
+    (void)state;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    limit = (struct rlimit){ .rlim_cur = 100 * 512, .rlim_max = before.rlim_max };
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    submit(disk, 0, VIRTIO_BLK_WRITE, 100, 512, 1, 0);
+    submit(disk, 1, VIRTIO_BLK_WRITE, 0, 512, 2, 0);
+    assert_int_equal(await(disk).status, VIRTIO_BLK_IOERR);
+    disk_consume(disk);
+    assert_int_equal(await(disk).status, VIRTIO_BLK_OK);
+    disk_consume(disk);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    disk_get_statistics(disk, &statistics);
+    assert_int_equal(statistics.errors, 1);
+    disk_close(disk, false);
+    assert_int_equal(image_byte(100 * 512), 0);
+    assert_int_equal(image_byte(0), 2);
+}
+
+static uint64_t identity_of(enum disk_mode mode)
+{
+    struct disk *disk;
+    uint64_t identity;
+
+    assert_int_equal(open_image(&disk, mode, false, false), 0);
+    assert_int_equal(disk_identify(disk, &identity), 0);
+    disk_close(disk, false);
+    return identity;
+}
+
+static void identity_tells_contents_apart_and_not_how_they_are_stored(void **state)
+{
+    size_t bytes = (5u << 20) + 512; /* more than one read, and an odd end */
+    uint8_t block[4096], zero[4096] = { 0 };
+    uint64_t sparse, empty, swapped;
+
+    (void)state;
+    image_of(bytes);
+    empty = identity_of(DISK_MIRRORED);
+    memset(block, 0x5A, sizeof(block));
+    image_put(block, sizeof(block), 3 << 20);
+    sparse = identity_of(DISK_MIRRORED);
+    assert_true(sparse != empty);
+    for (off_t at = 0; at < 1 << 20; at += sizeof(zero))
+        image_put(zero, sizeof(zero), at); /* zeroes where there was a hole */
+    assert_true(identity_of(DISK_MIRRORED) == sparse);
+    image_put("x", 1, (off_t)bytes - 1);
+    assert_true(identity_of(DISK_MIRRORED) != sparse);
+    image_put(zero, 1, (off_t)bytes - 1);
+    assert_true(identity_of(DISK_MIRRORED) == sparse);
+    image_put(zero, sizeof(zero), 3 << 20);
+    image_put(block, sizeof(block), 4096); /* the same block elsewhere */
+    swapped = identity_of(DISK_MIRRORED);
+    assert_true(swapped != sparse && swapped != empty);
+}
+
+static void shared_identity_is_the_file(void **state)
+{
+    uint64_t before = identity_of(DISK_SHARED);
+    char moved[128];
+
+    (void)state;
+    image_put("x", 1, 0);
+    assert_true(identity_of(DISK_SHARED) == before);
+    snprintf(moved, sizeof(moved), "%s.old", image);
+    assert_int_equal(rename(image, moved), 0);
+    image_of(SECTORS * 512);
+    assert_true(identity_of(DISK_SHARED) != before);
+    unlink(moved);
+}
+
+static void a_held_write_waits_and_so_does_what_follows_it(void **state)
+{
+    struct disk *disk = must_open();
+
+    (void)state;
+    submit(disk, 0, VIRTIO_BLK_WRITE, 0, 512, 0x11, 7);
+    submit(disk, 1, VIRTIO_BLK_READ, 0, 512, 0, 0);
+    clock_sleep_ns(30 * NS_PER_MS);
+    assert_false(disk_result_waiting(disk));
+    assert_int_equal(image_byte(0), 0);
+    atomic_store(&allowed_lsn, 6);
+    clock_sleep_ns(30 * NS_PER_MS);
+    assert_false(disk_result_waiting(disk));
+    atomic_store(&allowed_lsn, 7);
+    assert_int_equal(await(disk).number, 0);
+    disk_consume(disk);
+    assert_int_equal(await(disk).number, 1);
+    assert_int_equal(disk_data(disk, 1)[0], 0x11);
+    disk_consume(disk);
+    disk_close(disk, false);
+}
+
+static void closing_carries_out_what_is_allowed_and_nothing_else(void **state)
+{
+    struct disk *disk = must_open();
+
+    (void)state;
+    for (uint64_t number = 0; number < 32; number++)
+        submit(disk, number, VIRTIO_BLK_WRITE, number, 512, 0x22, 0);
+    submit(disk, 32, VIRTIO_BLK_WRITE, 32, 512, 0x22, 1); /* nobody will ever allow it */
+    submit(disk, 33, VIRTIO_BLK_WRITE, 33, 512, 0x22, 0);
+    disk_close(disk, false);
+    for (uint64_t number = 0; number < 34; number++)
+        assert_int_equal(image_byte((off_t)number * 512), number < 32 ? 0x22 : 0);
+    disk = must_open();
+    submit(disk, 0, VIRTIO_BLK_WRITE, 40, 512, 0x33, 1);
+    disk_close(disk, true);
+    assert_int_equal(image_byte(40 * 512), 0);
+}
+
+static void a_passive_disk_learns_until_activated_and_then_does_the_rest_again(void **state)
+{
+    uint8_t data[512];
+    struct disk_result result = { .number = 0 };
+    struct disk *live = must_open(), *passive;
+
+    (void)state;
+    assert_int_equal(open_image(&passive, DISK_SHARED, false, true), 0); /* although the other has it locked */
+    assert_true(disk_is_passive(passive));
+    submit(passive, 0, VIRTIO_BLK_WRITE, 0, 512, 0x44, 0);
+    submit(passive, 1, VIRTIO_BLK_READ, 1, 512, 0, 0);
+    submit(passive, 2, VIRTIO_BLK_WRITE, 2, 512, 0x55, 0);
+    submit(passive, 3, VIRTIO_BLK_READ, 2, 512, 0, 0);
+    clock_sleep_ns(10 * NS_PER_MS);
+    assert_false(disk_result_waiting(passive));
+    /* What cannot be: another number, data for a write, a read with fewer. */
+    result = (struct disk_result){ .number = 1 };
+    assert_int_equal(disk_learn(passive, &result, data), -EPROTO);
+    result = (struct disk_result){ .number = 0, .read_bytes = 512 };
+    assert_int_equal(disk_learn(passive, &result, data), -EPROTO);
+    result = (struct disk_result){ .number = 0 };
+    assert_int_equal(disk_learn(passive, &result, data), 0);
+    disk_consume(passive);
+    result = (struct disk_result){ .number = 1, .read_bytes = 100 };
+    assert_int_equal(disk_learn(passive, &result, data), -EPROTO);
+    memset(data, 0x66, sizeof(data));
+    result.read_bytes = 512;
+    assert_int_equal(disk_learn(passive, &result, data), 0);
+    assert_true(disk_result(passive, &result));
+    assert_int_equal(disk_data(passive, 1)[511], 0x66);
+    disk_consume(passive);
+
+    assert_int_equal(disk_activate(passive), -EBUSY);
+    assert_true(disk_is_passive(passive));
+    disk_close(live, false);
+    assert_int_equal(disk_activate(passive), 0);
+    assert_int_equal(await(passive).number, 2);
+    disk_consume(passive);
+    assert_int_equal(await(passive).number, 3);
+    assert_int_equal(disk_data(passive, 3)[0], 0x55);
+    disk_consume(passive);
+    disk_close(passive, false);
+    assert_int_equal(image_byte(0), 0); /* learnt, not done */
+    assert_int_equal(image_byte(2 * 512), 0x55);
+}
+
+/* Both threads at full speed; under ThreadSanitizer this is the test of the ring's order. */
+static void many_requests_in_flight_find_what_was_written_before_them(void **state)
+{
+    uint64_t random = test_seed(__func__), submitted = 0, limit_ns = clock_now_ns() + LIMIT_NS * 4;
+    uint8_t last[SECTORS] = { 0 }, expected[VIRTIO_BLK_REQUESTS_MAX] = { 0 };
+    struct disk *disk = must_open();
+    struct disk_result result;
+
+    (void)state;
+    for (uint64_t consumed = 0; consumed < STRESS; consumed++) {
+        while (submitted < STRESS && submitted - consumed < VIRTIO_BLK_REQUESTS_MAX && test_random(&random) % 8) {
+            uint64_t bits = test_random(&random), sector = bits % 16;
+            bool write = bits >> 32 & 1;
+
+            if (write)
+                last[sector] = (uint8_t)(bits >> 40);
+            expected[submitted % VIRTIO_BLK_REQUESTS_MAX] = last[sector];
+            submit(disk, submitted++, write ? VIRTIO_BLK_WRITE : VIRTIO_BLK_READ, sector, 512, last[sector], 0);
+        }
+        if (submitted == consumed) {
+            expected[submitted % VIRTIO_BLK_REQUESTS_MAX] = 0;
+            submit(disk, submitted++, VIRTIO_BLK_READ, 200, 512, 0, 0);
+        }
+        while (!disk_result(disk, &result))
+            assert_true(clock_now_ns() < limit_ns);
+        assert_int_equal(result.number, consumed);
+        assert_int_equal(result.status, VIRTIO_BLK_OK);
+        assert_int_equal(disk_data(disk, consumed)[300], expected[consumed % VIRTIO_BLK_REQUESTS_MAX]);
+        disk_consume(disk);
+    }
+    disk_close(disk, false);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(images_that_cannot_be_a_disk_are_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_image_has_one_writer_or_many_readers, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(requests_are_carried_out_in_their_order, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_image_that_was_cut_is_an_error_of_the_request, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_write_that_the_host_refuses_is_an_error_of_the_request, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(identity_tells_contents_apart_and_not_how_they_are_stored, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(shared_identity_is_the_file, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_held_write_waits_and_so_does_what_follows_it, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(closing_carries_out_what_is_allowed_and_nothing_else, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_passive_disk_learns_until_activated_and_then_does_the_rest_again, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(many_requests_in_flight_find_what_was_written_before_them, set_up, tear_down),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,90 @@
+/*
+ * The file or block device behind the guest's disk, and the thread that reads and writes it. Requests are carried out
+ * one after the other, in the order in which they were submitted, so what each of them finds does not depend on the
+ * host's timing; and they finish in that order. Data lie in buffers of the disk's own, never in guest memory.
+ *
+ * The *machine* thread submits and consumes; the *disk* thread carries out. A passive disk (a backup's, where both
+ * hosts share one file) carries out nothing: it is told what the other host's file has answered, until it is activated.
+ */
+#ifndef FTVMM_VMM_DISK_H
+#define FTVMM_VMM_DISK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vmm/virtio_blk.h"
+
+enum disk_mode {
+    DISK_MIRRORED, /* each host has a copy of its own */
+    DISK_SHARED,   /* both hosts reach one file; only the live one uses it, and each write is durable when it ends */
+};
+
+struct disk_options {
+    const char *path; /* NULL: no disk */
+    enum disk_mode mode;
+    bool readonly;
+    bool passive; /* shared, on a backup: neither locked nor used until activated */
+};
+
+/* What a request has come to. */
+struct disk_result {
+    uint64_t number;
+    uint64_t digest; /* XXH3-64 of the data read or written, if the status is OK; 0 for a flush */
+    uint32_t status; /* VIRTIO_BLK_OK or VIRTIO_BLK_IOERR */
+    uint32_t read_bytes; /* of data; 0 for all but a read that is OK */
+};
+
+/* How the disk thread meets its owner; called on it. */
+struct disk_owner {
+    void *ctx;
+    void (*finished)(void *ctx);               /* there is a result */
+    bool (*may_write)(void *ctx, uint64_t lsn); /* a write held for `lsn` may be carried out */
+};
+
+struct disk;
+
+/* Opens and locks the image, and starts its thread. `owner` is copied. Errors are said in words: no file or block
+ * device, not writable, empty, no multiple of 512 bytes (-EINVAL), in use by another process (-EBUSY), ... */
+int disk_open(struct disk **out, const struct disk_options *options, const struct disk_owner *owner);
+/* Carries out what was submitted, up to a write that may_write does not allow, and makes it durable; or with `abandon`
+ * touches the file no more. Accepts NULL. */
+void disk_close(struct disk *disk, bool abandon);
+
+uint64_t disk_sectors(const struct disk *disk);
+enum disk_mode disk_mode_of(const struct disk *disk);
+/* What must be equal on both hosts: mirrored: digest of the contents, for which all of the image is read that is not a
+ * hole; shared: which file it is. Before the first request. 0 or -errno, said in words. */
+int disk_identify(struct disk *disk, uint64_t *identity);
+
+/* ---- machine thread ---- */
+
+/* Buffer of request `number` (VIRTIO_BLK_DATA_BYTES_MAX bytes); its owner's until submitted, and when finished. */
+uint8_t *disk_data(struct disk *disk, uint64_t number);
+/* Numbers are 0, 1, 2, ...; at most VIRTIO_BLK_REQUESTS_MAX are not yet consumed. `hold_lsn`: a write waits until
+ * may_write allows it; 0: it does not wait. */
+void disk_submit(struct disk *disk, uint64_t number, const struct virtio_blk_request *request, uint64_t hold_lsn);
+/* The oldest request's result, once it is there; the same again until disk_consume. */
+bool disk_result(struct disk *disk, struct disk_result *result);
+void disk_consume(struct disk *disk);
+bool disk_is_passive(const struct disk *disk);
+/* Passive: the oldest request has come to `result`, a read to `data`. -EPROTO if it cannot have. */
+int disk_learn(struct disk *disk, const struct disk_result *result, const uint8_t *data);
+/* Makes a passive disk an active one, which carries out what has not been learnt. 0, or -errno: not yet possible
+ * (-EBUSY: the other host still has it locked; said once). */
+int disk_activate(struct disk *disk);
+
+/* ---- any thread ---- */
+
+/* A result waits that nobody has consumed. */
+bool disk_result_waiting(const struct disk *disk);
+/* From now on nothing is carried out any more; what is being carried out cannot be called back. */
+void disk_abandon(struct disk *disk);
+
+struct disk_statistics {
+    uint64_t reads, read_bytes, writes, write_bytes, flushes; /* carried out here */
+    uint64_t errors;
+    uint64_t under_way; /* submitted and not yet consumed */
+};
+void disk_get_statistics(const struct disk *disk, struct disk_statistics *out);
+
+#endif
