@@ -67,7 +67,8 @@ no-kvm) run="unshare -m sh -c 'mount --bind /dev/null /dev/kvm; exec $ftvmm run 
 console-unwritable) run="$ftvmm run $images --console /nowhere/console" status=1 word=/nowhere/console ;;
 control-no-directory) run="$ftvmm run $images --control /nowhere/control.sock" status=1 word=/nowhere/control.sock ;;
 control-in-use)
-    prepare="timeout 8 $ftvmm run $images --control /tmp/bad-control >/dev/null 2>&1 & sleep 3"
+    # A backup that waits for its primary: a guest that runs would take the emulated host's time.
+    prepare="$ftvmm backup $pair --join-timeout 6 --listen shm:bad --control /tmp/bad-control >/dev/null 2>&1 </dev/null & sleep 2"
     run="$ftvmm run $images --control /tmp/bad-control" status=1 word='another ftvmm'
     after_s=7
     ;;
@@ -93,10 +94,10 @@ disk-directory) run="$ftvmm run $images --disk /tmp" status=1 word='is a directo
 disk-odd-size) prepare="head -c 1000 /dev/zero >/tmp/bad-disk" run="$ftvmm run $images --disk /tmp/bad-disk" status=1 word='1000 bytes' ;;
 disk-read-only) run="$ftvmm run $images --disk /src/LICENSE" status=1 word=',readonly' ;;
 disk-in-use)
-    prepare="truncate -s 1M /tmp/bad-disk; timeout 9 $ftvmm run $images --disk /tmp/bad-disk --stop-after 6 --console none \
-        >/dev/null 2>&1 </dev/null & sleep 2"
+    prepare="truncate -s 1M /tmp/bad-disk
+        $ftvmm backup $pair --join-timeout 6 --listen shm:bad --disk /tmp/bad-disk >/dev/null 2>&1 </dev/null & sleep 2"
     run="$ftvmm run $images --disk /tmp/bad-disk" status=1 word='in use'
-    after_s=9
+    after_s=7
     ;;
 disk-twice) run="$ftvmm run $images --disk /tmp/a --disk /tmp/b" status=2 word='one disk' ;;
 disk-wrong-mode) run="$ftvmm run $images --disk /tmp/a,mode=striped" status=2 word=mode=striped ;;
