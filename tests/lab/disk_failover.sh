@@ -15,12 +15,15 @@ mkdir -p "$dir/arbiter"
 
 # shellcheck disable=SC2317 # a trap calls it
 leave() {
-    local host
+    local rc=$? host
+    trap - EXIT
+    set +e
     cp -f "$dir"/*.{json,log,console} "$dir/reports" "$TEST_OUT"/ 2>/dev/null
     for host in alpha beta; do lab kill $host 2>/dev/null; done
     [ -z "${listener:-}" ] || lab run --timeout 20 gamma -- "kill -- -$listener" 2>/dev/null
     lab up alpha beta 2>/dev/null || echo "the lab's hosts could not be booted again" >&2
     rm -rf --one-file-system "$dir"
+    exit "$rc"
 }
 trap leave EXIT
 
