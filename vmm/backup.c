@@ -156,10 +156,26 @@ void backup_note_sent(struct lockstep *ls, uint64_t frames_sent)
     COUNT_SET(ls->peer_sent_count, frames_sent > ls->frames_before ? frames_sent - ls->frames_before : 0);
 }
 
+/* Position by position the registers were the same up to here. */
+static int compare_registers(struct lockstep *ls, uint64_t register_chain)
+{
+    if (register_chain == ls->register_chain)
+        return 0;
+    report_error("the machines differ: at or before position %llu a general register was not the same here and at the "
+                 "primary; --verify on the primary would have named it", (unsigned long long)ls->machine.position);
+    return -EILSEQ;
+}
+
+static int follow_progress(struct lockstep *ls, const struct event_progress *progress)
+{
+    backup_note_sent(ls, progress->frames_sent);
+    return compare_registers(ls, progress->register_chain);
+}
+
 static int compare_output(struct lockstep *ls, const struct event_output *output)
 {
     if (output->frames_built == ls->frames_built && output->digest == ls->output_digest)
-        return 0;
+        return compare_registers(ls, output->register_chain);
     report_error("the machines differ: at position %llu the primary has built %llu frames (digest %016llx), this "
                  "backup %llu (%016llx)", (unsigned long long)ls->machine.position,
                  (unsigned long long)output->frames_built, (unsigned long long)output->digest,
@@ -204,7 +220,7 @@ enum lockstep_step backup_before_run(struct lockstep *ls)
             channel_consume(ls->channel);
             return ls->failure ? STEP_END : STEP_SYNCED;
         } else if (record.kind == EVENT_PROGRESS && record.position == ls->machine.position) {
-            backup_note_sent(ls, ((const struct event_progress *)record.payload)->frames_sent);
+            ls->failure = follow_progress(ls, record.payload);
             channel_consume(ls->channel);
         } else {
             report_error("the machines differ: a %s record for position %llu comes when this backup is done with "
@@ -243,7 +259,7 @@ void backup_arrive(struct lockstep *ls)
             ls->failure = lockstep_apply(ls, &record);
             break;
         case EVENT_PROGRESS:
-            backup_note_sent(ls, ((const struct event_progress *)record.payload)->frames_sent);
+            ls->failure = follow_progress(ls, record.payload);
             break;
         case EVENT_OUTPUT: /* followed in backup_emulated, once we have put out the same */
             ls->position_closed = true;

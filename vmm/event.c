@@ -270,6 +270,7 @@ static void read_output(const struct event_output *output, const struct event_re
     reader->number(reader->ctx, "frames_built", output->frames_built);
     reader->number(reader->ctx, "frames_sent", output->frames_sent);
     reader->hex(reader->ctx, "digest", output->digest);
+    reader->hex(reader->ctx, "registers", output->register_chain);
 }
 
 static void read_segment_pages(const struct channel_record *record, const struct event_reader *reader)
@@ -336,6 +337,7 @@ void event_read(const struct channel_record *record, const struct event_reader *
     case EVENT_OUTPUT: read_output(payload, reader); return;
     case EVENT_PROGRESS:
         reader->number(reader->ctx, "frames_sent", ((const struct event_progress *)payload)->frames_sent);
+        reader->hex(reader->ctx, "registers", ((const struct event_progress *)payload)->register_chain);
         return;
     case EVENT_HANDOVER:
         reader->number(reader->ctx, "frames_sent", ((const struct event_handover *)payload)->frames_sent);

@@ -47,7 +47,7 @@ struct event_start {
     int64_t unix_seconds;        /* of the CMOS clock at virtual time 0 */
     uint8_t rng_seed[32];        /* handed to the guest by the boot protocol */
     uint64_t disk_identity;      /* disk.h; 0: no disk, or `transfer` */
-    uint8_t verify;              /* 1: VERIFY and SEGMENT records follow */
+    uint8_t verify;              /* 1: VERIFY and SEGMENT_PAGES records will come */
     uint8_t transfer;            /* 1: the guest runs already; PAGES, SECTORS and at last a MACHINE record bring it */
     uint16_t reserved;
     uint32_t cpuid_entries;      /* of what follows this struct: struct kvm_cpuid_entry2 */
@@ -68,10 +68,12 @@ struct event_output {
     uint64_t frames_built; /* by the guest, since the start */
     uint64_t frames_sent;  /* that have left the primary's port */
     uint64_t digest;       /* chain over all frames built (XXH3-64 of the frame, seeded with the last digest) */
+    uint64_t register_chain; /* over all positions up to this one (lockstep.h) */
 };
 
 struct event_progress {
     uint64_t frames_sent;
+    uint64_t register_chain; /* as above */
 };
 
 /* EVENT_PAGES: `pages` of these, one behind the other; a page of zeroes carries no bytes. */
@@ -92,6 +94,7 @@ struct event_sectors {
 struct event_machine {
     uint64_t frames_built; /* by the guest, since the start; as in event_output */
     uint64_t output_digest;
+    uint64_t register_chain; /* as in event_output, up to the position before */
     struct machine_state machine;
 };
 

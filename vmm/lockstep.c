@@ -69,6 +69,11 @@ uint64_t lockstep_frames_sent(const struct lockstep *ls)
     return ls->frames_before + (ls->net != NULL ? net_sent_count(ls->net) : 0);
 }
 
+void lockstep_chain_registers(struct lockstep *ls)
+{
+    ls->register_chain = XXH3_64bits_withSeed(vcpu_regs(&ls->machine.vcpu), sizeof(struct kvm_regs), ls->register_chain);
+}
+
 bool lockstep_is_protected(const struct lockstep *ls)
 {
     return lockstep_role_now(ls) == ROLE_PRIMARY && ls->arbiter != NULL && COUNT_GET(ls->followed) &&
@@ -190,6 +195,7 @@ static void arrive(struct lockstep *ls)
     COUNT_SET(ls->positions, ls->machine.position);
     ls->position_closed = false;
     ls->output_pending = false;
+    lockstep_chain_registers(ls);
     if (is_backup(ls))
         backup_arrive(ls);
     if (!is_backup(ls) && !ls->failure) /* also when the backup has just gone live here */

@@ -56,7 +56,7 @@ struct lockstep_options {
     uint64_t stop_after_ns;      /* stop the guest after so long; 0: never */
     uint64_t until_position;     /* replay: stop at this position; 0: at the guest's end */
     struct idle_policy idle;
-    uint64_t segment_ns;         /* --verify: virtual time between digests of all RAM */
+    uint64_t segment_ns;         /* virtual time between digests of all RAM */
 };
 
 struct lockstep {
@@ -71,13 +71,14 @@ struct lockstep {
     struct arbiter *arbiter; /* NULL for record and replay, and for a run that can have no backup */
     struct protector *protector; /* NULL where there is no arbiter */
     _Atomic uint64_t generation;
-    struct verify *verify;   /* NULL: not asked for */
+    struct verify *verify;   /* NULL: of a guest that can never have a backup */
     uint64_t began_ns;       /* when this process began */
 
     /* -- machine thread -- */
     int64_t clock_offset_ns;   /* virtual time = clock_now_ns() + this, while live */
     uint64_t frames_built;
     uint64_t output_digest;    /* chain over the frames built */
+    uint64_t register_chain;   /* over positions: XXH3-64 of struct kvm_regs on arrival, seeded with the one before */
     uint64_t output_lsn;       /* of the OUTPUT record that this position's frames and shared writes wait for */
     bool output_pending;       /* something was held at this position */
     bool position_closed;      /* backup: the log says that this position takes no further input */
@@ -170,6 +171,9 @@ uint64_t lockstep_hold_output(struct lockstep *ls);
 
 /* Frames of this guest that have left the primary's port, wherever that was; what is told to the other host. */
 uint64_t lockstep_frames_sent(const struct lockstep *ls);
+
+/* The machine is at its position: adds the registers to the chain. */
+void lockstep_chain_registers(struct lockstep *ls);
 
 /* The guest's backup holds the whole of it, and follows. Any thread. */
 bool lockstep_is_protected(const struct lockstep *ls);

@@ -206,6 +206,7 @@ static void log_progress(struct lockstep *ls)
         primary_log_begin(ls, EVENT_PROGRESS, ls->machine.position, sizeof(*progress));
 
     progress->frames_sent = lockstep_frames_sent(ls);
+    progress->register_chain = ls->register_chain;
     primary_log_end(ls);
 }
 
@@ -301,6 +302,7 @@ void primary_emulated(struct lockstep *ls)
     output->frames_built = ls->frames_built;
     output->frames_sent = lockstep_frames_sent(ls);
     output->digest = ls->output_digest;
+    output->register_chain = ls->register_chain;
     primary_log_end(ls);
     if (building.in_ring && building.record.lsn != ls->output_lsn)
         report_bug("output waits for LSN %llu but its marker has %llu", (unsigned long long)ls->output_lsn,
@@ -321,8 +323,10 @@ void primary_sleep(struct lockstep *ls)
         uint64_t deadline_ns, now_ns;
 
         COUNT_SET(ls->beat_ns, clock_now_ns());
-        if (serve_protector(ls) == STEP_SYNCED) /* halted as before, at another position */
+        if (serve_protector(ls) == STEP_SYNCED) { /* halted as before, at another position */
             COUNT_SET(ls->positions, ls->machine.position);
+            lockstep_chain_registers(ls);
+        }
         atomic_store_explicit(&ls->sleeping, true, memory_order_seq_cst);
         atomic_thread_fence(memory_order_seq_cst); /* see lockstep_wake */
         if (primary_take_inputs(ls)) {

@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/report.h"
 #include "vmm/dirty.h"
@@ -30,6 +32,7 @@
 #define PATIENT_ROUNDS   4
 #define SLOWER_PERMILLE  150
 #define SLOWEST_PERMILLE 900
+#define NICE             5
 
 /* What the machine thread is asked for, and how it went. */
 enum turn {
@@ -285,7 +288,7 @@ static void slow_down(struct protector *protector)
 /* From START to MACHINE. 0: this host is the primary of a pair. */
 static int copy(struct protector *protector)
 {
-    struct event_start start = { .transfer = 1, .disk_identity = protector->options.disk_identity, .verify = protector->ls->verify != NULL };
+    struct event_start start = { .transfer = 1, .disk_identity = protector->options.disk_identity, .verify = protector->ls->verify->each_position };
     struct transfer *transfer = &protector->transfer;
     int rc = transfer_start(transfer, &start);
 
@@ -357,6 +360,8 @@ static void *protector_run(void *arg)
 {
     struct protector *protector = arg;
     bool said = false;
+
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE); /* a wish: where CPUs are scarce, the guest comes first */
 
     while (!COUNT_GET(protector->closing)) {
         int rc;
@@ -481,10 +486,7 @@ static int finish(struct protector *protector)
         return 0;
     }
     ls->transfer_pages = NULL;
-    if (ls->verify != NULL) {
-        verify_close(ls->verify);
-        rc = verify_open(&ls->verify, ls);
-    }
+    verify_begin(ls->verify, ls);
     become_primary(protector, began_ns);
     report_info("protected again, generation %llu: %llu MiB sent in %llu rounds and %llu ms; the guest stood still for "
                 "%.1f ms", (unsigned long long)COUNT_GET(ls->generation),
@@ -492,7 +494,7 @@ static int finish(struct protector *protector)
                 (unsigned long long)COUNT_GET(protector->rounds),
                 (unsigned long long)(COUNT_GET(protector->took_ns) / NS_PER_MS),
                 (double)COUNT_GET(protector->pause_ns) / (double)NS_PER_MS);
-    return rc;
+    return 0;
 }
 
 /* What is left is little, says the speed so far. */

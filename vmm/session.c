@@ -348,10 +348,12 @@ static int machine_begin(struct session *session)
         rc = vcpu_enter_thread(&ls->machine.vcpu);
     if (rc == 0 && start.verify)
         vcpu_want_registers(&ls->machine.vcpu);
+    if (rc == 0 && session->machine.log_dirty)
+        rc = verify_open(&ls->verify, ls, start.verify);
     if (rc == 0)
         rc = begin_from_start(session, &start);
-    if (rc == 0 && start.verify)
-        rc = verify_open(&ls->verify, ls);
+    if (rc == 0 && session->options->command != COMMAND_RUN && !start.transfer)
+        verify_all(ls->verify, ls);
     ls->clock_offset_ns = (int64_t)(ls->machine.time_ns - clock_now_ns());
     COUNT_SET(ls->beat_ns, clock_now_ns());
     COUNT_SET(ls->arrived_ns, clock_now_ns());

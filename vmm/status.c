@@ -266,6 +266,10 @@ cJSON *status_build(const char *vm, struct lockstep *ls)
     add(lockstep, "positions", COUNT_GET(ls->positions));
     add(lockstep, "positions_compared", COUNT_GET(ls->positions_compared));
     add(lockstep, "segments_compared", COUNT_GET(ls->segments_compared));
+    if (ls->verify != NULL) {
+        add(lockstep, "checked_pages", COUNT_GET(ls->verify->pages));
+        add(lockstep, "checked_ms", COUNT_GET(ls->verify->spent_ns) / NS_PER_MS);
+    }
     add(lockstep, "divergences", COUNT_GET(ls->divergences));
     add(lockstep, "time_records", COUNT_GET(ls->time_records));
     add(lockstep, "frame_records", COUNT_GET(ls->frame_records));

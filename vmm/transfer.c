@@ -52,6 +52,20 @@ int transfer_start(struct transfer *transfer, const struct event_start *start)
     return transfer->pause(transfer->ctx, false);
 }
 
+/* Of what travels in one record, so that both sides digest the same bytes, whatever the guest writes meanwhile. */
+static void digest_pages(struct lockstep *ls, const void *payload, size_t bytes)
+{
+    const uint8_t *at = payload, *end = at + bytes;
+
+    while (at < end) {
+        const struct event_page *head = (const void *)at;
+
+        at += sizeof(*head);
+        verify_page(ls->verify, head->gpa / GUEST_PAGE_BYTES, head->bytes != 0 ? at : NULL);
+        at += head->bytes;
+    }
+}
+
 static int send_pages(struct transfer *transfer)
 {
     const struct guest_memory *memory = &transfer->ls->machine.memory;
@@ -65,6 +79,7 @@ static int send_pages(struct transfer *transfer)
         if (rc < 0)
             return rc;
         pages_write(&batch, memory, payload);
+        digest_pages(transfer->ls, payload, batch.bytes);
         seal_record(transfer, batch.bytes);
         for (unsigned i = 0; i < batch.count; i++)
             COUNT_ADD(*(batch.zero[i] ? &transfer->zero_pages : &transfer->sent_pages), 1);
@@ -124,6 +139,7 @@ int transfer_machine(struct transfer *transfer, uint64_t *lsn)
     event.machine.position++;
     event.frames_built = ls->frames_built;
     event.output_digest = ls->output_digest;
+    event.register_chain = ls->register_chain;
     if (rc == 0)
         rc = open_record(transfer, EVENT_MACHINE, event.machine.position, sizeof(event), &payload);
     if (rc < 0)
@@ -131,6 +147,15 @@ int transfer_machine(struct transfer *transfer, uint64_t *lsn)
     memcpy(payload, &event, sizeof(event));
     *lsn = seal_record(transfer, sizeof(event));
     return 0;
+}
+
+static int take_pages(struct lockstep *ls, const struct channel_record *record)
+{
+    int rc = pages_load(&ls->machine.memory, record->payload, record->bytes);
+
+    if (rc == 0)
+        digest_pages(ls, record->payload, record->bytes);
+    return rc;
 }
 
 static int take_sectors(struct lockstep *ls, const struct event_sectors *sectors)
@@ -161,6 +186,8 @@ static int take_machine(struct lockstep *ls, const struct channel_record *record
     }
     ls->frames_built = ls->frames_before = event->frames_built;
     ls->output_digest = event->output_digest;
+    ls->register_chain = event->register_chain;
+    verify_begin(ls->verify, ls);
     COUNT_SET(ls->virtual_ns, event->machine.time_ns);
     return rc;
 }
@@ -169,7 +196,7 @@ int transfer_take(struct lockstep *ls, const struct channel_record *record, bool
 {
     *whole = false;
     switch (record->kind) {
-    case EVENT_PAGES: return pages_load(&ls->machine.memory, record->payload, record->bytes);
+    case EVENT_PAGES: return take_pages(ls, record);
     case EVENT_SECTORS: return take_sectors(ls, record->payload);
     case EVENT_MACHINE:
         *whole = true;

@@ -8,11 +8,12 @@
 #include "base/report.h"
 #include "vmm/dirty.h"
 #include "vmm/lockstep.h"
+#include "vmm/pages.h"
 #include "vmm/ram_digest.h"
 
 #define SEGMENT_PAGES_PER_RECORD 4096u
 
-int verify_open(struct verify **out, const struct lockstep *ls)
+int verify_open(struct verify **out, const struct lockstep *ls, bool each_position)
 {
     const struct guest_memory *memory = &ls->machine.memory;
     uint64_t pages = memory->bytes / GUEST_PAGE_BYTES;
@@ -27,12 +28,26 @@ int verify_open(struct verify **out, const struct lockstep *ls)
         verify_close(verify);
         return -ENOMEM;
     }
-    for (uint64_t page = 0; page < pages; page++) {
-        verify->page_digests[page] = page_digest(memory->base + page * GUEST_PAGE_BYTES, page);
-        verify->ram_digest += verify->page_digests[page];
-    }
+    verify->each_position = each_position;
     *out = verify;
     return 0;
+}
+
+void verify_page(struct verify *verify, uint64_t page, const uint8_t *bytes)
+{
+    static const uint8_t zeroes[GUEST_PAGE_BYTES];
+
+    verify->ram_digest -= verify->page_digests[page];
+    verify->page_digests[page] = page_digest(bytes != NULL ? bytes : zeroes, page);
+    verify->ram_digest += verify->page_digests[page];
+}
+
+void verify_all(struct verify *verify, const struct lockstep *ls)
+{
+    const struct guest_memory *memory = &ls->machine.memory;
+
+    for (uint64_t page = 0; page < memory->bytes / GUEST_PAGE_BYTES; page++)
+        verify_page(verify, page, memory->base + page * GUEST_PAGE_BYTES);
 }
 
 void verify_close(struct verify *verify)
@@ -48,24 +63,25 @@ void verify_close(struct verify *verify)
 static int segment_digest(struct verify *verify, struct lockstep *ls)
 {
     const struct guest_memory *memory = &ls->machine.memory;
-    uint64_t pages = memory->bytes / GUEST_PAGE_BYTES;
+    uint64_t began_ns = clock_now_ns();
     int rc = dirty_collect(ls);
 
     if (rc < 0)
         return rc;
-    for (uint64_t page = 0; page < pages; page++) {
-        if (!(verify->written_pages[page / 64] >> (page % 64) & 1))
-            continue;
-        verify->ram_digest -= verify->page_digests[page];
-        verify->page_digests[page] = page_digest(memory->base + page * GUEST_PAGE_BYTES, page);
-        verify->ram_digest += verify->page_digests[page];
-    }
+    for (uint64_t i = 0; i < pages_words(memory); i++)
+        for (uint64_t word = verify->written_pages[i]; word != 0; word &= word - 1) {
+            uint64_t page = 64 * i + (uint64_t)__builtin_ctzll(word);
+
+            verify_page(verify, page, memory->base + page * GUEST_PAGE_BYTES);
+            COUNT_ADD(verify->pages, 1);
+        }
+    COUNT_ADD(verify->spent_ns, clock_now_ns() - began_ns);
     return 0;
 }
 
-static void segment_forget(struct verify *verify, const struct lockstep *ls)
+void verify_begin(struct verify *verify, const struct lockstep *ls)
 {
-    memset(verify->written_pages, 0, (ls->machine.memory.bytes / GUEST_PAGE_BYTES + 63) / 64 * sizeof(uint64_t));
+    memset(verify->written_pages, 0, pages_words(&ls->machine.memory) * sizeof(uint64_t));
     verify->segment_time_ns = ls->machine.time_ns;
     verify->collected = false;
 }
@@ -100,22 +116,29 @@ static int log_segment(struct verify *verify, struct lockstep *ls)
         rc = vcpu_save(&ls->machine.vcpu, &state);
     if (rc < 0)
         return rc;
-    log_segment_pages(verify, ls);
+    if (verify->each_position)
+        log_segment_pages(verify, ls);
     segment = primary_log_begin(ls, EVENT_SEGMENT, ls->machine.position, sizeof(*segment));
     segment->ram_digest = verify->ram_digest;
     segment->vcpu = state;
     primary_log_end(ls);
-    segment_forget(verify, ls);
+    verify_begin(verify, ls);
     return 0;
 }
 
-int verify_log(struct verify *verify, struct lockstep *ls)
+static void log_registers(struct lockstep *ls)
 {
     struct vcpu_registers *registers =
         primary_log_begin(ls, EVENT_VERIFY, ls->machine.position, sizeof(*registers));
 
     vcpu_get_registers(&ls->machine.vcpu, registers);
     primary_log_end(ls);
+}
+
+int verify_log(struct verify *verify, struct lockstep *ls)
+{
+    if (verify->each_position)
+        log_registers(ls);
     if (ls->machine.time_ns < verify->segment_time_ns + ls->options.segment_ns)
         return 0;
     return log_segment(verify, ls);
@@ -176,9 +199,11 @@ static int compare_segment(struct verify *verify, struct lockstep *ls, const str
     if (rc < 0)
         return rc;
     if (theirs->ram_digest != verify->ram_digest) {
-        report_error("the machines differ: at position %llu this backup has written a page that the primary has not; "
-                     "RAM %016llx here, %016llx there", (unsigned long long)ls->machine.position,
-                     (unsigned long long)verify->ram_digest, (unsigned long long)theirs->ram_digest);
+        report_error("the machines differ: at position %llu RAM has digest %016llx here and %016llx at the primary; %s",
+                     (unsigned long long)ls->machine.position, (unsigned long long)verify->ram_digest,
+                     (unsigned long long)theirs->ram_digest,
+                     verify->each_position ? "this backup has written a page that the primary has not"
+                                           : "--verify on the primary would have named the page");
         return -EILSEQ;
     }
     name = vcpu_state_difference(&state, &theirs->vcpu, values);
@@ -188,14 +213,14 @@ static int compare_segment(struct verify *verify, struct lockstep *ls, const str
                      (unsigned long long)values[1]);
         return -EILSEQ;
     }
-    segment_forget(verify, ls);
+    verify_begin(verify, ls);
     COUNT_ADD(ls->segments_compared, 1);
     return 0;
 }
 
 int verify_compare(struct verify *verify, struct lockstep *ls, const struct channel_record *record)
 {
-    if (verify == NULL) {
+    if (verify == NULL || (record->kind != EVENT_SEGMENT && !verify->each_position)) {
         report_error("the log has %s records although its start announced none", event_name(record->kind));
         return -EBADMSG;
     }

@@ -1,6 +1,11 @@
 /*
- * Verification (--verify): the registers at every position, and all of RAM and the vCPU at the end of every
- * segment, travel in the log and are compared by the backup, which names the first difference.
+ * Verification: the two machines are compared all the time. A chain over the general registers at every position travels
+ * in the marks that are logged anyway (lockstep.h, register_chain); and at the end of every segment, a second or so, a
+ * digest of all of RAM and the whole vCPU. With --verify also all registers at every position, and the digest of every
+ * page written, so that the first difference is named with its place.
+ *
+ * The digest of RAM is the sum of its pages' digests, so that renewing those of the pages written suffices, and it does
+ * not matter if one host counts a page as written that the other does not.
  */
 #ifndef FTVMM_VMM_VERIFY_H
 #define FTVMM_VMM_VERIFY_H
@@ -12,18 +17,27 @@
 
 struct lockstep;
 
-/* Machine thread only. */
+/* Machine thread; the protector's while it sends RAM to a new backup. */
 struct verify {
+    bool each_position;       /* --verify */
     uint64_t *written_pages;  /* one bit a page: written since the last segment */
     uint64_t *page_digests;   /* of every page at the last segment */
     uint64_t ram_digest;      /* their sum */
     uint64_t segment_time_ns; /* virtual time of the last segment */
     bool collected;           /* backup: written pages of this segment are digested already */
+    _Atomic uint64_t pages, spent_ns; /* digested so far, and the time that took; any thread reads */
 };
 
-/* Digests all of RAM as it is now. 0 or -ENOMEM. */
-int verify_open(struct verify **out, const struct lockstep *ls);
+/* Knows nothing of RAM yet: verify_all or verify_page for each page comes next. 0 or -ENOMEM. */
+int verify_open(struct verify **out, const struct lockstep *ls, bool each_position);
 void verify_close(struct verify *verify);
+
+/* Digests all of RAM as it is now. */
+void verify_all(struct verify *verify, const struct lockstep *ls);
+/* The page with this number holds these bytes; NULL: zeroes. */
+void verify_page(struct verify *verify, uint64_t page, const uint8_t *bytes);
+/* All pages have been digested as they are now: a segment begins. */
+void verify_begin(struct verify *verify, const struct lockstep *ls);
 
 /* Primary, on arrival at a position. 0 or -errno. */
 int verify_log(struct verify *verify, struct lockstep *ls);
