@@ -308,10 +308,15 @@ void pic_write(struct pic *pic, uint16_t port, unsigned bytes, uint32_t value)
 
 bool pic_fits(const struct pic *pic)
 {
+    const uint8_t cascade = 1u << PIC_CASCADE_INPUT;
+
+    if ((pic->chips[PIC_MASTER].lines & cascade) || pic->chips[PIC_MASTER].elcr_writable != PIC_MASTER_ELCR_WRITABLE ||
+        pic->chips[PIC_SLAVE].elcr_writable != PIC_SLAVE_ELCR_WRITABLE)
+        return false;
     for (unsigned i = 0; i < 2; i++) {
         const struct pic_chip *chip = &pic->chips[i];
 
-        if (chip->lowest > 7 || chip->init_step == 1 || chip->init_step > 4 || !STATE_BOOL_FITS(chip->needs_icw4) ||
+        if ((chip->edges & ~chip->lines) || (chip->level_triggered & ~chip->elcr_writable) || chip->lowest > 7 || chip->init_step == 1 || chip->init_step > 4 || !STATE_BOOL_FITS(chip->needs_icw4) ||
             !STATE_BOOL_FITS(chip->single) || !STATE_BOOL_FITS(chip->auto_eoi) ||
             !STATE_BOOL_FITS(chip->rotate_on_auto_eoi) || !STATE_BOOL_FITS(chip->special_fully_nested) ||
             !STATE_BOOL_FITS(chip->special_mask) || !STATE_BOOL_FITS(chip->poll) || !STATE_BOOL_FITS(chip->read_isr))

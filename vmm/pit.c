@@ -404,12 +404,12 @@ static bool channel_fits(const struct pit_channel *channel)
 
     return channel->start_tick >= -limit && channel->start_tick <= limit &&
            (channel->reload_tick == PIT_NEVER || (channel->reload_tick >= -limit && channel->reload_tick <= limit)) &&
-           channel->count <= 65536 && channel->next_count <= 65536 && (channel->count != 0 || !channel->armed) &&
+           channel->count <= 65536 && channel->next_count <= 65536 &&
            channel->latched_bytes <= 2 && channel->mode <= 5 && channel->access >= PIT_ACCESS_LOW &&
            channel->access <= PIT_ACCESS_BOTH && STATE_BOOL_FITS(channel->status_latched) &&
            STATE_BOOL_FITS(channel->bcd) && STATE_BOOL_FITS(channel->gate) && STATE_BOOL_FITS(channel->armed) &&
            STATE_BOOL_FITS(channel->held) && STATE_BOOL_FITS(channel->write_high) &&
-           STATE_BOOL_FITS(channel->read_high);
+           STATE_BOOL_FITS(channel->read_high) && (channel->count != 0 || !channel->armed);
 }
 
 bool pit_fits(const struct pit *pit, uint64_t now_ns)

@@ -109,6 +109,20 @@ static void assert_same(const struct whole *a, const struct whole *b)
     assert_true(a->read_digest == b->read_digest);
 }
 
+/* Whatever a guest does, the state it brings about may go to another host. */
+static void assert_fits(struct whole *whole, uint64_t now_ns)
+{
+    struct machine *machine = &whole->machine;
+
+    assert_true(pic_fits(&machine->pic));
+    assert_true(pit_fits(&whole->pit, now_ns));
+    assert_true(rtc_fits(&whole->rtc, now_ns));
+    assert_true(uart_fits(&whole->uart.state));
+    assert_true(pci_take(&machine->pci, &machine->pci.state));
+    assert_true(virtio_pci_take(&machine->net.card, &machine->net.card.state));
+    assert_true(virtio_pci_take(&machine->blk.card, &machine->blk.card.state));
+}
+
 /* Pages that no device marked hold what the guest wrote. */
 static void assert_marks_complete(const struct whole *whole)
 {
@@ -401,6 +415,8 @@ static void equal_accesses_keep_machines_equal_and_inside_their_bounds(void **un
         now_ns += choice % 1024 == 0 ? choice >> 20 : choice % 100000;
         whole_step(a, choice, now_ns);
         whole_step(b, choice, now_ns);
+        if (step % 16 == 0)
+            assert_fits(a, now_ns);
         if (step % 4096 == 0) {
             assert_same(a, b);
             assert_marks_complete(a);
@@ -433,9 +449,91 @@ static void equal_accesses_keep_machines_equal_and_inside_their_bounds(void **un
     free(b);
 }
 
+/* One byte, or a few, of one of the states; true: it is believed all the same. */
+static bool spoil_and_take(struct whole *whole, uint64_t *random, uint64_t now_ns)
+{
+    struct machine *machine = &whole->machine;
+    static union {
+        struct pic pic;
+        struct pit pit;
+        struct rtc rtc;
+        struct uart_state uart;
+        struct pci_state pci;
+        struct virtio_pci_state card;
+    } spoiled;
+    struct virtio_pci *card = test_random(random) % 2 ? &machine->net.card : &machine->blk.card;
+    const struct {
+        void *state;
+        size_t bytes;
+    } parts[] = {
+        { &machine->pic, sizeof(struct pic) },        { &whole->pit, sizeof(struct pit) },
+        { &whole->rtc, sizeof(struct rtc) },          { &whole->uart.state, sizeof(struct uart_state) },
+        { &machine->pci.state, sizeof(struct pci_state) }, { &card->state, sizeof(struct virtio_pci_state) },
+    };
+    unsigned part = (unsigned)(test_random(random) % (sizeof(parts) / sizeof(parts[0])));
+
+    memcpy(&spoiled, parts[part].state, parts[part].bytes);
+    for (uint64_t left = 1 + test_random(random) % 4; left > 0; left--)
+        ((uint8_t *)&spoiled)[test_random(random) % parts[part].bytes] = (uint8_t)test_random(random);
+    switch (part) {
+    case 0:
+        if (!pic_fits(&spoiled.pic))
+            return false;
+        machine->pic = spoiled.pic;
+        return true;
+    case 1:
+        if (!pit_fits(&spoiled.pit, now_ns))
+            return false;
+        whole->pit = spoiled.pit;
+        return true;
+    case 2:
+        if (!rtc_fits(&spoiled.rtc, now_ns))
+            return false;
+        whole->rtc = spoiled.rtc;
+        return true;
+    case 3:
+        if (!uart_fits(&spoiled.uart))
+            return false;
+        whole->uart.state = spoiled.uart;
+        return true;
+    case 4: return pci_take(&machine->pci, &spoiled.pci);
+    default: return virtio_pci_take(card, &spoiled.card);
+    }
+}
+
+/* What the sanitized twin of this test is for: a state that is believed leads no device outside its tables. */
+static void spoiled_states_are_refused_or_do_no_harm(void **unused)
+{
+    struct whole *whole = malloc(sizeof(*whole));
+    uint64_t random = 4242, now_ns = 0;
+    unsigned refused = 0, taken = 0;
+
+    (void)unused;
+    assert_non_null(whole);
+    for (unsigned round = 0; round < 60; round++) {
+        whole_init(whole);
+        for (unsigned step = 0; step < 3000; step++) {
+            uint64_t choice = test_random(&random);
+
+            now_ns += choice % 100000;
+            whole_step(whole, choice, now_ns);
+            if (step % 8 == 0 && spoil_and_take(whole, &random, now_ns))
+                taken++;
+            else if (step % 8 == 0)
+                refused++;
+        }
+        now_ns = 0;
+        whole_fini(whole);
+    }
+    print_message("%u spoiled states refused, %u taken\n", refused, taken);
+    assert_true(refused > 1000 && taken > 1000);
+    free(whole);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(spoiled_states_are_refused_or_do_no_harm),
         cmocka_unit_test(equal_accesses_keep_machines_equal_and_inside_their_bounds),
     };
 
