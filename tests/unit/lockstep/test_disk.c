@@ -1,6 +1,7 @@
 /* The disk's file: what is refused, the order of requests, errors, held writes, and a disk that only learns. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
@@ -407,6 +408,100 @@ static void many_requests_in_flight_find_what_was_written_before_them(void **sta
     disk_close(disk, false);
 }
 
+#define COPY_BLOCKS 41u /* and a part of one */
+#define COPY_BYTES  (COPY_BLOCKS * DISK_BLOCK_BYTES + 5 * 512)
+
+struct copier {
+    struct disk *from, *to;
+    _Atomic bool writing;
+    unsigned blocks, zero;
+};
+
+/* One round after the other, as long as somebody writes, and a last one. */
+static void *copy_rounds(void *arg)
+{
+    static uint8_t data[DISK_BLOCK_BYTES];
+    struct copier *copier = arg;
+    bool last;
+
+    do {
+        uint64_t block = 0, offset;
+        uint32_t bytes;
+        bool zero;
+
+        last = !atomic_load(&copier->writing);
+        while (disk_copy(copier->from, &block, data, &offset, &bytes, &zero) == 1) {
+            if (disk_put(copier->to, offset, zero ? NULL : data, bytes) != 0)
+                return copier;
+            copier->blocks++;
+            copier->zero += zero;
+        }
+    } while (!last);
+    return NULL;
+}
+
+/* The other image is full of something else, and has to become the same while this one is written. */
+static void a_copy_is_equal_though_the_disk_is_written_meanwhile(void **state)
+{
+    char other[128];
+    const struct disk_options options = { .path = other };
+    const struct disk_owner owner = { .finished = note_finished, .may_write = allow_write };
+    struct copier copier = { .writing = true };
+    uint64_t random = 77, identities[2], waiting = 0, consumed = 0;
+    uint8_t *noise = malloc(COPY_BYTES);
+    pthread_t thread;
+    void *failed;
+    FILE *file;
+
+    (void)state;
+    image_of(COPY_BYTES);
+    snprintf(other, sizeof(other), "%s/other", directory);
+    memset(noise, 0x99, COPY_BYTES);
+    file = fopen(other, "w");
+    assert_non_null(file);
+    assert_int_equal(fwrite(noise, 1, COPY_BYTES, file), COPY_BYTES);
+    fclose(file);
+    copier.from = must_open();
+    assert_int_equal(disk_open(&copier.to, &options, &owner), 0);
+    assert_int_equal(disk_uncopied(copier.from), 0);
+    assert_int_equal(disk_track(copier.from, true), 0);
+    assert_int_equal(disk_uncopied(copier.from), COPY_BLOCKS + 1);
+    assert_int_equal(pthread_create(&thread, NULL, copy_rounds, &copier), 0);
+    for (uint64_t number = 0; number < 5000; number++) {
+        uint64_t sector = test_random(&random) % (COPY_BYTES / 512 - 8);
+
+        submit(copier.from, number, VIRTIO_BLK_WRITE, sector, 512 * (1 + (uint32_t)(test_random(&random) % 8)),
+               (uint8_t)test_random(&random), 0);
+        for (waiting++; waiting > 32; waiting--, consumed++) {
+            assert_int_equal(await(copier.from).number, consumed);
+            disk_consume(copier.from);
+        }
+    }
+    for (; waiting > 0; waiting--) {
+        (void)await(copier.from);
+        disk_consume(copier.from);
+    }
+    atomic_store(&copier.writing, false);
+    pthread_join(thread, &failed);
+    assert_null(failed);
+    assert_int_equal(disk_uncopied(copier.from), 0);
+    assert_int_equal(disk_settle(copier.to), 0);
+    assert_int_equal(disk_identify(copier.from, &identities[0]), 0);
+    assert_int_equal(disk_identify(copier.to, &identities[1]), 0);
+    assert_true(identities[0] == identities[1]);
+    assert_true(copier.blocks > COPY_BLOCKS + 1);
+    print_message("%u blocks copied, %u of them zeroes\n", copier.blocks, copier.zero);
+    /* Requests go on there under the numbers that come next. */
+    disk_begin_at(copier.to, 5000);
+    submit(copier.to, 5000, VIRTIO_BLK_READ, 0, 512, 0, 0);
+    assert_int_equal(await(copier.to).number, 5000);
+    assert_int_equal(disk_put(copier.to, COPY_BYTES - 512, NULL, 1024), -EBADMSG);
+    disk_close(copier.from, false);
+    disk_close(copier.to, false);
+    unlink(other);
+    free(noise);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -421,6 +516,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(closing_carries_out_what_is_allowed_and_nothing_else, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_passive_disk_learns_until_activated_and_then_does_the_rest_again, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(a_copy_is_equal_though_the_disk_is_written_meanwhile, set_up, tear_down),
         cmocka_unit_test_setup_teardown(many_requests_in_flight_find_what_was_written_before_them, set_up, tear_down),
     };
 
