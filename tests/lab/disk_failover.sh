@@ -1,12 +1,13 @@
 #!/bin/bash
 # A guest writes numbered sectors, each durably, and reports each over the network. The primary's host loses its power,
 # the guest goes on, the other host loses its power as well: what was reported is on the disk that was left, and what
-# was reported before the first loss is on both copies.
-# usage: disk_failover.sh mirrored|shared
+# was reported before the first loss is on both copies. With `again` the first host comes back before the second loss, its
+# copy spoilt, as the new backup of the running guest; and is the one that is left in the end.
+# usage: disk_failover.sh mirrored|shared [again]
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$(readlink -f "$0")")/lib.sh"
 
-mode=$1
+mode=$1 again=${2:-}
 seed=${TEST_SEED:-1}
 dir=$(mktemp -d "$(shared_dir)/disk.XXXXXX")
 there=/shared/$(basename "$dir")
@@ -43,7 +44,7 @@ guest="$images --name disk --append 'ftvmm.ip=10.8.0.10/24 ftvmm.run=disk-load+a
     --arbiter dir:$there/arbiter"
 listener=$(lab run --background --log /tmp/disk-reports.log gamma -- "socat -u TCP-LISTEN:7000,reuseaddr OPEN:$there/reports,creat,append")
 lab run --background --log "$there/beta.log" beta -- "$ftvmm backup --listen verbs:10.9.0.2:7471 $guest --disk $(disk beta) \
-    --status $there/beta.json --console $there/beta.console" >/dev/null
+    --spare verbs:10.9.0.1:7471 --max-pause 400 --status $there/beta.json --console $there/beta.console" >/dev/null
 lab run --background --log "$there/alpha.log" alpha -- "$ftvmm primary --backup verbs:10.9.0.2:7471 $guest --disk $(disk alpha) \
     $pace --status $there/alpha.json --console $there/alpha.console" >/dev/null
 
@@ -54,9 +55,26 @@ before=$(reports)
 lab kill alpha
 # Seen after the deed, and reported before it or by the survivor: the disk that is left must have it either way.
 await_reports $((before + 20)) 120
+survivor=beta
+if [ "$again" = again ]; then
+    lab up alpha
+    [ "$mode" = shared ] || head -c 16M /dev/urandom >"$dir/alpha.img"
+    lab run --background --log "$there/again.log" alpha -- "$ftvmm backup --listen verbs:10.9.0.1:7471 --join-timeout 0 $guest \
+        --disk $(disk alpha) --status $there/again.json --console $there/again.console" >/dev/null
+    begun=$SECONDS
+    until [ "$(json "$dir/beta.json" protected 2>/dev/null)" = true ]; do
+        [ $((SECONDS - begun)) -lt 180 ] || fail "the new backup does not come: $(tail -qn 2 "$dir"/*.log)"
+        sleep 1
+    done
+    echo "protected again: $(json "$dir/beta.json" protection)"
+    await_reports $(($(reports) + 20)) 120
+    survivor=alpha
+fi
 lab kill beta
+[ $survivor = beta ] || await_reports $(($(reports) + 20)) 120
+lab kill $survivor
 sleep 1
-python3 - "$dir" "$mode" "$before" <<'PYTHON' || fail "what the guest has reported is not on disk"
+python3 - "$dir" "$mode" "$before" "$survivor" <<'PYTHON' || fail "what the guest has reported is not on disk"
 import sys
 directory, mode, before = sys.argv[1], sys.argv[2], int(sys.argv[3])
 lines = open(directory + "/reports", encoding="ascii").read().split("\n")[:-1]
@@ -65,11 +83,11 @@ wrong = [] if numbers == list(range(1, len(numbers) + 1)) else ["the reports are
 def missing(name, numbers):
     image = open(f"{directory}/{name}.img", "rb").read()
     return [n for n in numbers if image[512 * n:512 * n + 512] != b"%-511d\n" % n]
-survivor = "beta" if mode == "mirrored" else "alpha"
+survivor = sys.argv[4] if mode == "mirrored" else "alpha"
 lost = missing(survivor, numbers)
 if lost:
     wrong.append(f"reported, and not on the survivor's disk: {lost[:10]} ({len(lost)} in all)")
-lost = missing("alpha", numbers[:before])
+lost = missing("alpha", numbers[:before]) # if it came back: these too have come with the copy
 if lost:
     wrong.append(f"reported before the power loss, and not on the first primary's disk: {lost[:10]}")
 for sentence in wrong:
