@@ -32,7 +32,7 @@ leave() {
 }
 trap leave EXIT
 
-guest="--name many $(guest_images) --append ftvmm.ip=$guest_address/24 --net af_packet:lan --arbiter dir:/shared/arbiter-many
+guest="--name many $(guest_images) --append ftvmm.ip=$guest_address/24 --net af_packet:lan --arbiter dir:/shared/arbiter-many \
     --control $control --key /run/many.key --max-pause 400 $pace"
 
 # What a unit with Restart=always does: whoever ends is a backup next.
@@ -46,7 +46,7 @@ supervise() { # HOST FIRST_COMMAND OTHER
             primary) role='primary --backup $spare' ;;
             *) role='backup --listen $listen --join-timeout 0' ;;
             esac
-            /src/build/vmm/ftvmm \$role --spare $spare $(echo $guest) --console $host_dir/$host.console &
+            /src/build/vmm/ftvmm \$role --spare $spare $guest --console $host_dir/$host.console &
             echo \$! >/run/many.pid
             wait \$!; echo \"ftvmm has ended with status \$?\"
             command=backup
