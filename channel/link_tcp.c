@@ -12,7 +12,7 @@
  * Full: reserve says -EAGAIN until credits come, with each answer and heartbeat. A sender that writes beyond its
  *     credit is cut off.
  * The fence: what the kernel holds is taken in, then the connection is shut down both ways; after it nothing is read.
- * Resumed: when the connection breaks, or nobody answers for 300 ms. The receiver shuts the old one, which nothing is read
+ * Resumed: when the connection breaks, or nobody answers for 500 ms. The receiver shuts the old one, which nothing is read
  *     from any more, before it says what it holds: all that it has seen. A frame of which only a part had come is forgotten
  *     and comes again whole. Not resumed: after the fence, or damage, or when a peer did not keep to the protocol.
  *
@@ -49,9 +49,10 @@
 /*
  * Unanswered data ends the connection after this (tcp(7), TCP_USER_TIMEOUT). TCP by itself would wait twice as long after
  * each try, so that a network that was away for half a second is used again after up to one; a new connection is there as
- * soon as the network is. Longer than the first wait, 200 ms, so that a lost packet is not a lost connection.
+ * soon as the network is. Longer than the first wait, 200 ms, so that a lost packet is not a lost connection; and than the
+ * 0.4 s after which ACKs of busy, emulated hosts were seen.
  */
-#define TCP_SILENCE_MS  300
+#define TCP_SILENCE_MS  500
 #define TCP_CONNECT_NS  (200 * NS_PER_MS) /* of one try to resume: the kernel asks again after 1 s only */
 #define TCP_PAUSE_NS    (20 * NS_PER_MS)  /* after somebody who was refused */
 
@@ -541,7 +542,8 @@ static enum join_refusal hold(void *argument, struct handshake_log *log)
     if (!link->fenced && !link->damaged && !atomic_load_explicit(&link->channel.closed, memory_order_relaxed)) {
         say_down(link, "its sender asks to resume it", false);
         connection_begin(link, ahead->index);
-        close(link->fd);
+        if (link->fd >= 0)
+            close(link->fd);
         link->fd = -1;
         *log = (struct handshake_log){ .key = link->key, .index = ahead->index, .lsn = ahead->next_lsn - 1 };
         refusal = JOIN_ACCEPTED;

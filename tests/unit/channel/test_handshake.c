@@ -279,6 +279,67 @@ static void other_key_or_none_is_refused_by_both_in_words_without_the_key(void *
     }
 }
 
+static void a_session_is_resumed_by_its_own_two_ends_alone(void **state)
+{
+    static const struct {
+        uint64_t sender, receiver;
+        int result;
+        enum join_refusal refusal;
+        const char *said; /* by both; NULL: nothing */
+    } cases[] = {
+        { FRAME_KEY, FRAME_KEY, 0, JOIN_ACCEPTED, NULL },
+        { FRAME_KEY ^ 1, FRAME_KEY, -EPROTO, JOIN_SESSION, "is not one of" },
+        { FRAME_KEY, 0, -EPROTO, JOIN_SESSION, "is not one of" }, /* a receiver that was started anew */
+        { 0, FRAME_KEY, -EBUSY, JOIN_BUSY, NULL },                /* somebody else, who will ask again and again */
+    };
+    struct channel_secret secret = secret_of(3, 32);
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        for (int with_key = 0; with_key < 2; with_key++) {
+            struct joining sender = joining_of(true, with_key ? &secret : NULL);
+            struct joining receiver = joining_of(false, with_key ? &secret : NULL);
+            off_t before = words_now();
+            const char *words;
+
+            sender.session = cases[i].sender;
+            receiver.session = cases[i].receiver;
+            line_reset();
+            join(&sender, &receiver);
+            assert_int_equal(sender.result, cases[i].result);
+            assert_int_equal(receiver.result, cases[i].result);
+            words = words_since(before);
+            if (cases[i].said == NULL) {
+                assert_string_equal(words, "");
+            } else {
+                assert_non_null(strstr(words, "sender refused"));
+                assert_non_null(strstr(words, "receiver refuses us"));
+                assert_non_null(strstr(words, cases[i].said));
+            }
+            assert_int_equal(sender.h.refusal, cases[i].refusal);
+            if (cases[i].result == 0) {
+                assert_memory_equal(&sender.log, &receiver_log, sizeof(receiver_log));
+            } else { /* and nothing was told of the log, nor where it lies */
+                for (size_t byte = 12; byte < line.heard[3].bytes; byte++)
+                    assert_int_equal(line.heard[3].data[byte], 0);
+            }
+        }
+}
+
+/* The ack mode was agreed on when the two first joined. */
+static void resume_with_another_ack_mode_is_refused(void **state)
+{
+    struct joining sender = joining_of(true, NULL), receiver = joining_of(false, NULL);
+
+    (void)state;
+    sender.session = receiver.session = FRAME_KEY;
+    sender.ours.ack = CHANNEL_ACK_SEEN;
+    line_reset();
+    join(&sender, &receiver);
+    assert_int_equal(receiver.result, -EPROTO);
+    assert_int_equal(sender.h.refusal, JOIN_SESSION);
+}
+
 static void every_bit_changed_on_the_way_keeps_them_apart(void **state)
 {
     static const size_t bytes[MESSAGES] = { 136, 136, 64, 96 };
@@ -286,12 +347,13 @@ static void every_bit_changed_on_the_way_keeps_them_apart(void **state)
     unsigned tried = 0;
 
     (void)state;
-    for (int with_key = 0; with_key < 2; with_key++)
+    for (int how = 0; how < 3; how++) /* without a key; with one; and to resume */
         for (int message = 0; message < MESSAGES; message++)
-            for (size_t bit = 0; bit < bytes[message] * 8; bit += with_key ? 1 : 7, tried++) {
-                struct joining sender = joining_of(true, with_key ? &secret : NULL);
-                struct joining receiver = joining_of(false, with_key ? &secret : NULL);
+            for (size_t bit = 0; bit < bytes[message] * 8; bit += how > 0 ? 1 : 7, tried++) {
+                struct joining sender = joining_of(true, how > 0 ? &secret : NULL);
+                struct joining receiver = joining_of(false, how > 0 ? &secret : NULL);
 
+                sender.session = receiver.session = how == 2 ? FRAME_KEY : 0;
                 line_reset();
                 line.flip_message = message;
                 line.flip_bit = bit;
@@ -531,6 +593,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(ends_with_one_key_join_and_learn_each_others_places, quiet_begin, quiet_end),
         cmocka_unit_test_setup_teardown(other_key_or_none_is_refused_by_both_in_words_without_the_key, quiet_begin,
                                         quiet_end),
+        cmocka_unit_test_setup_teardown(a_session_is_resumed_by_its_own_two_ends_alone, quiet_begin, quiet_end),
+        cmocka_unit_test_setup_teardown(resume_with_another_ack_mode_is_refused, quiet_begin, quiet_end),
         cmocka_unit_test_setup_teardown(every_bit_changed_on_the_way_keeps_them_apart, quiet_begin, quiet_end),
         cmocka_unit_test_setup_teardown(what_a_sender_said_once_is_worth_nothing_a_second_time, quiet_begin, quiet_end),
         cmocka_unit_test_setup_teardown(what_a_receiver_said_once_is_worth_nothing_a_second_time, quiet_begin,
