@@ -10,10 +10,10 @@
  *   file:PATH         the sender writes a log file, the receiver reads one (record and replay).
  *
  * A broken connection. While both processes live, verbs and tcp join again by themselves, and the log goes on with the
- * first record that the receiver has not got: none lost, none twice, none out of order, and none acked that is not there.
- * Meanwhile the peer is silent, and whoever limits silence decides as ever; the fence ends it for good. Each end has a
- * thread of its own for this, and keeps its address, and the secret, until channel_close. With shm a connection breaks
- * only when a process ends, and a file has none: nothing is resumed there.
+ * first record that the receiver has not got: none lost, none twice, none out of order, and none acked that is not
+ * there. Meanwhile the peer is silent, and whoever limits silence decides as ever; the fence ends it for good. Each end
+ * has a thread of its own for this, and keeps its address, and the secret, until channel_close. With shm a connection
+ * breaks only when a process ends, and a file has none: nothing is resumed there.
  *
  * Errors are 0 or -errno, reported once in words (base/report.h) where the cause is known.
  */
@@ -109,9 +109,9 @@ uint64_t channel_commit(struct channel *channel);
 /* ---- polling thread ---- */
 
 /* Reaps completions, sends what waited to be coalesced. Cheap when idle. 0, or -EPIPE while the link is
- * known to be broken (a hint: the heartbeat decides). Of a sender's broken link, each call has it joined again, if it can.
- * A receiver's polling thread calls it as well, beside channel_next in another thread: it takes in what has arrived
- * (tcp), and says what it has seen (CHANNEL_ACK_SEEN, tcp), which is what the sender's acks wait for. */
+ * known to be broken (a hint: the heartbeat decides). Of a sender's broken link, each call has it joined again, if it
+ * can. A receiver's polling thread calls it as well, beside channel_next in another thread: it takes in what has
+ * arrived (tcp), and says what it has seen (CHANNEL_ACK_SEEN, tcp), which is what the sender's acks wait for. */
 int channel_poll(struct channel *channel);
 /* Highest LSN that the receiver's host holds. Any thread; one acquire load. */
 uint64_t channel_acked_lsn(const struct channel *channel);

@@ -8,9 +8,10 @@
  * of it can be said again, in another order, by the other role, or with one bit changed. The receiver tells where its
  * ring is, and makes it writable, only after the sender's proof.
  *
- * A broken connection is resumed by the same conversation. The key of the frames, drawn when the two first joined, names
- * the session: the sender's proof says which one it wants to go on with, and the receiver's grant how much of its log is
- * there. So only who was, or is allowed to be, this session's sender can make the receiver give its old connection up.
+ * A broken connection is resumed by the same conversation. The key of the frames, drawn when the two first joined,
+ * names the session: the sender's proof says which one it wants to go on with, and the receiver's grant how much of its
+ * log is there. So only who was, or is allowed to be, this session's sender can make the receiver give its old
+ * connection up.
  *
  * Without a key the same is said, and the proofs protect against accidents only.
  */
@@ -90,8 +91,8 @@ struct handshake {
 int handshake_sender_meet(struct handshake *h);
 int handshake_sender_finish(struct handshake *h, const struct handshake_place *ours, struct handshake_place *theirs,
                             struct handshake_log *log);
-/* Receiver: meet (the sender has proven itself, and *theirs is where it wants its control block), then finish, or refuse,
- * which gives -EPROTO. */
+/* Receiver: meet (the sender has proven itself, and *theirs is where it wants its control block), then finish, or
+ * refuse, which gives -EPROTO. */
 int handshake_receiver_meet(struct handshake *h, struct handshake_place *theirs);
 int handshake_receiver_finish(struct handshake *h, const struct handshake_place *ours,
                               const struct handshake_log *log);

@@ -12,7 +12,8 @@
 
 struct join_side join_side_of(const struct channel_options *options)
 {
-    return (struct join_side){ .version = WIRE_VERSION, .features = JOIN_FEATURE_RESUME | (options->secret != NULL ? JOIN_FEATURE_KEY : 0),
+    return (struct join_side){ .version = WIRE_VERSION,
+                               .features = JOIN_FEATURE_RESUME | (options->secret != NULL ? JOIN_FEATURE_KEY : 0),
                                .ring_bytes = options->ring_bytes, .ack = (uint8_t)options->ack,
                                .hello = options->hello };
 }

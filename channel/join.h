@@ -9,7 +9,7 @@
 
 /* Features: both ends have the same ones. */
 #define JOIN_FEATURE_KEY    1u /* a shared key is held, and proven */
-#define JOIN_FEATURE_RESUME 2u /* PROOF names the session, GRANT what of it the receiver holds; all who are as new as this */
+#define JOIN_FEATURE_RESUME 2u /* PROOF names the session, GRANT what the receiver holds; who is as new as this */
 
 /* Why a sender is refused. On the wire: never renumber. */
 enum join_refusal {

@@ -14,7 +14,7 @@ struct join_socket {
     const struct join_side *ours;
     const struct channel_secret *secret;
     struct join_deadline deadline;
-    uint64_t connect_ns, patience_ns; /* that one try may take to connect, and then to say all; 0: HANDSHAKE_PATIENCE_NS */
+    uint64_t connect_ns, patience_ns; /* of one try: to connect, then to say all; 0: HANDSHAKE_PATIENCE_NS */
     int memory_fd; /* shm. Receiver, in: sent along with the grant, or -1. Sender, out: what came along, or -1 */
     /* In, to resume; else 0. Receiver: `hold` gives the old connection up and fills `log`, or says why not. */
     uint64_t session;

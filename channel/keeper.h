@@ -1,10 +1,10 @@
 /*
- * The keeper: one thread per end of a link whose connection can be joined again (tcp, verbs). It does what blocks, with the
- * messages of handshake.h, while the other threads go on; asleep as long as the connection holds.
+ * The keeper: one thread per end of a link whose connection can be joined again (tcp, verbs). It does what blocks, with
+ * the messages of handshake.h, while the other threads go on; asleep as long as the connection holds.
  *
- * Receiver: the keeper listens, and lets in nobody but the sender of its own session. Sender: while the link is down, each
- * channel_poll asks for one try, if none is going on: so nothing is tried for a channel that nobody looks after any more.
- * A try that succeeds leaves a new connection, which the polling thread takes in exchange for the old one.
+ * Receiver: the keeper listens, and lets in nobody but the sender of its own session. Sender: while the link is down,
+ * each channel_poll asks for one try, if none is going on: so nothing is tried for a channel that nobody looks after
+ * any more. A try that succeeds leaves a new connection, which the polling thread takes in exchange for the old one.
  *
  * What must be known to join again is kept here for the channel's life, the shared key among it, and nowhere else.
  */
@@ -38,11 +38,11 @@ struct keeper {
     pthread_t thread;
     struct channel_secret secret; /* count 0: none */
     uint64_t down_since_ns;       /* keeper; 0: it is up */
-    _Atomic int state;            /* enum keeper_state; each store releases what was done before it, each load acquires */
+    _Atomic int state;            /* enum keeper_state; a store releases what was done before it, a load acquires */
 };
 
-/* When joined: starts the thread, with all signals blocked. `agreed` is what both ends said of themselves. `secret`: NULL,
- * or copied. 0 or -errno, said in words with `name` in front. */
+/* When joined: starts the thread, with all signals blocked. `agreed` is what both ends said of themselves. `secret`:
+ * NULL, or copied. 0 or -errno, said in words with `name` in front. */
 int keeper_start(struct keeper *keeper, const struct join_side *agreed, const struct channel_secret *secret,
                  void *(*run)(void *link), void *link, const char *name);
 /* Ends the thread, which leaves what it is waiting for, and wipes the secret. Accepts one that was zeroed, and never

@@ -67,7 +67,7 @@ static inline void link_count(_Atomic uint64_t *count, uint64_t more)
     atomic_store_explicit(count, atomic_load_explicit(count, memory_order_relaxed) + more, memory_order_relaxed);
 }
 
-/* The link is down, `for_good` or until it is resumed. True: it was up, and the caller says why it is not. Any thread. */
+/* The link is down, `for_good` or until it is resumed. True: it was up, and the caller says why. Any thread. */
 static inline bool link_break(struct channel *channel, bool for_good)
 {
     if (for_good)
@@ -82,8 +82,8 @@ static inline void link_mend(struct channel *channel)
     atomic_store_explicit(&channel->down, false, memory_order_release);
 }
 
-/* Sender, polling thread, of a link that is down: is what the receiver says it holds possible? It can be: the record due
- * next begins at `index` in our ring, and all from there to the last one is in it. */
+/* Sender, polling thread, of a link that is down: is what the receiver says it holds possible? It can be: the record
+ * due next begins at `index` in our ring, and all from there to the last one is in it. */
 bool link_resume_fits(const struct channel *channel, uint64_t index, uint64_t lsn);
 
 /* Receiver, while nothing can land in the ring: up to where whole records lie there. Any thread. */

@@ -297,7 +297,8 @@ static int shm_join(struct shm_link *link, const struct channel_options *options
         send_ring_init(&channel->send, (uint8_t *)link->head + SHM_RING_OFFSET, options->ring_bytes, join.log.key,
                        channel->credit);
     else
-        link_receive_init(channel, (uint8_t *)link->head + SHM_RING_OFFSET, options->ring_bytes, join.log.key, join.ack);
+        link_receive_init(channel, (uint8_t *)link->head + SHM_RING_OFFSET, options->ring_bytes, join.log.key,
+                          join.ack);
     channel->ack = join.ack;
     return 0;
 }

@@ -12,9 +12,10 @@
  * Full: reserve says -EAGAIN until credits come, with each answer and heartbeat. A sender that writes beyond its
  *     credit is cut off.
  * The fence: what the kernel holds is taken in, then the connection is shut down both ways; after it nothing is read.
- * Resumed: when the connection breaks, or nobody answers for 500 ms. The receiver shuts the old one, which nothing is read
- *     from any more, before it says what it holds: all that it has seen. A frame of which only a part had come is forgotten
- *     and comes again whole. Not resumed: after the fence, or damage, or when a peer did not keep to the protocol.
+ * Resumed: when the connection breaks, or nobody answers for 500 ms. The receiver shuts the old one, which nothing is
+ *     read from any more, before it says what it holds: all that it has seen. A frame of which only a part had come is
+ *     forgotten and comes again whole. Not resumed: after the fence, or damage, or when a peer did not keep to the
+ *     protocol.
  *
  * Threads. Sender: the committing and the polling thread write the socket, under the turn (post_turn.h), neither
  * waiting for the other; the polling thread alone reads it. Receiver: the polling thread and, when it finds nothing,
@@ -47,10 +48,10 @@
 #define TCP_PULL_BYTES  (1u << 20)    /* in one call */
 #define TCP_BUFFER_BYTES (4u << 20)
 /*
- * Unanswered data ends the connection after this (tcp(7), TCP_USER_TIMEOUT). TCP by itself would wait twice as long after
- * each try, so that a network that was away for half a second is used again after up to one; a new connection is there as
- * soon as the network is. Longer than the first wait, 200 ms, so that a lost packet is not a lost connection; and than the
- * 0.4 s after which ACKs of busy, emulated hosts were seen.
+ * Unanswered data ends the connection after this (tcp(7), TCP_USER_TIMEOUT). TCP by itself would wait twice as long
+ * after each try, so that a network that was away for half a second is used again after up to one; a new connection is
+ * there as soon as the network is. Longer than the first wait, 200 ms, so that a lost packet is not a lost connection;
+ * and than the 0.4 s after which ACKs of busy, emulated hosts were seen.
  */
 #define TCP_SILENCE_MS  500
 #define TCP_CONNECT_NS  (200 * NS_PER_MS) /* of one try to resume: the kernel asks again after 1 s only */
@@ -479,8 +480,8 @@ static void resume(struct tcp_link *link)
         connection_begin(link, link->log.index);
         link_mend(channel);
     } else {
-        tcp_cut_off(link, "it cannot be resumed: the receiver reports to have what was never sent, or not to have what it "
-                          "has acknowledged");
+        tcp_cut_off(link, "it cannot be resumed: the receiver reports to have what was never sent, or not to have what "
+                          "it has acknowledged");
     }
     post_turn_give(&link->turn);
     keeper_taken(&link->keeper);

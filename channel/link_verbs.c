@@ -18,11 +18,11 @@
  * Full: reserve says -EAGAIN until credits come: with each heartbeat, and with each quarter of the ring.
  * The fence: the QP goes to error and the ring's memory region is deregistered; both happen in the kernel
  *     before channel_fence returns, and either alone shuts the late sender out.
- * Resumed: when a write fails, or takes more than a second, or the peer has disconnected, each while both processes live.
- *     The receiver stops the old queue pair and frees it, so that nothing can land; then it says up to where whole records
- *     lie in its ring, and only then the new one may write. What had landed behind that, of a write cut off, is written
- *     again with the same bytes. PLACED, records that are there by that answer are acked by it. Not resumed: after the
- *     fence, or damage, or when a peer did not keep to the protocol.
+ * Resumed: when a write fails, or takes more than a second, or the peer has disconnected, each while both processes
+ *     live. The receiver stops the old queue pair and frees it, so that nothing can land; then it says up to where
+ *     whole records lie in its ring, and only then the new one may write. What had landed behind that, of a write cut
+ *     off, is written again with the same bytes. PLACED, records that are there by that answer are acked by it. Not
+ *     resumed: after the fence, or damage, or when a peer did not keep to the protocol.
  * Joining: the messages of handshake.h go as SENDs over the connection that is to carry the writes. Nothing is remotely
  *     writable before the peer has proven itself; then the ring (receiver) and one control block (each end) are.
  */

@@ -31,8 +31,8 @@
 /* How long one try to join again may take: rdma_cm alone takes 20 to 150 ms. While it lasts no other is made. */
 #define VERBS_AGAIN_NS KEEPER_PATIENCE_NS
 
-/* Writes that take longer: the connection counts as broken, and is joined again. Longer than a card's own patience (0.47 s,
- * link_verbs_join.c), so this is for soft-RoCE, whose own is long, and whose ACKs were seen to take 0.4 s. */
+/* Writes that take longer: the connection counts as broken, and is joined again. Longer than a card's own patience
+ * (0.47 s, link_verbs_join.c), so this is for soft-RoCE, whose own is long, and whose ACKs were seen to take 0.4 s. */
 #define VERBS_STALL_NS NS_PER_S
 
 /* How long a frame may look damaged, or an acked one be missing, before it is believed: what is on its way
@@ -146,7 +146,7 @@ void verbs_connection_close(struct verbs_connection *connection);
 /* ---- link_verbs.c: one connection in another's place ---- */
 
 /* Receiver's keeper, in this order. Release: nothing of the old connection can land any more, and *old is the caller's;
- * JOIN_FENCED: no. Attach: the fence knows the new one, from before the sender does; false: it was first. Up: goes on. */
+ * JOIN_FENCED: no. Attach: the fence knows the new one, from before the sender does; false: it was first. Up: go on. */
 enum join_refusal verbs_release(struct verbs_link *link, struct verbs_connection *old);
 bool verbs_attach(struct verbs_link *link, const struct verbs_connection *made);
 bool verbs_up(struct verbs_link *link);
@@ -157,7 +157,7 @@ void verbs_resume(struct verbs_link *link);
 
 /* Fills the work requests for `now`: regions, rkeys and addresses are known. */
 void verbs_requests_init(struct verbs_link *link);
-/* Sender, while the link is up: true once something that was posted has not completed for VERBS_STALL_NS. At each beat. */
+/* Sender, while the link is up: true once something that was posted has not completed for VERBS_STALL_NS. At a beat. */
 bool verbs_stalled(struct verbs_link *link);
 /* The per-event operations, for the table in link_verbs.c. */
 void verbs_commit(struct channel *channel);

@@ -409,7 +409,7 @@ static int verbs_accept(struct verbs_link *link)
     return result == 0 ? -EAGAIN : result;
 }
 
-/* The sender has proven itself. 0: nothing can land that it sent before, and *log tells what has. Else it is refused. */
+/* The sender has proven itself. 0: nothing can land that it sent before, join.log tells what has. Else refused. */
 static int old_connection_end(struct verbs_link *link, struct handshake *h)
 {
     struct verbs_join *join = &link->join;
@@ -461,8 +461,10 @@ static int verbs_meet(struct verbs_link *link, const char *from, enum join_refus
     return result == -EPROTO || result == -ECONNRESET || result == -EBUSY ? -EAGAIN : result;
 }
 
-/* Somebody asks for a connection: meets it, if its first word, and it, are to be trusted. Acks the event. As verbs_meet. */
-static int connect_request_take(struct verbs_link *link, struct rdma_cm_event *event, enum join_refusal *last, char from[96])
+/* Somebody asks for a connection: meets it, if its first word, and it, are to be trusted. Acks the event. As
+ * verbs_meet. */
+static int connect_request_take(struct verbs_link *link, struct rdma_cm_event *event, enum join_refusal *last,
+                                char from[96])
 {
     struct verbs_join *join = &link->join;
     struct join_side theirs = { 0 };
@@ -760,7 +762,7 @@ static void resume_take(struct verbs_link *link, struct rdma_cm_event *event)
         join->current = link->now.id;
         report_info("%s: the link is up again; the log goes on behind record %llu", link->name,
                     (unsigned long long)join->log.lsn);
-    } else if (attached && verbs_release(link, &dead) == JOIN_ACCEPTED) { /* fenced: it stays until the channel is closed */
+    } else if (attached && verbs_release(link, &dead) == JOIN_ACCEPTED) { /* fenced: it stays until we close */
         verbs_connection_close(&dead);
     }
     if (result != 0)

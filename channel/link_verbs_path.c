@@ -78,7 +78,8 @@ void verbs_requests_init(struct verbs_link *link)
                                            .lkey = link->now.out_mr->lkey };
     link->control_write = (struct ibv_send_wr){
         .wr_id = VERBS_WR_CONTROL, .sg_list = &link->control_part, .num_sge = 1, .opcode = IBV_WR_RDMA_WRITE,
-        .send_flags = IBV_SEND_SIGNALED | (sizeof(struct control_block) <= link->now.inline_bytes ? IBV_SEND_INLINE : 0),
+        .send_flags = IBV_SEND_SIGNALED |
+                      (sizeof(struct control_block) <= link->now.inline_bytes ? IBV_SEND_INLINE : 0),
         .wr.rdma = { .remote_addr = link->now.peer.control_address, .rkey = link->now.peer.control_rkey }
     };
 }
@@ -245,7 +246,7 @@ static void reap(struct verbs_link *link)
 bool verbs_stalled(struct verbs_link *link)
 {
     bool busy = link->control_in_flight ||
-                atomic_load_explicit(&link->turn.in_flight, memory_order_relaxed) > 0; /* relaxed: a count, looked at again */
+                atomic_load_explicit(&link->turn.in_flight, memory_order_relaxed) > 0; /* relaxed: a count */
     uint64_t now_ns = clock_now_ns();
 
     if (!busy || link->stall_since_ns == 0 || link->reaped != link->stall_reaped) {
@@ -306,8 +307,8 @@ static int judge(struct verbs_link *link, enum frame_state state)
     } else {
         link_count(&link->channel.damaged, 1);
     }
-    /* A write that a broken connection has cut off looks like damage, until it comes again when that is resumed. If it was
-     * not cut off the sender says something after it; then the time counts, and after the fence. */
+    /* A write that a broken connection has cut off looks like damage, until it comes again when that is resumed. If it
+     * was not cut off the sender says something after it; then the time counts, and after the fence. */
     if (!placed && !link->fenced && counter == link->doubtful_counter)
         link->doubtful_since_ns = clock_now_ns();
     if (clock_now_ns() - link->doubtful_since_ns < VERBS_DAMAGE_NS)

@@ -1,7 +1,7 @@
 /*
  * The conversation of joining, with a peer that says anything. First byte: bit 0 we are the sender, bit 1 we have a key,
- * bit 2 the peer has it too and proves each message, bit 3 our session is to be resumed; then its messages, each behind a
- * byte of its length.
+ * bit 2 the peer has it too and proves each message, bit 3 our session is to be resumed; then its messages, each behind
+ * a byte of its length.
  */
 #include "fuzz.h"
 

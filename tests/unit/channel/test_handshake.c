@@ -143,7 +143,8 @@ static struct joining joining_of(bool is_sender, const struct channel_secret *se
 static void begin(struct joining *joining, const char *name)
 {
     joining->h = (struct handshake){ .pipe = { .context = &joining->end, .send = line_send, .receive = line_receive },
-                                     .ours = &joining->ours, .secret = joining->secret, .peer = name, .session = joining->session };
+                                     .ours = &joining->ours, .secret = joining->secret, .peer = name,
+                                     .session = joining->session };
 }
 
 static void *send_side(void *argument)

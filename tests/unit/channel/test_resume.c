@@ -1,11 +1,11 @@
 /*
  * A broken connection is joined again by itself, and the log goes on where the receiver's ends: cut again and again at
- * random moments under load, each end with the threads that it has in the product, every record arrives once, in order and
- * right, and what is acked is there. Who may not resume is refused.
+ * random moments under load, each end with the threads that it has in the product, every record arrives once, in order
+ * and right, and what is acked is there. Who may not resume is refused.
  *
- * tcp: a relay sits between the ends, and cuts after a random number of bytes, in the middle of frames, of control blocks
- * and of the conversation that resumes. verbs, with FTVMM_TEST_VERBS=ADDRESS (an address of this host that is on an RDMA
- * device), and nothing else then: the queue pair of either end is put into error.
+ * tcp: a relay sits between the ends, and cuts after a random number of bytes, in the middle of frames, of control
+ * blocks and of the conversation that resumes. verbs, with FTVMM_TEST_VERBS=ADDRESS (an address of this host that is on
+ * an RDMA device), and nothing else then: the queue pair of either end is put into error.
  *
  * FTVMM_TEST_SOAK=N makes N times as many cuts.
  */
@@ -732,7 +732,7 @@ static void verbs_seen_is_resumed(void **state)
 int main(void)
 {
     const struct CMUnitTest tcp[] = {
-        cmocka_unit_test_teardown(network_that_was_away_is_used_as_soon_as_it_is_back, words_show), /* first: it forks */
+        cmocka_unit_test_teardown(network_that_was_away_is_used_as_soon_as_it_is_back, words_show),
         cmocka_unit_test_teardown(every_record_arrives_once_in_order_however_often_it_is_cut, words_show),
         cmocka_unit_test_teardown(fence_at_any_moment_wins_and_what_was_acked_is_there, words_show),
         cmocka_unit_test_teardown(nobody_resumes_but_the_sessions_own_sender, words_show),
