@@ -61,6 +61,57 @@ enum frame_state link_look_ahead(struct channel *channel, uint64_t end)
     return FRAME_COMPLETE;
 }
 
+bool link_resume_fits(const struct channel *channel, uint64_t index, uint64_t lsn)
+{
+    const struct send_ring *ring = &channel->send;
+    /* Acquire, the index before the LSN, as in control_take. The credit is our own thread's. */
+    uint64_t committed = atomic_load_explicit(&ring->committed, memory_order_acquire);
+    uint64_t committed_lsn = atomic_load_explicit(&ring->committed_lsn, memory_order_acquire), bytes;
+    uint64_t credit = atomic_load_explicit(&channel->credit->bytes, memory_order_relaxed);
+    struct channel_record record;
+    enum frame_state state;
+
+    if (index < credit || index > committed || index % FRAME_ALIGN_BYTES != 0 || lsn > committed_lsn ||
+        /* What was seen stays seen. What was only placed, the device said; it is sent again. */
+        (channel->ack == CHANNEL_ACK_SEEN && lsn < channel_acked_lsn(channel)))
+        return false;
+    if (index == committed)
+        return true;
+    state = frame_look(send_ring_at(ring, index), ring->ring_bytes - (index & (ring->ring_bytes - 1)), ring->key,
+                       lsn + 1, &record, &bytes);
+    return state == FRAME_COMPLETE || state == FRAME_PAD;
+}
+
+void link_held(const struct channel *channel, uint64_t *index, uint64_t *lsn)
+{
+    const struct ring_credit *consumed = channel->credit;
+    struct receive_ring look;
+    struct ring_credit nobody;
+    struct channel_record record;
+
+    /* The receiving thread goes on consuming: it stores the index, then the LSN. Between two equal LSNs the index is
+     * theirs, or that behind a pad, or one record too far. */
+    do {
+        *lsn = atomic_load_explicit(&consumed->lsn, memory_order_acquire);
+        *index = atomic_load_explicit(&consumed->bytes, memory_order_acquire);
+    } while (atomic_load_explicit(&consumed->lsn, memory_order_relaxed) != *lsn);
+    receive_ring_init(&look, channel->receive.base, channel->receive.ring_bytes, channel->receive.key, &nobody);
+    if (*index != 0) {
+        /* Then that record ends there; its LSN is in the word before it. A pad of 64 bytes ends with that word, too. */
+        const uint8_t *last = look.base + ((*index - FRAME_ALIGN_BYTES) & (look.ring_bytes - 1));
+        uint64_t bytes;
+
+        if (frame_lsn_before(last + FRAME_ALIGN_BYTES, look.key) == *lsn + 1 &&
+            frame_look(last, FRAME_ALIGN_BYTES, look.key, *lsn + 1, &record, &bytes) != FRAME_PAD)
+            ++*lsn;
+    }
+    receive_ring_skip(&look, *index, *lsn);
+    while (receive_ring_look(&look, UINT64_MAX, &record) == FRAME_COMPLETE)
+        receive_ring_consume(&look);
+    *index = look.index;
+    *lsn = look.next_lsn - 1;
+}
+
 static int channel_open(struct channel **out, const struct channel_options *options, bool is_sender)
 {
     static const struct {
@@ -138,8 +189,8 @@ int channel_reserve(struct channel *channel, uint16_t kind, uint64_t position, s
 {
     int result;
 
-    /* relaxed: a hint */
-    if (!channel->is_sender || atomic_load_explicit(&channel->down, memory_order_relaxed))
+    /* relaxed: a hint. Of a link that is down records wait in the ring until it is resumed. */
+    if (!channel->is_sender || atomic_load_explicit(&channel->closed, memory_order_relaxed))
         return -EPIPE;
     result = send_ring_reserve(&channel->send, kind, position, bytes, payload);
     if (result == -EAGAIN && channel->operations->make_room != NULL) {
@@ -267,5 +318,6 @@ void channel_get_statistics(const struct channel *channel, struct channel_statis
     out->writes = atomic_load_explicit(&channel->writes, memory_order_relaxed);
     out->stalls = atomic_load_explicit(&channel->send.stalls, memory_order_relaxed);
     out->torn = atomic_load_explicit(&channel->torn, memory_order_relaxed);
+    out->resumes = atomic_load_explicit(&channel->resumes, memory_order_relaxed);
     out->damaged = atomic_load_explicit(&channel->damaged, memory_order_relaxed);
 }

@@ -9,6 +9,12 @@
  *   shm:NAME          a ring in shared memory between two processes of one machine.
  *   file:PATH         the sender writes a log file, the receiver reads one (record and replay).
  *
+ * A broken connection. While both processes live, verbs and tcp join again by themselves, and the log goes on with the
+ * first record that the receiver has not got: none lost, none twice, none out of order, and none acked that is not
+ * there. Meanwhile the peer is silent, and whoever limits silence decides as ever; the fence ends it for good. Each end
+ * has a thread of its own for this, and keeps its address, and the secret, until channel_close. With shm a connection
+ * breaks only when a process ends, and a file has none: nothing is resumed there.
+ *
  * Errors are 0 or -errno, reported once in words (base/report.h) where the cause is known.
  */
 #ifndef FTVMM_CHANNEL_CHANNEL_H
@@ -46,7 +52,7 @@ struct channel_secret {
     uint8_t bytes[CHANNEL_SECRET_MAX_BYTES];
 };
 /* Reads a key file: regular, ours or root's, readable by nobody else, 32 to 256 bytes. 0 or -errno, said in words.
- * Wipe it when joined. */
+ * Wipe it when joined: the channel keeps a copy of its own for as long as it may have to join again. */
 int channel_secret_load(struct channel_secret *secret, const char *path);
 void channel_secret_wipe(struct channel_secret *secret);
 
@@ -64,7 +70,8 @@ struct channel_options {
     struct channel_hello hello; /* in: ours */
     const bool *cancel;         /* if not NULL: open gives up with -ECANCELED once *cancel is true */
     enum channel_ack ack;       /* the sender's counts; file: knows PLACED only */
-    const struct channel_secret *secret; /* NULL: whoever reaches the address may join. Used by open only */
+    const struct channel_secret *secret; /* NULL: whoever reaches the address may join. Used by open only; verbs and tcp
+                                            copy it, and wipe the copy at channel_close */
 };
 
 /* One received record. `payload` points into the ring and is valid until channel_consume. */
@@ -94,17 +101,17 @@ const struct channel_hello *channel_peer(const struct channel *channel);
 
 /* Opens a record of `bytes` payload (<= CHANNEL_PAYLOAD_MAX_BYTES); *payload is where to build it, in
  * place, 8-byte aligned. -EAGAIN: the ring is full (the receiver lags), try again; -EMSGSIZE; -EPIPE: the
- * link is down. At most one record is open at a time. */
+ * link is down for good. While it is down for now, records wait in the ring. At most one record is open at a time. */
 int channel_reserve(struct channel *channel, uint16_t kind, uint64_t position, size_t bytes, void **payload);
 /* Seals the open record and makes it travel (with what else waits). Returns its LSN. */
 uint64_t channel_commit(struct channel *channel);
 
 /* ---- polling thread ---- */
 
-/* Reaps completions, sends what waited to be coalesced. Cheap when idle. 0, or -EPIPE once the link is
- * known to be broken (a hint: the heartbeat decides).
- * A receiver's polling thread calls it as well, beside channel_next in another thread: it takes in what has arrived
- * (tcp), and says what it has seen (CHANNEL_ACK_SEEN, tcp), which is what the sender's acks wait for. */
+/* Reaps completions, sends what waited to be coalesced. Cheap when idle. 0, or -EPIPE while the link is
+ * known to be broken (a hint: the heartbeat decides). Of a sender's broken link, each call has it joined again, if it
+ * can. A receiver's polling thread calls it as well, beside channel_next in another thread: it takes in what has
+ * arrived (tcp), and says what it has seen (CHANNEL_ACK_SEEN, tcp), which is what the sender's acks wait for. */
 int channel_poll(struct channel *channel);
 /* Highest LSN that the receiver's host holds. Any thread; one acquire load. */
 uint64_t channel_acked_lsn(const struct channel *channel);
@@ -153,6 +160,7 @@ struct channel_statistics {
     uint64_t stalls;                /* reserve calls that found the ring full */
     uint64_t torn;                  /* receiver: looks that met a record not yet complete */
     uint64_t damaged;               /* receiver: looks that met one complete and wrong, or acked and not there, again */
+    uint64_t resumes;               /* how often a broken connection was joined again */
 };
 void channel_get_statistics(const struct channel *channel, struct channel_statistics *out);
 

@@ -29,9 +29,10 @@ struct proof_message {
     uint32_t refusal; /* the sender may refuse, too: JOIN_KEY */
     uint32_t control_rkey;
     uint64_t control_address;
+    uint64_t session; /* to be resumed; 0: none */
     uint8_t proof[SECRET_PROOF_BYTES];
 };
-_Static_assert(sizeof(struct proof_message) == 56, "part of the wire format");
+_Static_assert(sizeof(struct proof_message) == 64, "part of the wire format");
 
 struct grant_message {
     struct handshake_head head;
@@ -39,12 +40,12 @@ struct grant_message {
     uint32_t ring_rkey;
     uint64_t ring_address;
     uint64_t control_address;
-    uint64_t key;
+    struct handshake_log log;
     uint32_t control_rkey;
     uint32_t zero;
     uint8_t proof[SECRET_PROOF_BYTES];
 };
-_Static_assert(sizeof(struct grant_message) == 80, "part of the wire format");
+_Static_assert(sizeof(struct grant_message) == 96, "part of the wire format");
 
 struct handshake_head handshake_head_of(enum handshake_type type, size_t bytes)
 {
@@ -55,6 +56,8 @@ struct handshake_head handshake_head_of(enum handshake_type type, size_t bytes)
 static int refused(struct handshake *h, enum join_refusal refusal, bool ours_is_receiver)
 {
     h->refusal = refusal;
+    if (refusal == JOIN_BUSY)
+        return -EBUSY;
     join_report_refusal(refusal, h->peer, h->ours, &h->theirs, ours_is_receiver);
     return -EPROTO;
 }
@@ -179,10 +182,11 @@ int handshake_sender_meet(struct handshake *h)
 }
 
 int handshake_sender_finish(struct handshake *h, const struct handshake_place *ours, struct handshake_place *theirs,
-                            uint64_t *key)
+                            struct handshake_log *log)
 {
     struct proof_message proof = { .head = handshake_head_of(HANDSHAKE_PROOF, sizeof(proof)),
-                                   .control_rkey = ours->control_rkey, .control_address = ours->control_address };
+                                   .control_rkey = ours->control_rkey, .control_address = ours->control_address,
+                                   .session = h->session };
     struct grant_message grant;
     bool proven;
     int result = say(h, &proof, sizeof(proof), true);
@@ -196,15 +200,25 @@ int handshake_sender_finish(struct handshake *h, const struct handshake_place *o
     result = judge(h, &grant, sizeof(grant), &proven);
     if (result == 0 && !proven)
         return refused(h, JOIN_KEY, false);
+    if (h->session != 0 && grant.log.key != h->session)
+        return refused(h, JOIN_SESSION, false);
     *theirs = (struct handshake_place){ .ring_address = grant.ring_address, .ring_rkey = grant.ring_rkey,
                                         .control_address = grant.control_address, .control_rkey = grant.control_rkey };
-    *key = grant.key;
+    *log = grant.log;
     if (h->theirs.hello.generation == 0)
         h->theirs.hello.generation = h->ours->hello.generation;
     return result;
 }
 
 /* ---- receiver ---- */
+
+int handshake_receiver_refuse(struct handshake *h, enum join_refusal refusal)
+{
+    struct grant_message no = { .head = handshake_head_of(HANDSHAKE_GRANT, sizeof(no)), .refusal = refusal };
+
+    say(h, &no, sizeof(no), false); /* a peer that has left meanwhile needs no reason */
+    return refused(h, refusal, true);
+}
 
 static int refuse_answer(struct handshake *h, struct hello_message *answer, enum join_refusal refusal)
 {
@@ -247,22 +261,22 @@ int handshake_receiver_meet(struct handshake *h, struct handshake_place *theirs)
     result = judge(h, &proof, sizeof(proof), &proven);
     if (result != 0)
         return result;
-    if (!proven) {
-        struct grant_message no = { .head = handshake_head_of(HANDSHAKE_GRANT, sizeof(no)), .refusal = JOIN_KEY };
-
-        say(h, &no, sizeof(no), false);
-        return refused(h, JOIN_KEY, true);
-    }
+    if (!proven)
+        return handshake_receiver_refuse(h, JOIN_KEY);
+    if (proof.session != h->session)
+        return handshake_receiver_refuse(h, proof.session == 0 ? JOIN_BUSY : JOIN_SESSION);
+    if (h->session != 0 && h->theirs.ack != h->ours->ack) /* nobody changes that on the way */
+        return handshake_receiver_refuse(h, JOIN_SESSION);
     *theirs = (struct handshake_place){ .control_address = proof.control_address, .control_rkey = proof.control_rkey };
     return 0;
 }
 
-int handshake_receiver_finish(struct handshake *h, const struct handshake_place *ours, uint64_t key)
+int handshake_receiver_finish(struct handshake *h, const struct handshake_place *ours, const struct handshake_log *log)
 {
     struct grant_message grant = { .head = handshake_head_of(HANDSHAKE_GRANT, sizeof(grant)),
                                    .ring_rkey = ours->ring_rkey, .ring_address = ours->ring_address,
                                    .control_address = ours->control_address, .control_rkey = ours->control_rkey,
-                                   .key = key };
+                                   .log = *log };
 
     return say(h, &grant, sizeof(grant), true);
 }

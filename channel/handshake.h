@@ -8,6 +8,11 @@
  * of it can be said again, in another order, by the other role, or with one bit changed. The receiver tells where its
  * ring is, and makes it writable, only after the sender's proof.
  *
+ * A broken connection is resumed by the same conversation. The key of the frames, drawn when the two first joined,
+ * names the session: the sender's proof says which one it wants to go on with, and the receiver's grant how much of its
+ * log is there. So only who was, or is allowed to be, this session's sender can make the receiver give its old
+ * connection up.
+ *
  * Without a key the same is said, and the proofs protect against accidents only.
  */
 #ifndef FTVMM_CHANNEL_HANDSHAKE_H
@@ -58,12 +63,19 @@ struct handshake_place {
     uint32_t ring_rkey, control_rkey;
 };
 
+/* The log, as the receiver tells of it. */
+struct handshake_log {
+    uint64_t key;        /* of the frames; never 0. It names the session */
+    uint64_t index, lsn; /* up to which the receiver holds whole records; 0 when the two first join */
+};
+
 struct handshake {
     /* In. */
     struct handshake_pipe pipe;
     const struct join_side *ours;
     const struct channel_secret *secret; /* NULL: none */
     const char *peer;                    /* for messages */
+    uint64_t session;                    /* the one that is to be resumed; 0: the two first join */
     /* Out. */
     struct join_side theirs;
     enum join_refusal refusal; /* why it failed with -EPROTO, if it was that */
@@ -72,14 +84,18 @@ struct handshake {
     uint8_t said[4 * HANDSHAKE_MAX_BYTES];
 };
 
-/* Each: 0; -EPROTO: the ends do not belong together, said in words on both sides; what the pipe gives; -EIO.
+/* Each: 0; -EPROTO: the ends do not belong together, said in words on both sides; -EBUSY: a sender wants to join a
+ * receiver that has one, said by neither; what the pipe gives; -EIO.
  *
  * Sender: meet (the receiver has proven itself), then finish, with where the receiver may write its control block. */
 int handshake_sender_meet(struct handshake *h);
 int handshake_sender_finish(struct handshake *h, const struct handshake_place *ours, struct handshake_place *theirs,
-                            uint64_t *key);
-/* Receiver: meet (the sender has proven itself, and *theirs is where it wants its control block), then finish. */
+                            struct handshake_log *log);
+/* Receiver: meet (the sender has proven itself, and *theirs is where it wants its control block), then finish, or
+ * refuse, which gives -EPROTO. */
 int handshake_receiver_meet(struct handshake *h, struct handshake_place *theirs);
-int handshake_receiver_finish(struct handshake *h, const struct handshake_place *ours, uint64_t key);
+int handshake_receiver_finish(struct handshake *h, const struct handshake_place *ours,
+                              const struct handshake_log *log);
+int handshake_receiver_refuse(struct handshake *h, enum join_refusal refusal);
 
 #endif

@@ -12,7 +12,8 @@
 
 struct join_side join_side_of(const struct channel_options *options)
 {
-    return (struct join_side){ .version = WIRE_VERSION, .features = options->secret != NULL ? JOIN_FEATURE_KEY : 0,
+    return (struct join_side){ .version = WIRE_VERSION,
+                               .features = JOIN_FEATURE_RESUME | (options->secret != NULL ? JOIN_FEATURE_KEY : 0),
                                .ring_bytes = options->ring_bytes, .ack = (uint8_t)options->ack,
                                .hello = options->hello };
 }
@@ -101,8 +102,16 @@ void join_report_refusal(enum join_refusal refusal, const char *peer, const stru
     case JOIN_USER:
         report_error("%s: %s: the two processes belong to different users; run both ends as one", peer, who);
         return;
+    case JOIN_SESSION:
+        report_error("%s: %s: the broken connection that was to be resumed is not one of %s; was the receiver started "
+                     "anew, or the address given to another?", peer, who, ours_is_receiver ? "ours" : "its");
+        return;
+    case JOIN_FENCED:
+        report_error("%s: %s: the receiver has fenced this sender off, or met damage, and takes nothing more", peer,
+                     who);
+        return;
     case JOIN_BUSY:
-        report_error("%s: %s: it is joining with another one just now", peer, who);
+        report_error("%s: %s: the receiver has another sender", peer, who);
         return;
     }
     report_error("%s: %s for a reason unknown to us (%u); install the same ftvmm on both hosts", peer, who,

@@ -8,7 +8,8 @@
 #include <stdint.h>
 
 /* Features: both ends have the same ones. */
-#define JOIN_FEATURE_KEY 1u /* a shared key is held, and proven */
+#define JOIN_FEATURE_KEY    1u /* a shared key is held, and proven */
+#define JOIN_FEATURE_RESUME 2u /* PROOF names the session, GRANT what the receiver holds; who is as new as this */
 
 /* Why a sender is refused. On the wire: never renumber. */
 enum join_refusal {
@@ -22,7 +23,9 @@ enum join_refusal {
     JOIN_DIGEST = 7,
     JOIN_KEY = 8,
     JOIN_USER = 9,
-    JOIN_BUSY = 100, /* not for good: come back later */
+    JOIN_SESSION = 10, /* a broken connection is to be resumed, but not one of this receiver's */
+    JOIN_FENCED = 11,  /* one of this receiver's, and it takes nothing more */
+    JOIN_BUSY = 100,   /* not for good: come back later */
 };
 
 /* What one end says of itself. */

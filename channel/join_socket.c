@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/report.h"
+#include "channel/link.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -95,7 +96,12 @@ static int pipe_receive(void *context, void *message, size_t *bytes)
 static struct handshake handshake_over(struct socket_pipe *pipe, const struct join_socket *join, const char *peer)
 {
     return (struct handshake){ .pipe = { .context = pipe, .send = pipe_send, .receive = pipe_receive },
-                               .ours = join->ours, .secret = join->secret, .peer = peer };
+                               .ours = join->ours, .secret = join->secret, .peer = peer, .session = join->session };
+}
+
+static uint64_t patience_ns(const struct join_socket *join)
+{
+    return join->patience_ns != 0 ? join->patience_ns : HANDSHAKE_PATIENCE_NS;
 }
 
 /* Unix: only processes of our own user. */
@@ -191,8 +197,9 @@ static int receiver_open(struct join_socket *join)
 static int receiver_meet(struct join_socket *join, int fd, const char *from, enum join_refusal *last)
 {
     struct socket_pipe pipe = { .fd = fd, .deadline = &join->deadline,
-                                .give_up_ns = clock_now_ns() + HANDSHAKE_PATIENCE_NS };
+                                .give_up_ns = clock_now_ns() + patience_ns(join) };
     struct handshake h = handshake_over(&pipe, join, from);
+    enum join_refusal refusal = JOIN_ACCEPTED;
     struct handshake_place nowhere;
     int one = 1, result;
 
@@ -202,8 +209,12 @@ static int receiver_meet(struct join_socket *join, int fd, const char *from, enu
     }
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* fails on unix, which has no delay */
     result = handshake_receiver_meet(&h, &nowhere);
+    if (result == 0 && join->hold != NULL)
+        refusal = join->hold(join->link, &join->log);
     if (result == 0)
-        result = handshake_receiver_finish(&h, &(struct handshake_place){ 0 }, join->key);
+        result = refusal != JOIN_ACCEPTED ?
+                     handshake_receiver_refuse(&h, refusal) :
+                     handshake_receiver_finish(&h, &(struct handshake_place){ 0 }, &join->log);
     if (result == 0 && join->memory_fd >= 0)
         result = memory_send(fd, join->memory_fd);
     if (result == 0) {
@@ -216,9 +227,33 @@ static int receiver_meet(struct join_socket *join, int fd, const char *from, enu
         *last = h.refusal;
     else if (result == -ECONNRESET)
         report_warning("%s: a sender began to join and left, or fell silent", from);
-    else
+    else if (result != -EBUSY)
         return result;
     return -EAGAIN;
+}
+
+/* Meets one sender, if one waits. 0: joined. -EAGAIN: none, or not this one. */
+static int receiver_accept(struct join_socket *join, enum join_refusal *last)
+{
+    struct sockaddr_storage address = { 0 };
+    socklen_t bytes = sizeof(address);
+    char from[96];
+    int fd = accept4(join->listener, (struct sockaddr *)&address, &bytes, SOCK_CLOEXEC | SOCK_NONBLOCK), result;
+
+    if (fd < 0)
+        return -EAGAIN;
+    name_of(&address, bytes, join->name, from);
+    result = receiver_meet(join, fd, from, last);
+    if (result != 0)
+        close(fd);
+    return result;
+}
+
+int join_socket_receive_again(struct join_socket *join)
+{
+    enum join_refusal last;
+
+    return receiver_accept(join, &last);
 }
 
 int join_socket_receive_side(struct join_socket *join)
@@ -227,21 +262,12 @@ int join_socket_receive_side(struct join_socket *join)
     int result = receiver_open(join);
 
     join->fd = -1;
+    join->log = (struct handshake_log){ .key = link_random_key() };
     while (result == 0 && (result = join_deadline_check(&join->deadline)) == 0) {
-        struct sockaddr_storage address = { 0 };
-        socklen_t bytes = sizeof(address);
-        char from[96];
-        int fd;
-
         join_socket_wait(join->listener, POLLIN);
-        fd = accept4(join->listener, (struct sockaddr *)&address, &bytes, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd < 0)
-            continue;
-        name_of(&address, bytes, join->name, from);
-        result = receiver_meet(join, fd, from, &last);
+        result = receiver_accept(join, &last);
         if (result == 0)
             break;
-        close(fd);
         if (result == -EAGAIN)
             result = 0;
     }
@@ -249,9 +275,9 @@ int join_socket_receive_side(struct join_socket *join)
         report_error("%s: no sender joined in time%s", join->name,
                      last != JOIN_ACCEPTED ? "; the last one was refused, see above" :
                                              "; start it with this address");
-    if (join->listener >= 0 && result == 0 && join->address->sa_family == AF_UNIX) {
+    if (result == 0 && join->address->sa_family == AF_UNIX) {
         shutdown(join->listener, SHUT_RDWR); /* keeps the name, refuses callers */
-    } else if (join->listener >= 0) {
+    } else if (result != 0 && join->listener >= 0) {
         close(join->listener);
         join->listener = -1;
     }
@@ -308,11 +334,13 @@ static int sender_connect(struct join_socket *join, struct socket_pipe *pipe, co
 static int sender_try(struct join_socket *join, const char **why)
 {
     struct socket_pipe pipe = { .fd = -1, .deadline = &join->deadline,
-                                .give_up_ns = clock_now_ns() + HANDSHAKE_PATIENCE_NS };
+                                .give_up_ns = clock_now_ns() +
+                                              (join->connect_ns != 0 ? join->connect_ns : HANDSHAKE_PATIENCE_NS) };
     struct handshake h = handshake_over(&pipe, join, join->name);
     struct handshake_place nowhere;
     int result = sender_connect(join, &pipe, why);
 
+    pipe.give_up_ns = clock_now_ns() + patience_ns(join);
     join->memory_fd = -1;
     if (result == 0 && !same_user(join, pipe.fd)) {
         join_report_refusal(JOIN_USER, join->name, join->ours, &h.theirs, false);
@@ -322,10 +350,12 @@ static int sender_try(struct join_socket *join, const char **why)
         *why = "its receiver left while joining, or does not answer (is it busy with another sender?)";
         result = handshake_sender_meet(&h);
         if (result == 0)
-            result = handshake_sender_finish(&h, &(struct handshake_place){ 0 }, &nowhere, &join->key);
+            result = handshake_sender_finish(&h, &(struct handshake_place){ 0 }, &nowhere, &join->log);
         if (result == 0 && join->address->sa_family == AF_UNIX)
             result = memory_receive(&pipe, &join->memory_fd);
-        if (result == -ECONNRESET)
+        if (result == -EBUSY)
+            *why = "its receiver has another sender";
+        if (result == -ECONNRESET || result == -EBUSY)
             result = -EAGAIN;
     }
     if (result != 0) {
@@ -337,6 +367,13 @@ static int sender_try(struct join_socket *join, const char **why)
     join->ack = join->ours->ack;
     join->fd = pipe.fd;
     return 0;
+}
+
+int join_socket_send_again(struct join_socket *join)
+{
+    const char *why = ""; /* whoever asks again and again does not say it each time */
+
+    return sender_try(join, &why);
 }
 
 int join_socket_send_side(struct join_socket *join)

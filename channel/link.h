@@ -47,7 +47,9 @@ struct channel {
     _Atomic uint64_t writes;
     _Atomic uint64_t torn;
     _Atomic uint64_t damaged;
-    _Atomic bool down; /* a hint, for ever once true */
+    _Atomic uint64_t resumes;
+    _Atomic bool down;   /* the connection is broken: a hint */
+    _Atomic bool closed; /* and for good: nothing brings it back */
     struct lag_marks lag; /* sender */
 };
 
@@ -64,6 +66,28 @@ static inline void link_count(_Atomic uint64_t *count, uint64_t more)
 {
     atomic_store_explicit(count, atomic_load_explicit(count, memory_order_relaxed) + more, memory_order_relaxed);
 }
+
+/* The link is down, `for_good` or until it is resumed. True: it was up, and the caller says why. Any thread. */
+static inline bool link_break(struct channel *channel, bool for_good)
+{
+    if (for_good)
+        atomic_store_explicit(&channel->closed, true, memory_order_release);
+    return !atomic_exchange_explicit(&channel->down, true, memory_order_acq_rel);
+}
+
+/* A new connection is in place; with the turn. */
+static inline void link_mend(struct channel *channel)
+{
+    link_count(&channel->resumes, 1);
+    atomic_store_explicit(&channel->down, false, memory_order_release);
+}
+
+/* Sender, polling thread, of a link that is down: is what the receiver says it holds possible? It can be: the record
+ * due next begins at `index` in our ring, and all from there to the last one is in it. */
+bool link_resume_fits(const struct channel *channel, uint64_t index, uint64_t lsn);
+
+/* Receiver, while nothing can land in the ring: up to where whole records lie there. Any thread. */
+void link_held(const struct channel *channel, uint64_t *index, uint64_t *lsn);
 
 /* Receiver, when joined: makes the ring's reading side, and the one that looks ahead. */
 static inline void link_receive_init(struct channel *channel, const void *ring, uint64_t ring_bytes, uint64_t key,

@@ -102,7 +102,7 @@ static void file_flush(struct file_link *link)
         if (result != 0) {
             report_error("%s: cannot write the log at offset %llu: %s; it ends there", link->path,
                          (unsigned long long)(sizeof(struct file_header) + from), strerror(-result));
-            atomic_store_explicit(&link->channel.down, true, memory_order_release);
+            link_break(&link->channel, true);
         } else {
             link_count(&link->channel.writes, 1);
             atomic_store_explicit(&link->turn.posted, to, memory_order_relaxed); /* published by giving the turn */
@@ -320,6 +320,7 @@ static int file_read_header(struct file_link *link, const struct channel_options
         theirs.features = header.features;
         theirs.hello = header.hello;
         ours.ring_bytes = 0;
+        ours.features &= ~JOIN_FEATURE_RESUME; /* of joining messages: a log has none */
         if (options == NULL)
             ours.hello = header.hello;
         refusal = join_compare(&theirs, &ours);

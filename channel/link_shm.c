@@ -88,7 +88,7 @@ static void shm_commit(struct channel *channel)
      * that the fence sends round. relaxed: nothing else is read on the strength of it. */
     atomic_signal_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&link->head->fenced, memory_order_relaxed)) {
-        atomic_store_explicit(&channel->down, true, memory_order_release);
+        link_break(channel, true);
         return;
     }
     link_count(&channel->writes, 1);
@@ -195,7 +195,7 @@ static int shm_poll(struct channel *channel)
         /* The receiver's polling thread may have seen a record that came after the fence. Its tail was stored after the
          * fence's word then, so that is to be found here. */
         if (atomic_load_explicit(&link->head->fenced, memory_order_acquire))
-            atomic_store_explicit(&channel->down, true, memory_order_release);
+            link_break(channel, true);
         else if (seen <= channel_committed_lsn(channel)) /* else the receiver is at fault; nothing is believed */
             atomic_store_explicit(&channel->acked_lsn, seen, memory_order_release);
     }
@@ -223,7 +223,7 @@ static void shm_heartbeat(struct channel *channel)
     if (!atomic_load_explicit(&channel->down, memory_order_relaxed) &&
         recv(link->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) { /* end of file; nobody says anything any more */
         report_warning("%s: the %s has left or died", link->name, is_sender ? "receiver" : "sender");
-        atomic_store_explicit(&channel->down, true, memory_order_release);
+        link_break(channel, true);
     }
 }
 
@@ -260,7 +260,7 @@ static int shm_join(struct shm_link *link, const struct channel_options *options
     struct join_side ours = join_side_of(options);
     struct join_socket join = { .name = link->name, .address = (const struct sockaddr *)address,
                                 .address_bytes = address_bytes, .ours = &ours, .secret = options->secret,
-                                .deadline = join_deadline_of(options), .key = link_random_key(), .memory_fd = -1 };
+                                .deadline = join_deadline_of(options), .memory_fd = -1 };
     /* The sender takes part in the fence's barrier, the receiver must be able to call for it. */
     int result = barrier_call(channel->is_sender ? MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED :
                                                    MEMBARRIER_CMD_GLOBAL_EXPEDITED);
@@ -294,10 +294,11 @@ static int shm_join(struct shm_link *link, const struct channel_options *options
     channel->peer = join.peer;
     channel->credit = join.ack == CHANNEL_ACK_SEEN && !channel->is_sender ? &channel->own_credit : &link->head->credit;
     if (channel->is_sender)
-        send_ring_init(&channel->send, (uint8_t *)link->head + SHM_RING_OFFSET, options->ring_bytes, join.key,
+        send_ring_init(&channel->send, (uint8_t *)link->head + SHM_RING_OFFSET, options->ring_bytes, join.log.key,
                        channel->credit);
     else
-        link_receive_init(channel, (uint8_t *)link->head + SHM_RING_OFFSET, options->ring_bytes, join.key, join.ack);
+        link_receive_init(channel, (uint8_t *)link->head + SHM_RING_OFFSET, options->ring_bytes, join.log.key,
+                          join.ack);
     channel->ack = join.ack;
     return 0;
 }

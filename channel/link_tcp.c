@@ -12,10 +12,15 @@
  * Full: reserve says -EAGAIN until credits come, with each answer and heartbeat. A sender that writes beyond its
  *     credit is cut off.
  * The fence: what the kernel holds is taken in, then the connection is shut down both ways; after it nothing is read.
+ * Resumed: when the connection breaks, or nobody answers for 500 ms. The receiver shuts the old one, which nothing is
+ *     read from any more, before it says what it holds: all that it has seen. A frame of which only a part had come is
+ *     forgotten and comes again whole. Not resumed: after the fence, or damage, or when a peer did not keep to the
+ *     protocol.
  *
  * Threads. Sender: the committing and the polling thread write the socket, under the turn (post_turn.h), neither
  * waiting for the other; the polling thread alone reads it. Receiver: the polling thread and, when it finds nothing,
- * the receiving thread read it and answer, under the turn.
+ * the receiving thread read it and answer, under the turn. The keeper (keeper.h) makes new connections; the sender's
+ * polling thread puts one in place, the receiver's keeper does it itself, under the turn both.
  *
  * The wire: chunks in both directions, each an 8-byte head and so many bytes of the ring, or a control block.
  */
@@ -26,12 +31,12 @@
 #include "channel/address.h"
 #include "channel/control.h"
 #include "channel/join_socket.h"
+#include "channel/keeper.h"
 #include "channel/post_turn.h"
 
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,8 +47,15 @@
 #define TCP_STAGE_BYTES 4096u         /* read along with the rest of a chunk: the next head, small chunks whole */
 #define TCP_PULL_BYTES  (1u << 20)    /* in one call */
 #define TCP_BUFFER_BYTES (4u << 20)
-/* Unanswered data ends the connection after this; the heartbeat finds a dead peer long before (tcp(7)). */
-#define TCP_SILENCE_MS  60000
+/*
+ * Unanswered data ends the connection after this (tcp(7), TCP_USER_TIMEOUT). TCP by itself would wait twice as long
+ * after each try, so that a network that was away for half a second is used again after up to one; a new connection is
+ * there as soon as the network is. Longer than the first wait, 200 ms, so that a lost packet is not a lost connection;
+ * and than the 0.4 s after which ACKs of busy, emulated hosts were seen.
+ */
+#define TCP_SILENCE_MS  500
+#define TCP_CONNECT_NS  (200 * NS_PER_MS) /* of one try to resume: the kernel asks again after 1 s only */
+#define TCP_PAUSE_NS    (20 * NS_PER_MS)  /* after somebody who was refused */
 
 enum chunk_kind { /* on the wire */
     CHUNK_CONTROL = 0,
@@ -59,7 +71,14 @@ struct chunk_head {
 struct tcp_link {
     struct channel channel;
     char *name; /* the address, for messages */
-    int fd;
+    int fd;       /* sender: the polling thread puts another one in its place; receiver: the keeper. With the turn */
+    int listener; /* receiver's keeper */
+    struct sockaddr_storage address;
+    socklen_t address_bytes;
+    struct keeper keeper;
+    /* Sender. READY: the new connection, and what the receiver holds; TAKEN: the old one. keeper.h says whose. */
+    int spare_fd;
+    struct handshake_log log;
     uint64_t key;
     uint8_t *ring;
     uint64_t ring_bytes;
@@ -93,15 +112,52 @@ struct tcp_link {
 
 static void tcp_close(struct channel *channel);
 
-static void tcp_down(struct tcp_link *link, const char *why)
+static void say_down(struct tcp_link *link, const char *why, bool for_good)
 {
-    if (!atomic_exchange_explicit(&link->channel.down, true, memory_order_acq_rel))
+    if (link_break(&link->channel, for_good))
         report_warning("%s: the link is down: %s", link->name, why);
+}
+
+/* The connection is of no use any more. Whoever calls this may use it: it is not being replaced. */
+static void tcp_broken(struct tcp_link *link, const char *why)
+{
+    say_down(link, why, false);
+    shutdown(link->fd, SHUT_RDWR); /* so that the peer knows, too */
+}
+
+/* The peer does what it must not: with that one we do not go on. */
+static void tcp_cut_off(struct tcp_link *link, const char *why)
+{
+    say_down(link, why, true);
+    shutdown(link->fd, SHUT_RDWR);
+}
+
+/* With the turn: nothing of an old connection goes on in a new one. Sender: the log goes on at `index`; receiver: it is
+ * whole up to there. */
+static void connection_begin(struct tcp_link *link, uint64_t index)
+{
+    link->out_from = link->out_to = 0;
+    link->control_counter = link->peer_counter = 0;
+    link->ring_due = 0;
+    link->partial_bytes = 0;
+    if (link->channel.is_sender) {
+        link->chunk_end = link->whole_end = index;
+        atomic_store_explicit(&link->turn.posted, index, memory_order_relaxed); /* published by G */
+    } else {
+        link->arrived = index;
+    }
 }
 
 static bool tcp_is_down(const struct tcp_link *link)
 {
     return atomic_load_explicit(&link->channel.down, memory_order_relaxed); /* a hint */
+}
+
+static const char *why_broken(int error)
+{
+    return error == EPIPE || error == ECONNRESET ? "the peer has closed it, or its process died" :
+           error == ETIMEDOUT                    ? "the peer's host does not answer" :
+                                                   strerror(error);
 }
 
 /* ---- writing: with the turn ---- */
@@ -139,8 +195,7 @@ static uint64_t socket_write(struct tcp_link *link, uint64_t from, uint64_t to, 
     *full = sent < (ssize_t)(out_bytes + bytes);
     if (sent < 0) {
         if (errno != EAGAIN && errno != EINTR)
-            tcp_down(link, errno == EPIPE || errno == ECONNRESET ? "the peer has closed it, or its process died" :
-                                                                    strerror(errno));
+            tcp_broken(link, why_broken(errno));
         return 0;
     }
     if ((size_t)sent < out_bytes) {
@@ -203,10 +258,10 @@ static void control_send(struct tcp_link *link)
     atomic_store_explicit(&link->control_due, true, memory_order_relaxed);
     if (tcp_is_down(link) || !post_turn_take(&link->turn))
         return;
-    if (link->out_from != link->out_to)
+    if (link->out_from != link->out_to && !tcp_is_down(link))
         socket_write(link, link->chunk_end, link->chunk_end, &full); /* the rest of the last one */
     /* Not amidst a chunk. relaxed: the turn's */
-    if (link->out_from == link->out_to &&
+    if (link->out_from == link->out_to && !tcp_is_down(link) &&
         link->chunk_end == atomic_load_explicit(&link->turn.posted, memory_order_relaxed)) {
         atomic_store_explicit(&link->control_due, false, memory_order_relaxed);
         control_put(link);
@@ -224,7 +279,7 @@ static void control_read(struct tcp_link *link, const uint8_t *chunk)
 
     memcpy(&block, chunk + sizeof(struct chunk_head), sizeof(block));
     if (!control_fits(&block, link->key) || block.counter != link->peer_counter + 1) {
-        tcp_down(link, "a control block is damaged, or not the next one");
+        tcp_cut_off(link, "a control block is damaged, or not the next one");
         return;
     }
     link->peer_counter = block.counter;
@@ -232,7 +287,7 @@ static void control_read(struct tcp_link *link, const uint8_t *chunk)
     if (!channel->is_sender)
         link->whole_arrived = block.bytes;
     else if (!control_take(channel, &block, UINT64_MAX))
-        tcp_down(link, "the receiver reports to have what was never sent");
+        tcp_cut_off(link, "the receiver reports to have what was never sent");
 }
 
 /* How many ring bytes may still arrive without overwriting what is needed. */
@@ -250,9 +305,9 @@ static bool head_fits(struct tcp_link *link, const struct chunk_head *head)
         link->ring_due = head->bytes;
         return true;
     }
-    tcp_down(link, head->kind == CHUNK_RING && !link->channel.is_sender ?
-                       "the sender writes more than it has credit for" :
-                       "the peer does not keep to the protocol (a chunk of an unknown kind or length)");
+    tcp_cut_off(link, head->kind == CHUNK_RING && !link->channel.is_sender ?
+                          "the sender writes more than it has credit for" :
+                          "the peer does not keep to the protocol (a chunk of an unknown kind or length)");
     return false;
 }
 
@@ -316,8 +371,7 @@ static size_t socket_read(struct tcp_link *link)
 
     if (got <= 0) {
         if (got == 0 || (errno != EAGAIN && errno != EINTR))
-            tcp_down(link, got == 0 || errno == ECONNRESET ? "the peer has closed it, or its process died" :
-                                                              strerror(errno));
+            tcp_broken(link, why_broken(got == 0 ? EPIPE : errno));
         return 0;
     }
     if ((uint64_t)got <= due) {
@@ -397,12 +451,149 @@ static void pull(struct tcp_link *link)
         control_send(link);
 }
 
+/* ---- resuming ---- */
+
+static void socket_set_up(int fd)
+{
+    int one = 1, silence_ms = TCP_SILENCE_MS, buffer_bytes = TCP_BUFFER_BYTES;
+
+    /* Wishes; without them it is slower, not wrong. */
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &silence_ms, sizeof(silence_ms));
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer_bytes, sizeof(buffer_bytes));
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer_bytes, sizeof(buffer_bytes));
+}
+
+/* Sender, polling thread, while the link is down. */
+static void resume(struct tcp_link *link)
+{
+    struct channel *channel = &link->channel;
+    /* relaxed: a hint */
+    bool ready = keeper_ask(&link->keeper, atomic_load_explicit(&channel->closed, memory_order_relaxed));
+    int old_fd = link->fd;
+
+    if (!ready || !post_turn_take(&link->turn)) /* taken: by the committing thread, for a moment */
+        return;
+    link->fd = link->spare_fd;
+    link->spare_fd = old_fd;
+    if (link_resume_fits(channel, link->log.index, link->log.lsn)) {
+        connection_begin(link, link->log.index);
+        link_mend(channel);
+    } else {
+        tcp_cut_off(link, "it cannot be resumed: the receiver reports to have what was never sent, or not to have what "
+                          "it has acknowledged");
+    }
+    post_turn_give(&link->turn);
+    keeper_taken(&link->keeper);
+    atomic_store_explicit(&link->control_due, true, memory_order_relaxed); /* a sign of life, at once */
+}
+
+static struct join_socket join_again(struct tcp_link *link)
+{
+    return (struct join_socket){ .name = link->name, .address = (const struct sockaddr *)&link->address,
+                                 .address_bytes = link->address_bytes, .ours = &link->keeper.ours,
+                                 .secret = keeper_secret(&link->keeper),
+                                 .deadline = { .at_ns = UINT64_MAX, .cancel = &link->keeper.stop },
+                                 .connect_ns = TCP_CONNECT_NS, .patience_ns = KEEPER_PATIENCE_NS, .memory_fd = -1,
+                                 .session = link->key, .link = link, .listener = link->listener };
+}
+
+/* Sender's keeper. */
+static int spare_join(void *argument)
+{
+    struct tcp_link *link = argument;
+    struct join_socket join = join_again(link);
+    int result = join_socket_send_again(&join);
+
+    if (result != 0)
+        return result;
+    socket_set_up(join.fd);
+    link->spare_fd = join.fd;
+    link->log = join.log;
+    return 0;
+}
+
+static void spare_drop(void *argument)
+{
+    struct tcp_link *link = argument;
+
+    close(link->spare_fd);
+    link->spare_fd = -1;
+}
+
+static void *keep_sending(void *argument)
+{
+    struct tcp_link *link = argument;
+    const struct keeper_work work = { .channel = &link->channel, .name = link->name, .log = &link->log,
+                                      .join = spare_join, .drop = spare_drop };
+
+    while (keeper_wait(&link->keeper, -1))
+        keeper_step(&link->keeper, &work);
+    return NULL;
+}
+
+/* Receiver's keeper: its sender is there anew, and has proven itself. */
+static enum join_refusal hold(void *argument, struct handshake_log *log)
+{
+    struct tcp_link *link = argument;
+    const struct receive_ring *ahead = &link->channel.ahead;
+    enum join_refusal refusal = JOIN_FENCED;
+
+    post_turn_await(&link->turn);
+    if (!link->fenced && !link->damaged && !atomic_load_explicit(&link->channel.closed, memory_order_relaxed)) {
+        say_down(link, "its sender asks to resume it", false);
+        connection_begin(link, ahead->index);
+        if (link->fd >= 0)
+            close(link->fd);
+        link->fd = -1;
+        *log = (struct handshake_log){ .key = link->key, .index = ahead->index, .lsn = ahead->next_lsn - 1 };
+        refusal = JOIN_ACCEPTED;
+    }
+    post_turn_give(&link->turn);
+    return refusal;
+}
+
+/* The receiver's keeper. */
+static void *keep_receiving(void *argument)
+{
+    struct tcp_link *link = argument;
+
+    while (keeper_wait(&link->keeper, link->listener)) {
+        struct join_socket join = join_again(link);
+        bool taken = false;
+
+        join.hold = hold;
+        if (join_socket_receive_again(&join) != 0) {
+            keeper_pause(&link->keeper, TCP_PAUSE_NS); /* so that nobody keeps us, or the log, busy */
+            continue;
+        }
+        socket_set_up(join.fd);
+        post_turn_await(&link->turn);
+        if (!link->fenced) {
+            link->fd = join.fd;
+            link_mend(&link->channel);
+            taken = true;
+        }
+        post_turn_give(&link->turn);
+        if (!taken) {
+            close(join.fd);
+            continue;
+        }
+        atomic_store_explicit(&link->control_due, true, memory_order_relaxed);
+        report_info("%s: the link is up again; the log goes on behind record %llu", link->name,
+                    (unsigned long long)join.log.lsn);
+    }
+    return NULL;
+}
+
 /* ---- operations ---- */
 
 static int tcp_poll(struct channel *channel)
 {
     struct tcp_link *link = (struct tcp_link *)channel;
 
+    if (channel->is_sender && tcp_is_down(link))
+        resume(link);
     if (!channel->is_sender) {
         pull(link);
     } else if (!tcp_is_down(link)) {
@@ -459,15 +650,15 @@ static int tcp_fence(struct channel *channel)
 
     if (link->fenced)
         return 0;
-    while (!post_turn_take(&link->turn)) /* the polling thread leaves after one round */
-        sched_yield();
+    post_turn_await(&link->turn);
     if (!tcp_is_down(link)) {
         socket_drain(link, link->ring_bytes); /* more than a ring cannot be under way */
         see(link);
     }
     link->fenced = true;
-    shutdown(link->fd, SHUT_RDWR);
-    atomic_store_explicit(&channel->down, true, memory_order_release);
+    if (link->fd >= 0)
+        shutdown(link->fd, SHUT_RDWR);
+    link_break(channel, true);
     post_turn_give(&link->turn);
     return 0;
 }
@@ -484,31 +675,20 @@ static const struct link_operations tcp_operations = {
 
 /* ---- set-up ---- */
 
-static void socket_set_up(int fd)
-{
-    int one = 1, silence_ms = TCP_SILENCE_MS, buffer_bytes = TCP_BUFFER_BYTES;
-
-    /* Wishes; without them it is slower, not wrong. */
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &silence_ms, sizeof(silence_ms));
-    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer_bytes, sizeof(buffer_bytes));
-    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer_bytes, sizeof(buffer_bytes));
-}
-
-static int tcp_join(struct tcp_link *link, const struct channel_options *options, const struct sockaddr *address,
-                    socklen_t address_bytes)
+static int tcp_join(struct tcp_link *link, const struct channel_options *options)
 {
     struct channel *channel = &link->channel;
     struct join_side ours = join_side_of(options);
-    struct join_socket join = { .name = link->name, .address = address, .address_bytes = address_bytes, .ours = &ours,
-                                .secret = options->secret, .deadline = join_deadline_of(options),
-                                .key = link_random_key(), .memory_fd = -1 };
+    struct join_socket join = { .name = link->name, .address = (const struct sockaddr *)&link->address,
+                                .address_bytes = link->address_bytes, .ours = &ours, .secret = options->secret,
+                                .deadline = join_deadline_of(options), .memory_fd = -1 };
     int result = channel->is_sender ? join_socket_send_side(&join) : join_socket_receive_side(&join);
 
     if (result != 0)
         return result;
     link->fd = join.fd;
-    link->key = join.key;
+    link->listener = join.listener;
+    link->key = join.log.key;
     socket_set_up(link->fd);
     channel->peer = join.peer;
     if (channel->is_sender)
@@ -516,7 +696,10 @@ static int tcp_join(struct tcp_link *link, const struct channel_options *options
     else
         link_receive_init(channel, link->ring, link->ring_bytes, link->key, CHANNEL_ACK_SEEN);
     channel->ack = CHANNEL_ACK_SEEN;
-    return 0;
+    ours.ack = join.ack;
+    ours.hello.generation = join.peer.generation;
+    return keeper_start(&link->keeper, &ours, options->secret, channel->is_sender ? keep_sending : keep_receiving, link,
+                        link->name);
 }
 
 int link_tcp_open(struct channel **out, const struct channel_options *options, const char *rest, bool is_sender)
@@ -534,7 +717,9 @@ int link_tcp_open(struct channel **out, const struct channel_options *options, c
     link->channel.operations = &tcp_operations;
     link->channel.is_sender = is_sender;
     link->channel.credit = &link->channel.own_credit;
-    link->fd = -1;
+    link->fd = link->listener = link->spare_fd = -1;
+    link->address = address;
+    link->address_bytes = address_bytes;
     link->ring_bytes = options->ring_bytes;
     link->turn.in_flight_limit = UINT32_MAX;
     result = -ENOMEM;
@@ -542,7 +727,7 @@ int link_tcp_open(struct channel **out, const struct channel_options *options, c
         link->name = NULL;
     link->ring = ring_memory_open(link->ring_bytes, is_sender ? "send ring" : "receive ring");
     if (link->name != NULL && link->ring != NULL)
-        result = tcp_join(link, options, (const struct sockaddr *)&address, address_bytes);
+        result = tcp_join(link, options);
     if (result != 0) {
         tcp_close(&link->channel);
         return result;
@@ -555,8 +740,13 @@ static void tcp_close(struct channel *channel)
 {
     struct tcp_link *link = (struct tcp_link *)channel;
 
+    keeper_stop(&link->keeper);
     if (link->fd >= 0)
         close(link->fd);
+    if (link->spare_fd >= 0)
+        close(link->spare_fd);
+    if (link->listener >= 0)
+        close(link->listener);
     ring_memory_close(link->ring, link->ring_bytes);
     free(link->name);
     free(link);

@@ -20,13 +20,16 @@ static void verbs_post_failed(struct verbs_link *link, const char *what, int err
     char why[160];
 
     snprintf(why, sizeof(why), "the device does not take %s: %s", what, strerror(error));
-    verbs_down(link, why);
+    verbs_down(link, why, false);
 }
 
-void verbs_down(struct verbs_link *link, const char *why)
+void verbs_down(struct verbs_link *link, const char *why, bool for_good)
 {
-    if (!atomic_exchange_explicit(&link->channel.down, true, memory_order_acq_rel))
-        report_warning("%s: the link is down: %s", link->name, why);
+    if (!link_break(&link->channel, for_good))
+        return;
+    report_warning("%s: the link is down: %s", link->name, why);
+    if (!link->channel.is_sender)
+        keeper_wake(&link->keeper); /* it disconnects, so that the sender knows, too */
 }
 
 static void verbs_failed(struct verbs_link *link, const struct ibv_wc *completion)
@@ -41,7 +44,7 @@ static void verbs_failed(struct verbs_link *link, const struct ibv_wc *completio
         return; /* the rest of the queue, flushed */
     snprintf(why, sizeof(why), "an RDMA write ended with '%s'%s, vendor error 0x%x",
              ibv_wc_status_str(completion->status), meaning, completion->vendor_err);
-    verbs_down(link, why);
+    verbs_down(link, why, false);
 }
 
 /* ---- control blocks ---- */
@@ -66,17 +69,18 @@ static void reap(struct verbs_link *link);
 void verbs_requests_init(struct verbs_link *link)
 {
     for (unsigned i = 0; i < 2; i++) {
-        link->ring_parts[i].lkey = link->ring_mr->lkey;
+        link->ring_parts[i].lkey = link->now.ring_mr->lkey;
         link->ring_writes[i] = (struct ibv_send_wr){ .sg_list = &link->ring_parts[i], .num_sge = 1,
                                                      .opcode = IBV_WR_RDMA_WRITE,
-                                                     .wr.rdma.rkey = link->peer_ring_rkey };
+                                                     .wr.rdma.rkey = link->now.peer.ring_rkey };
     }
     link->control_part = (struct ibv_sge){ .addr = (uintptr_t)link->out, .length = sizeof(struct control_block),
-                                           .lkey = link->out_mr->lkey };
+                                           .lkey = link->now.out_mr->lkey };
     link->control_write = (struct ibv_send_wr){
         .wr_id = VERBS_WR_CONTROL, .sg_list = &link->control_part, .num_sge = 1, .opcode = IBV_WR_RDMA_WRITE,
-        .send_flags = IBV_SEND_SIGNALED | (sizeof(struct control_block) <= link->inline_bytes ? IBV_SEND_INLINE : 0),
-        .wr.rdma = { .remote_addr = link->peer_control_address, .rkey = link->peer_control_rkey }
+        .send_flags = IBV_SEND_SIGNALED |
+                      (sizeof(struct control_block) <= link->now.inline_bytes ? IBV_SEND_INLINE : 0),
+        .wr.rdma = { .remote_addr = link->now.peer.control_address, .rkey = link->now.peer.control_rkey }
     };
 }
 
@@ -94,7 +98,7 @@ static void control_post(struct verbs_link *link)
     link->control_in_flight = true;
     /* relaxed: only to decide when the next one is worth sending */
     atomic_store_explicit(&link->credited, block.bytes, memory_order_relaxed);
-    result = ibv_post_send(link->id->qp, &link->control_write, &bad);
+    result = ibv_post_send(link->now.id->qp, &link->control_write, &bad);
     if (result != 0)
         verbs_post_failed(link, "a control block", result);
 }
@@ -107,9 +111,12 @@ void verbs_control_send(struct verbs_link *link)
     if (atomic_load_explicit(&link->channel.down, memory_order_relaxed))
         return;
     if (post_turn_take(&link->turn)) {
-        if (!link->channel.is_sender)
+        /* Once more: without the turn the connection may have gone. Relaxed: with the turn. */
+        bool up = !atomic_load_explicit(&link->channel.down, memory_order_relaxed);
+
+        if (up && !link->channel.is_sender)
             reap(link);
-        if (!link->control_in_flight) {
+        if (up && !link->control_in_flight) {
             control_post(link);
             due = false;
         }
@@ -131,9 +138,10 @@ void verbs_look_at_peer(struct verbs_link *link)
             atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
         }
     }
-    if (!verbs_control_read(link, link->peer_counter, &block))
+    /* relaxed: our own thread's; the receiving thread looks whether it has risen */
+    if (!verbs_control_read(link, atomic_load_explicit(&link->peer_counter, memory_order_relaxed), &block))
         return;
-    link->peer_counter = block.counter;
+    atomic_store_explicit(&link->peer_counter, block.counter, memory_order_relaxed);
     atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
     if (!channel->is_sender) {
         /* Kept, because the block that lies there at the sender's death may be torn. relaxed: a number, and whoever
@@ -144,7 +152,7 @@ void verbs_look_at_peer(struct verbs_link *link)
     }
     /* What our NIC might still have to send again must stay, even when the receiver has read it. */
     if (!control_take(channel, &block, link->completed))
-        verbs_down(link, "the receiver reports to have what was never sent");
+        verbs_down(link, "the receiver reports to have what was never sent", true);
 }
 
 /* ---- sender ---- */
@@ -164,23 +172,23 @@ static uint64_t write_records(void *argument, uint64_t from, uint64_t to)
     bytes = to - from;
     parts[0].addr = (uintptr_t)(ring->base + at);
     parts[0].length = (uint32_t)bytes;
-    writes[0].wr.rdma.remote_addr = link->peer_ring_address + at;
+    writes[0].wr.rdma.remote_addr = link->now.peer.ring_address + at;
     writes[0].next = NULL;
     if (bytes > first_bytes) {
         parts[0].length = (uint32_t)first_bytes;
         parts[1].addr = (uintptr_t)ring->base;
         parts[1].length = (uint32_t)(bytes - first_bytes);
-        writes[1].wr.rdma.remote_addr = link->peer_ring_address;
+        writes[1].wr.rdma.remote_addr = link->now.peer.ring_address;
         writes[0].next = &writes[1];
         count = 2;
     }
     for (unsigned i = 0; i < count; i++) {
         writes[i].wr_id = to;
-        writes[i].send_flags = parts[i].length <= link->inline_bytes ? IBV_SEND_INLINE : 0;
+        writes[i].send_flags = parts[i].length <= link->now.inline_bytes ? IBV_SEND_INLINE : 0;
     }
     writes[count - 1].send_flags |= IBV_SEND_SIGNALED; /* completes in order, so it speaks for both */
     link_count(&link->channel.writes, count);
-    result = ibv_post_send(link->id->qp, writes, &bad);
+    result = ibv_post_send(link->now.id->qp, writes, &bad);
     if (result != 0) {
         verbs_post_failed(link, "a write", result);
         return from;
@@ -205,15 +213,16 @@ static void reap(struct verbs_link *link)
 {
     struct channel *channel = &link->channel;
     struct ibv_wc completions[VERBS_COMPLETIONS];
-    int count = ibv_poll_cq(link->cq, VERBS_COMPLETIONS, completions);
+    int count = ibv_poll_cq(link->now.cq, VERBS_COMPLETIONS, completions);
 
     if (count < 0) {
-        verbs_down(link, "the completion queue cannot be read");
+        verbs_down(link, "the completion queue cannot be read", false);
         return;
     }
     for (int i = 0; i < count; i++) {
         const struct ibv_wc *completion = &completions[i];
 
+        link->reaped++;
         if (completion->wr_id == VERBS_WR_CONTROL)
             link->control_in_flight = false;
         else
@@ -234,10 +243,25 @@ static void reap(struct verbs_link *link)
     }
 }
 
+bool verbs_stalled(struct verbs_link *link)
+{
+    bool busy = link->control_in_flight ||
+                atomic_load_explicit(&link->turn.in_flight, memory_order_relaxed) > 0; /* relaxed: a count */
+    uint64_t now_ns = clock_now_ns();
+
+    if (!busy || link->stall_since_ns == 0 || link->reaped != link->stall_reaped) {
+        link->stall_since_ns = busy ? now_ns : 0;
+        link->stall_reaped = link->reaped;
+    }
+    return busy && now_ns - link->stall_since_ns > VERBS_STALL_NS;
+}
+
 int verbs_poll(struct channel *channel)
 {
     struct verbs_link *link = (struct verbs_link *)channel;
 
+    if (channel->is_sender && atomic_load_explicit(&channel->down, memory_order_relaxed))
+        verbs_resume(link);
     if (channel->is_sender && !atomic_load_explicit(&channel->down, memory_order_relaxed)) {
         reap(link);
         verbs_look_at_peer(link);
@@ -260,6 +284,7 @@ static int judge(struct verbs_link *link, enum frame_state state)
 {
     struct receive_ring *ring = &link->channel.receive;
     struct control_block block;
+    uint64_t counter;
     bool placed;
 
     /* The sender knows it to be placed, and told us after its write: it must be here. The first looks are one load
@@ -275,10 +300,17 @@ static int judge(struct verbs_link *link, enum frame_state state)
         return link->fenced ? link->final = -ENODATA : -EAGAIN;
     }
     /* The first look proves little: frame and block may both have landed between looking at the one and the other. */
-    if (link->doubtful_since_ns == 0)
+    counter = atomic_load_explicit(&link->peer_counter, memory_order_relaxed); /* see verbs_look_at_peer */
+    if (link->doubtful_since_ns == 0) {
         link->doubtful_since_ns = clock_now_ns();
-    else
+        link->doubtful_counter = counter;
+    } else {
         link_count(&link->channel.damaged, 1);
+    }
+    /* A write that a broken connection has cut off looks like damage, until it comes again when that is resumed. If it
+     * was not cut off the sender says something after it; then the time counts, and after the fence. */
+    if (!placed && !link->fenced && counter == link->doubtful_counter)
+        link->doubtful_since_ns = clock_now_ns();
     if (clock_now_ns() - link->doubtful_since_ns < VERBS_DAMAGE_NS)
         return -EAGAIN;
     report_error("%s: record %llu at ring index %llu is damaged: %s; it cannot be replayed, and nothing behind it",
@@ -286,6 +318,8 @@ static int judge(struct verbs_link *link, enum frame_state state)
                  state == FRAME_DAMAGED ? "begin and end have arrived, but the checksum does not fit" :
                  state == FRAME_TORN    ? "it was placed, but its end is missing" :
                                           "it was placed, but it is not there");
+    /* Nothing is resumed behind damage. release: as in link_break */
+    atomic_store_explicit(&link->channel.closed, true, memory_order_release);
     return link->final = -EBADMSG;
 }
 

@@ -24,6 +24,7 @@
 
 #include "channel/ring_memory.h"
 
+#include <sched.h>
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -34,6 +35,7 @@ struct post_turn {
     _Atomic uint32_t in_flight; /* operations posted and not completed */
     _Atomic uint64_t posted;    /* index up to which all is posted; written by the turn's holder */
     uint32_t in_flight_limit;   /* constant */
+    _Atomic uint32_t awaited;   /* threads in post_turn_await; a receiver's */
 };
 
 /* Sends [from, to) of the ring, or a first part of it; called with the turn taken. Returns where the part ends;
@@ -42,8 +44,21 @@ typedef uint64_t post_function(void *link, uint64_t from, uint64_t to);
 
 static inline bool post_turn_take(struct post_turn *turn)
 {
+    /* relaxed: whoever sees it late takes one round more */
+    if (atomic_load_explicit(&turn->awaited, memory_order_relaxed) != 0)
+        return false;
     /* T. Acquires what the last holder left behind (G): posted, the send queue. */
     return !atomic_exchange_explicit(&turn->taken, true, memory_order_seq_cst);
+}
+
+/* For a thread that cannot come again later, of an end that posts nothing: waits while the present holder finishes its
+ * round, and keeps those who only try from beginning another. */
+static inline void post_turn_await(struct post_turn *turn)
+{
+    atomic_fetch_add_explicit(&turn->awaited, 1, memory_order_relaxed);
+    while (atomic_exchange_explicit(&turn->taken, true, memory_order_seq_cst)) /* T */
+        sched_yield();
+    atomic_fetch_sub_explicit(&turn->awaited, 1, memory_order_relaxed);
 }
 
 static inline void post_turn_give(struct post_turn *turn)

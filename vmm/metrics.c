@@ -34,6 +34,7 @@ static const struct metric metrics[] = {
     { "channel.record_bytes", "log_bytes_total", "counter", 1, "Their bytes in the ring." },
     { "channel.writes", "log_writes_total", "counter", 1, "Link operations that carried records." },
     { "channel.torn", "log_torn_total", "counter", 1, "Looks at a record that was still arriving." },
+    { "channel.resumes", "log_resumes_total", "counter", 1, "Broken connections that were joined again." },
     { "lockstep.positions", "positions_total", "counter", 1, "Positions of the guest so far." },
     { "lockstep.positions_compared", "positions_compared_total", "counter", 1, "Positions found equal (--verify)." },
     { "lockstep.forced_syncs", "forced_syncs_total", "counter", 1, "Forced syncs: the guest's state was copied." },

@@ -110,6 +110,7 @@ static void add_channel(cJSON *root, const struct lockstep *ls)
     add(channel, "stalls", statistics.stalls);
     add(channel, "torn", statistics.torn);
     add(channel, "damaged", statistics.damaged);
+    add(channel, "resumes", statistics.resumes);
     add(channel, "bytes_per_s", COUNT_GET(ls->log_bytes_per_s));
     add_percentiles(channel, "ack_latency", &ls->ack_ns);
 }

@@ -1,6 +1,7 @@
 /*
  * The conversation of joining, with a peer that says anything. First byte: bit 0 we are the sender, bit 1 we have a key,
- * bit 2 the peer has it too and proves each message; then its messages, each behind a byte of its length.
+ * bit 2 the peer has it too and proves each message, bit 3 our session is to be resumed; then its messages, each behind
+ * a byte of its length.
  */
 #include "fuzz.h"
 
@@ -65,35 +66,38 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     static const struct channel_secret secret = { .count = 32, .bytes = "the secret of the fuzzer's ends" };
     static const struct handshake_place place = { .ring_address = 1, .control_address = 2, .ring_rkey = 3, .control_rkey = 4 };
     struct handshake_place theirs;
-    struct join_side ours = { .version = WIRE_VERSION, .ring_bytes = 1u << 20,
+    struct join_side ours = { .version = WIRE_VERSION, .features = JOIN_FEATURE_RESUME, .ring_bytes = 1u << 20,
                               .hello = { .vm = "guest", .generation = 7, .digest = { 1, 2, 3 } } };
     struct peer peer = { .data = data + 1, .bytes = bytes - 1 };
     struct handshake h = { .pipe = { .context = &peer, .send = peer_hears, .receive = peer_says }, .ours = &ours,
                            .peer = "fuzzer" };
-    uint64_t key;
+    static const struct handshake_log held = { .key = 5, .index = 4096, .lsn = 20 };
+    struct handshake_log log;
     int result;
 
     if (bytes < 1)
         return 0;
     if ((data[0] & 2) != 0) {
-        ours.features = JOIN_FEATURE_KEY;
+        ours.features |= JOIN_FEATURE_KEY;
         h.secret = &secret;
     }
+    h.session = (data[0] & 8) != 0 ? held.key : 0;
     peer.secret = h.secret;
     peer.proves = (data[0] & 4) != 0;
     if ((data[0] & 1) != 0) {
         result = handshake_sender_meet(&h);
         if (result == 0)
-            result = handshake_sender_finish(&h, &place, &theirs, &key);
+            result = handshake_sender_finish(&h, &place, &theirs, &log);
     } else {
         result = handshake_receiver_meet(&h, &theirs);
         if (result == 0)
-            result = handshake_receiver_finish(&h, &place, 5);
+            result = handshake_receiver_finish(&h, &place, &held);
     }
-    fuzz_check(result == 0 || result == -EPROTO || result == -ECONNRESET);
+    fuzz_check(result == 0 || result == -EPROTO || result == -ECONNRESET || result == -EBUSY);
     if (result == 0) { /* nobody guesses an HMAC over our nonce */
         fuzz_check(peer.proves);
         fuzz_check(memcmp(&h.theirs.hello.vm, ours.hello.vm, sizeof(ours.hello.vm)) == 0);
+        fuzz_check((data[0] & 1) == 0 || h.session == 0 || log.key == h.session);
         fuzz_check(h.theirs.ring_bytes == ours.ring_bytes && h.theirs.ack <= CHANNEL_ACK_SEEN);
     }
     return 0;

@@ -382,31 +382,62 @@ void fake_nic_join(struct fake_nic nics[2], struct verbs_link *links[2], uint8_t
         link->channel.is_sender = i == 0;
         link->channel.credit = &link->channel.own_credit;
         snprintf(link->name, sizeof(link->name), "fake");
-        link->id = &nic->id;
-        link->cq = &nic->cq;
+        link->now.id = &nic->id;
+        link->now.cq = &nic->cq;
         link->key = key;
         link->ring = rings[i];
         link->ring_bytes = ring_bytes;
         link->control_page = pages[i];
         link->in = (struct control_block *)pages[i];
         link->out = (struct control_block *)(pages[i] + 512);
-        link->inline_bytes = test_random(random) % 4 == 0 ? 0 : VERBS_INLINE_BYTES;
+        link->now.inline_bytes = test_random(random) % 4 == 0 ? 0 : VERBS_INLINE_BYTES;
         link->turn.in_flight_limit = VERBS_WRITES_IN_FLIGHT;
         memset(link->in, 0, sizeof(*link->in));
-        link->ring_mr = region_open(nic, 0, rings[i], ring_bytes, i == 1);
-        link->in_mr = region_open(nic, 1, link->in, sizeof(*link->in), true);
-        link->out_mr = region_open(nic, 2, link->out, sizeof(*link->out), false);
+        link->now.ring_mr = region_open(nic, 0, rings[i], ring_bytes, i == 1);
+        link->now.in_mr = region_open(nic, 1, link->in, sizeof(*link->in), true);
+        link->now.out_mr = region_open(nic, 2, link->out, sizeof(*link->out), false);
     }
-    links[0]->peer_ring_address = (uintptr_t)rings[1];
-    links[0]->peer_ring_rkey = links[1]->ring_mr->rkey;
+    links[0]->now.peer.ring_address = (uintptr_t)rings[1];
+    links[0]->now.peer.ring_rkey = links[1]->now.ring_mr->rkey;
     for (int i = 0; i < 2; i++) {
-        links[i]->peer_control_address = (uintptr_t)links[1 - i]->in;
-        links[i]->peer_control_rkey = links[1 - i]->in_mr->rkey;
+        links[i]->now.peer.control_address = (uintptr_t)links[1 - i]->in;
+        links[i]->now.peer.control_rkey = links[1 - i]->now.in_mr->rkey;
         verbs_requests_init(links[i]);
     }
     send_ring_init(&links[0]->channel.send, rings[0], ring_bytes, key, links[0]->channel.credit);
     links[0]->channel.ack = ack;
     link_receive_init(&links[1]->channel, rings[1], ring_bytes, key, ack);
+}
+
+void fake_nic_reset(struct fake_nic *nic)
+{
+    for (; nic->count > 0; nic->count--) {
+        write_delete(nic->queue[nic->first].write);
+        nic->first = (nic->first + 1) % VERBS_QUEUE_DEPTH;
+    }
+    nic->occupied = nic->completion_count = nic->frees = 0;
+    nic->failed = nic->has_failed = nic->poll_fails = nic->stuck = false;
+    nic->refuse_posts = 0;
+}
+
+void fake_nic_join_again(struct fake_nic nics[2], struct verbs_link *links[2], struct verbs_connection made[2])
+{
+    for (int i = 0; i < 2; i++) {
+        unsigned first = ++nics[i].connections % 2 * 3;
+        struct verbs_link *link = links[i];
+
+        made[i] = (struct verbs_connection){ .id = &nics[i].id, .cq = &nics[i].cq, .inline_bytes = VERBS_INLINE_BYTES };
+        made[i].ring_mr = region_open(&nics[i], first, link->ring, link->ring_bytes, i == 1);
+        made[i].in_mr = region_open(&nics[i], first + 1, link->in, sizeof(*link->in), true);
+        made[i].out_mr = region_open(&nics[i], first + 2, link->out, sizeof(*link->out), false);
+    }
+    made[0].peer.ring_address = (uintptr_t)links[1]->ring;
+    made[0].peer.ring_rkey = made[1].ring_mr->rkey;
+    for (int i = 0; i < 2; i++) {
+        made[i].peer.control_address = (uintptr_t)links[1 - i]->in;
+        made[i].peer.control_rkey = made[1 - i].in_mr->rkey;
+    }
+    fake_nic_reset(&nics[1]);
 }
 
 void fake_nic_free(struct fake_nic nics[2])

@@ -8,7 +8,7 @@
 
 #include "channel/link_verbs.h"
 
-#define FAKE_NIC_REGIONS    3
+#define FAKE_NIC_REGIONS    6 /* three of a connection, and of the one before it */
 #define FAKE_NIC_STRAGGLERS 8
 #define FAKE_NIC_HISTORY    4
 #define FAKE_NIC_WRITES     (VERBS_QUEUE_DEPTH + FAKE_NIC_STRAGGLERS + FAKE_NIC_HISTORY)
@@ -46,6 +46,7 @@ struct fake_nic {
     struct fake_nic *peer;
     uint64_t *random; /* the test's generator */
     struct fake_region regions[FAKE_NIC_REGIONS];
+    unsigned connections;
 
     /* how it behaves; the test's to change */
     bool in_order;         /* pieces from the front to the end, else at random */
@@ -78,6 +79,11 @@ struct fake_nic {
  * not by the caller. Keeps buffers of the last use. operations, keys, addresses are set; nothing is posted. */
 void fake_nic_join(struct fake_nic nics[2], struct verbs_link *links[2], uint8_t *rings[2], uint8_t *pages[2],
                    uint64_t ring_bytes, uint64_t key, enum channel_ack ack, uint64_t *random);
+/* The same for a connection that is to replace one, as the conversation that resumes does: made[] are its ends. The
+ * receiver's end of the old one is gone by now, and what it had under way. */
+void fake_nic_join_again(struct fake_nic nics[2], struct verbs_link *links[2], struct verbs_connection made[2]);
+/* The queue pair is a new one: what the old one had under way is forgotten. */
+void fake_nic_reset(struct fake_nic *nic);
 void fake_nic_free(struct fake_nic nics[2]);
 
 /* The next step of the oldest operation: one piece, or its completion. False: nothing to do. */

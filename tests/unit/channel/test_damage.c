@@ -8,6 +8,8 @@
  *   - after the sender's death, fence and drain, all that was acked is there, or the receiver has stopped. Except when
  *     the device lied (said "done" of what never arrived) and the sender died before it could tell: nobody is left who
  *     knows. Such worlds are counted, and each is checked to be one;
+ *   - a connection that is cut while both live is resumed, at whatever step of its life or of resuming: then nothing is
+ *     lost, and the receiver never stops for it;
  *   - nothing lands after the fence, and a sender that was only frozen and wakes gets no ack for what did not land
  *     before; no source of a write changes before its completion.
  *
@@ -25,6 +27,7 @@
 #define PAGE_BYTES     4096u
 #define RECORDS_MAX    256u
 #define DEATHS_OF      150u  /* worlds in which the sender dies at every step, one after the other */
+#define RESUMED_WORLDS 3000u
 #ifndef INJECTIONS
 #define INJECTIONS 100000u /* at least so many, over all faults */
 #endif
@@ -159,7 +162,13 @@ struct world {
     bool sender_alive, receiver_alive;
     bool lied, spoiled; /* by a fault that is a lie; by any but a death */
     bool filled;        /* the ring was full to the last byte */
+    bool heals;         /* a broken connection is resumed */
     int end;            /* -EBADMSG, -ENODATA; 0: all was delivered to the living */
+    struct {
+        enum { NOT_RESUMING, HELD, GRANTED, TAKEN, UP_FIRST } stage;
+        struct verbs_connection made[2];
+        struct handshake_log log;
+    } resume;
 };
 
 static struct {
@@ -237,6 +246,8 @@ static void world_begin(struct world *world, uint64_t seed)
     world->holds = world->lied = world->spoiled = world->filled = false;
     world->sender_alive = world->receiver_alive = true;
     world->end = 0;
+    world->resume.stage = NOT_RESUMING;
+    world->heals = below(world, 2) == 0;
     now_ns = NS_PER_S;
     last_error[0] = '\0';
     modify_fails = dereg_fails = false;
@@ -367,6 +378,8 @@ static int receiver_looks(struct world *world)
     return 0;
 }
 
+static void resume_step(struct world *world);
+
 static void step(struct world *world)
 {
     uint64_t at = below(world, world->weight_sum);
@@ -404,6 +417,8 @@ static void step(struct world *world)
         break;
     default:
         fake_nic_straggle(&world->nics[below(world, 2)]);
+        if (world->heals && world->sender_alive && world->receiver_alive)
+            resume_step(world);
         now_ns += below(world, 100 * NS_PER_US); /* the longest write takes less than VERBS_DAMAGE_NS, as it should */
         break;
     }
@@ -452,7 +467,7 @@ static uint32_t other(struct world *world, uint32_t key)
 {
     uint32_t wrong = (uint32_t)test_random(&world->random);
 
-    return wrong == key || wrong == world->links[1]->in_mr->rkey ? key ^ 1 : wrong;
+    return wrong == key || wrong == world->links[1]->now.in_mr->rkey ? key ^ 1 : wrong;
 }
 
 static bool inject(struct world *world, enum fault fault)
@@ -539,7 +554,7 @@ static bool inject(struct world *world, enum fault fault)
         if (write == NULL || write->placed != 0 || write->bytes >= world->ring_bytes)
             return false;
         index = write->address;
-        write->address = world->links[0]->peer_ring_address +
+        write->address = world->links[0]->now.peer.ring_address +
                          below(world, (world->ring_bytes - write->bytes) / FRAME_ALIGN_BYTES + 1) * FRAME_ALIGN_BYTES;
         if (write->address == index)
             return false;
@@ -552,7 +567,7 @@ static bool inject(struct world *world, enum fault fault)
     case FAULT_RANGE:
         if (write == NULL || write->placed != 0)
             return false;
-        write->address = world->links[0]->peer_ring_address +
+        write->address = world->links[0]->now.peer.ring_address +
                          (below(world, 2) == 0 ? world->ring_bytes - write->bytes + 1 + below(world, write->bytes) :
                                                  -1 - below(world, world->ring_bytes));
         break;
@@ -590,6 +605,127 @@ static bool inject(struct world *world, enum fault fault)
     world->lied |= fault_is_a_lie(fault);
     world->spoiled |= fault != FAULT_SENDER_DIES && fault != FAULT_RECEIVER_DIES;
     return true;
+}
+
+/* ---- a connection that is cut, and resumed ---- */
+
+static bool is_down(const struct channel *channel)
+{
+    return atomic_load(&channel->down);
+}
+
+static void cut(struct world *world)
+{
+    struct fake_nic *nic = &world->nics[below(world, 2)];
+
+    if (nic->count > 0 && below(world, 2) == 0)
+        fake_nic_fail(nic, IBV_WC_RETRY_EXC_ERR); /* somebody will find out */
+    else
+        verbs_down(world->links[below(world, 2)], "cut", false); /* a hint: what was posted may go on landing */
+}
+
+static void keeper_refuses(struct world *world)
+{
+    world->resume.stage = NOT_RESUMING;
+    keeper_set(&world->links[0]->keeper, KEEPER_GONE);
+    link_break(world->sender, true);
+}
+
+/* link_held gives the same while the receiving thread is between its two stores, if that is what it sees. */
+static void held_between_two_stores(struct world *world, const struct handshake_log *log)
+{
+    struct ring_credit *consumed = world->receiver->credit;
+    uint64_t lsn = atomic_load(&consumed->lsn), bytes = atomic_load(&consumed->bytes), index, held_lsn;
+    const uint8_t *last = world->rings[1] + ((bytes - FRAME_ALIGN_BYTES) & (world->ring_bytes - 1));
+
+    if (lsn == 0 || frame_lsn_before(last + FRAME_ALIGN_BYTES, world->links[1]->key) != lsn)
+        return; /* a pad lies between, or what lay there is overwritten */
+    atomic_store(&consumed->lsn, lsn - 1);
+    link_held(world->receiver, &index, &held_lsn);
+    world_check(world, index == log->index && held_lsn == log->lsn);
+    atomic_store(&consumed->lsn, lsn);
+}
+
+/* What the two keepers do when the sender's link is down, one step of it. The receiver's thread is this one, too. */
+static void resume_step(struct world *world)
+{
+    struct verbs_link *receiver = world->links[1], *sender = world->links[0];
+    struct handshake_log *log = &world->resume.log;
+    struct verbs_connection old;
+
+    switch (world->resume.stage) {
+    case NOT_RESUMING:
+        /* The one that is broken first tells the other, as a disconnect does. */
+        if (is_down(world->receiver) && !is_down(world->sender))
+            verbs_down(sender, "told", false);
+        if (!is_down(world->sender) || atomic_load(&world->sender->closed))
+            return;
+        if (verbs_release(receiver, &old) != JOIN_ACCEPTED) {
+            world_check(world, receiver->fenced || world->end == -EBADMSG || receiver->final == -EBADMSG);
+            keeper_refuses(world);
+            return;
+        }
+        if (old.id != NULL) {
+            fake_nic_dereg_mr(old.in_mr);
+            fake_nic_dereg_mr(old.out_mr);
+        }
+        link_held(world->receiver, &log->index, &log->lsn);
+        log->key = receiver->key;
+        held_between_two_stores(world, log);
+        world_check(world, log->lsn >= world->delivered && log->lsn <= channel_committed_lsn(world->sender));
+        world_check(world, world->lied || log->lsn >= channel_acked_lsn(world->sender));
+        fake_nic_join_again(world->nics, world->links, world->resume.made);
+        world->resume.stage = HELD;
+        return;
+    case HELD:
+        if (!verbs_attach(receiver, &world->resume.made[1]))
+            keeper_refuses(world);
+        else
+            world->resume.stage = GRANTED;
+        return;
+    case GRANTED:
+        switch (below(world, 4)) {
+        case 0: /* the grant is lost; the receiver knows, or not yet */
+            if (below(world, 2) == 0)
+                verbs_up(receiver);
+            world->resume.stage = NOT_RESUMING;
+            return;
+        case 1:
+            if (verbs_up(receiver))
+                world->resume.stage = UP_FIRST;
+            return;
+        default: break;
+        }
+        /* fall through */
+    case UP_FIRST:
+        fake_nic_reset(&world->nics[0]);
+        world->nics[0].placed_index = log->index;
+        sender->join.made = world->resume.made[0];
+        sender->join.log = *log;
+        keeper_set(&sender->keeper, KEEPER_READY);
+        channel_poll(world->sender);
+        world_check(world, keeper_state(&sender->keeper) == KEEPER_TAKEN);
+        keeper_set(&sender->keeper, KEEPER_IDLE);
+        world_check(world, !is_down(world->sender) || world->spoiled);
+        world->resume.stage = world->resume.stage == UP_FIRST ? NOT_RESUMING : TAKEN;
+        return;
+    case TAKEN:
+        verbs_up(receiver);
+        world->resume.stage = NOT_RESUMING;
+        return;
+    }
+}
+
+/* Goes on until the connection stands, or will not any more. */
+static void heal(struct world *world)
+{
+    for (unsigned steps = 0; steps < 2000 && !atomic_load(&world->sender->closed) &&
+                             (is_down(world->sender) || is_down(world->receiver) ||
+                              world->resume.stage != NOT_RESUMING || world->nics[0].failed || world->nics[1].failed);
+         steps++) {
+        step(world);
+        resume_step(world);
+    }
 }
 
 /* ---- ends ---- */
@@ -755,6 +891,8 @@ static unsigned world_run(struct world *world, uint64_t seed, enum fault fault, 
     }
     for (uint64_t more = below(world, 2) * below(world, 200); more > 0; more--)
         step(world);
+    if (world->heals && world->sender_alive && world->receiver_alive)
+        heal(world);
     if (!world->holds && below(world, 4) == 0) /* and then the sender dies, perhaps before it could tell */
         inject(world, FAULT_SENDER_DIES);
     world_end(world);
@@ -844,6 +982,62 @@ static void sender_that_dies_at_any_step_leaves_all_that_was_acked(void **state)
                   "damage\n", (unsigned long long)deaths, (unsigned long long)stopped);
 }
 
+/* Cut again and again, at any step; and at the end all goes well, or the sender dies, or the receiver fences. */
+static void connection_cut_at_any_step_is_resumed_with_nothing_lost(void **state)
+{
+    struct world *world = *state;
+    uint64_t seed = test_seed(__func__), cuts = 0, resumes = 0, fences = 0, deaths = 0;
+
+    memset(&totals, 0, sizeof(totals));
+    for (uint64_t i = 0; i < RESUMED_WORLDS * soak(); i++) {
+        struct channel_statistics sent, received;
+        uint64_t how;
+
+        world_begin(world, test_random(&seed));
+        how = below(world, 4);
+        for (unsigned steps = 0; steps < 1200; steps++) {
+            step(world);
+            if (below(world, 100) == 0) {
+                cut(world);
+                cuts++;
+            }
+            if (below(world, 5) == 0)
+                resume_step(world);
+        }
+        if (how == 0 && !world->holds) { /* dies, perhaps amidst it */
+            world->sender_alive = false;
+            world->nics[0].dead = below(world, 2) == 0;
+            deaths++;
+        } else if (how == 1 && !world->holds) { /* is fenced, perhaps amidst it */
+            uint32_t before;
+
+            world->end = fence_and_drain(world);
+            before = crc32c(0, world->rings[1], world->ring_bytes);
+            for (unsigned steps = 0; steps < 30; steps++) {
+                resume_step(world);
+                devices_run(world);
+                channel_poll(world->sender);
+                sender_commits(world);
+            }
+            world_check(world, crc32c(0, world->rings[1], world->ring_bytes) == before);
+            world_check(world, is_down(world->receiver));
+            fences++;
+        } else {
+            heal(world);
+        }
+        world_end(world);
+        world_check(world, how == 0 || how == 1 || world->end == 0);
+        channel_get_statistics(world->sender, &sent);
+        channel_get_statistics(world->receiver, &received);
+        world_check(world, received.resumes + 1 >= sent.resumes); /* the last one may have ended between the two */
+        resumes += sent.resumes;
+    }
+    print_message("%llu cuts, %llu resumes, %llu records; %llu fences and %llu deaths at the end\n",
+                  (unsigned long long)cuts, (unsigned long long)resumes, (unsigned long long)totals.records,
+                  (unsigned long long)fences, (unsigned long long)deaths);
+    assert_true(resumes > cuts / 4 && fences > 0 && deaths > 0);
+}
+
 static void fence_that_fails_says_so(void **state)
 {
     struct world *world = *state;
@@ -897,6 +1091,7 @@ int main(void)
         cmocka_unit_test(honest_devices_deliver_everything_in_any_order_of_pieces),
         cmocka_unit_test(damage_is_found_and_never_applied),
         cmocka_unit_test(sender_that_dies_at_any_step_leaves_all_that_was_acked),
+        cmocka_unit_test(connection_cut_at_any_step_is_resumed_with_nothing_lost),
         cmocka_unit_test(fence_that_fails_says_so),
         cmocka_unit_test(old_control_block_that_comes_again_is_no_sign_of_life),
     };

@@ -111,20 +111,22 @@ static const struct handshake_place receiver_place = { .ring_address = 0x1122334
                                                        .control_address = 0x123456789abcdef0, .control_rkey = 7 };
 static const struct handshake_place sender_place = { .control_address = 0xfedcba9876543210, .control_rkey = 9 };
 #define FRAME_KEY UINT64_C(0x0f1e2d3c4b5a6978)
+static const struct handshake_log receiver_log = { .key = FRAME_KEY, .index = 0x1234567890, .lsn = 0x55667788 };
 
 struct joining {
     struct join_side ours;
     const struct channel_secret *secret;
     struct end end;
     struct handshake h;
+    uint64_t session; /* to be resumed */
     struct handshake_place theirs;
-    uint64_t key;
+    struct handshake_log log;
     int result;
 };
 
 static struct join_side side_of(bool key)
 {
-    return (struct join_side){ .version = WIRE_VERSION, .features = key ? JOIN_FEATURE_KEY : 0,
+    return (struct join_side){ .version = WIRE_VERSION, .features = JOIN_FEATURE_RESUME | (key ? JOIN_FEATURE_KEY : 0),
                                .ring_bytes = 1u << 20,
                                .hello = { .vm = "guest", .generation = 7, .digest = { 1, 2, 3 } } };
 }
@@ -141,7 +143,8 @@ static struct joining joining_of(bool is_sender, const struct channel_secret *se
 static void begin(struct joining *joining, const char *name)
 {
     joining->h = (struct handshake){ .pipe = { .context = &joining->end, .send = line_send, .receive = line_receive },
-                                     .ours = &joining->ours, .secret = joining->secret, .peer = name };
+                                     .ours = &joining->ours, .secret = joining->secret, .peer = name,
+                                     .session = joining->session };
 }
 
 static void *send_side(void *argument)
@@ -151,7 +154,7 @@ static void *send_side(void *argument)
     begin(joining, "receiver");
     joining->result = handshake_sender_meet(&joining->h);
     if (joining->result == 0)
-        joining->result = handshake_sender_finish(&joining->h, &sender_place, &joining->theirs, &joining->key);
+        joining->result = handshake_sender_finish(&joining->h, &sender_place, &joining->theirs, &joining->log);
     if (joining->result != 0)
         line_close();
     return NULL;
@@ -162,7 +165,7 @@ static void receive_side(struct joining *joining)
     begin(joining, "sender");
     joining->result = handshake_receiver_meet(&joining->h, &joining->theirs);
     if (joining->result == 0)
-        joining->result = handshake_receiver_finish(&joining->h, &receiver_place, FRAME_KEY);
+        joining->result = handshake_receiver_finish(&joining->h, &receiver_place, &receiver_log);
     if (joining->result != 0)
         line_close();
 }
@@ -244,7 +247,7 @@ static void ends_with_one_key_join_and_learn_each_others_places(void **state)
         assert_int_equal(receiver.result, 0);
         assert_true(same_place(&sender.theirs, &receiver_place));
         assert_true(same_place(&receiver.theirs, &sender_place));
-        assert_true(sender.key == FRAME_KEY);
+        assert_memory_equal(&sender.log, &receiver_log, sizeof(receiver_log));
         assert_string_equal(receiver.h.theirs.hello.vm, "guest");
         assert_int_equal(receiver.h.theirs.ack, CHANNEL_ACK_SEEN);
         assert_int_equal(line.said, MESSAGES);
@@ -277,19 +280,81 @@ static void other_key_or_none_is_refused_by_both_in_words_without_the_key(void *
     }
 }
 
+static void a_session_is_resumed_by_its_own_two_ends_alone(void **state)
+{
+    static const struct {
+        uint64_t sender, receiver;
+        int result;
+        enum join_refusal refusal;
+        const char *said; /* by both; NULL: nothing */
+    } cases[] = {
+        { FRAME_KEY, FRAME_KEY, 0, JOIN_ACCEPTED, NULL },
+        { FRAME_KEY ^ 1, FRAME_KEY, -EPROTO, JOIN_SESSION, "is not one of" },
+        { FRAME_KEY, 0, -EPROTO, JOIN_SESSION, "is not one of" }, /* a receiver that was started anew */
+        { 0, FRAME_KEY, -EBUSY, JOIN_BUSY, NULL },                /* somebody else, who will ask again and again */
+    };
+    struct channel_secret secret = secret_of(3, 32);
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        for (int with_key = 0; with_key < 2; with_key++) {
+            struct joining sender = joining_of(true, with_key ? &secret : NULL);
+            struct joining receiver = joining_of(false, with_key ? &secret : NULL);
+            off_t before = words_now();
+            const char *words;
+
+            sender.session = cases[i].sender;
+            receiver.session = cases[i].receiver;
+            line_reset();
+            join(&sender, &receiver);
+            assert_int_equal(sender.result, cases[i].result);
+            assert_int_equal(receiver.result, cases[i].result);
+            words = words_since(before);
+            if (cases[i].said == NULL) {
+                assert_string_equal(words, "");
+            } else {
+                assert_non_null(strstr(words, "sender refused"));
+                assert_non_null(strstr(words, "receiver refuses us"));
+                assert_non_null(strstr(words, cases[i].said));
+            }
+            assert_int_equal(sender.h.refusal, cases[i].refusal);
+            if (cases[i].result == 0) {
+                assert_memory_equal(&sender.log, &receiver_log, sizeof(receiver_log));
+            } else { /* and nothing was told of the log, nor where it lies */
+                for (size_t byte = 12; byte < line.heard[3].bytes; byte++)
+                    assert_int_equal(line.heard[3].data[byte], 0);
+            }
+        }
+}
+
+/* The ack mode was agreed on when the two first joined. */
+static void resume_with_another_ack_mode_is_refused(void **state)
+{
+    struct joining sender = joining_of(true, NULL), receiver = joining_of(false, NULL);
+
+    (void)state;
+    sender.session = receiver.session = FRAME_KEY;
+    sender.ours.ack = CHANNEL_ACK_SEEN;
+    line_reset();
+    join(&sender, &receiver);
+    assert_int_equal(receiver.result, -EPROTO);
+    assert_int_equal(sender.h.refusal, JOIN_SESSION);
+}
+
 static void every_bit_changed_on_the_way_keeps_them_apart(void **state)
 {
-    static const size_t bytes[MESSAGES] = { 136, 136, 56, 80 };
+    static const size_t bytes[MESSAGES] = { 136, 136, 64, 96 };
     struct channel_secret secret = secret_of(9, 32);
     unsigned tried = 0;
 
     (void)state;
-    for (int with_key = 0; with_key < 2; with_key++)
+    for (int how = 0; how < 3; how++) /* without a key; with one; and to resume */
         for (int message = 0; message < MESSAGES; message++)
-            for (size_t bit = 0; bit < bytes[message] * 8; bit += with_key ? 1 : 7, tried++) {
-                struct joining sender = joining_of(true, with_key ? &secret : NULL);
-                struct joining receiver = joining_of(false, with_key ? &secret : NULL);
+            for (size_t bit = 0; bit < bytes[message] * 8; bit += how > 0 ? 1 : 7, tried++) {
+                struct joining sender = joining_of(true, how > 0 ? &secret : NULL);
+                struct joining receiver = joining_of(false, how > 0 ? &secret : NULL);
 
+                sender.session = receiver.session = how == 2 ? FRAME_KEY : 0;
                 line_reset();
                 line.flip_message = message;
                 line.flip_bit = bit;
@@ -529,6 +594,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(ends_with_one_key_join_and_learn_each_others_places, quiet_begin, quiet_end),
         cmocka_unit_test_setup_teardown(other_key_or_none_is_refused_by_both_in_words_without_the_key, quiet_begin,
                                         quiet_end),
+        cmocka_unit_test_setup_teardown(a_session_is_resumed_by_its_own_two_ends_alone, quiet_begin, quiet_end),
+        cmocka_unit_test_setup_teardown(resume_with_another_ack_mode_is_refused, quiet_begin, quiet_end),
         cmocka_unit_test_setup_teardown(every_bit_changed_on_the_way_keeps_them_apart, quiet_begin, quiet_end),
         cmocka_unit_test_setup_teardown(what_a_sender_said_once_is_worth_nothing_a_second_time, quiet_begin, quiet_end),
         cmocka_unit_test_setup_teardown(what_a_receiver_said_once_is_worth_nothing_a_second_time, quiet_begin,

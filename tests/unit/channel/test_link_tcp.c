@@ -90,7 +90,7 @@ static void pair_open(struct pair *pair, bool product_sends)
 {
     struct join_side ours;
     struct join_socket join = { .name = address, .address = (const struct sockaddr *)&where,
-                                .address_bytes = sizeof(where), .ours = &ours, .memory_fd = -1, .key = 77 };
+                                .address_bytes = sizeof(where), .ours = &ours, .memory_fd = -1 };
     pthread_t thread;
 
     memset(pair, 0, sizeof(*pair));
@@ -102,7 +102,9 @@ static void pair_open(struct pair *pair, bool product_sends)
     pthread_join(thread, NULL);
     assert_int_equal(pair->result, 0);
     pair->fd = join.fd;
-    pair->frame_key = join.key;
+    if (join.listener >= 0)
+        close(join.listener);
+    pair->frame_key = join.log.key;
     pair->memory = ring_memory_open(RING_BYTES, "test's ring");
     assert_non_null(pair->memory);
     send_ring_init(&pair->ring, pair->memory, RING_BYTES, pair->frame_key, &pair->credit);
