@@ -20,7 +20,7 @@ int address_resolve(const char *link, const char *text, bool passive, struct soc
     int result;
 
     if (length == 0 || length >= sizeof(host) || *end != '\0' || port < 1 || port > 65535) {
-        report_error("channel address '%s:%s': give %s:HOST:PORT with a port from 1 to 65535", link, text, link);
+        report_error("address '%s:%s': give %s:HOST:PORT with a port from 1 to 65535", link, text, link);
         return -EINVAL;
     }
     if (text[0] == '[' && text[length - 1] == ']') {

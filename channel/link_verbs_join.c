@@ -7,28 +7,12 @@
 
 #include "base/clock.h"
 #include "base/report.h"
+#include "channel/verbs_events.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <netdb.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 
-/* Time to IBV_WC_RETRY_EXC_ERR is about (6 + 1) * 4.096 us * 2^14 = 0.47 s (IBTA 1.4, 9.7.6.1.3). Shorter ones
- * failed without cause on soft-RoCE, and its 7 means "for ever". */
-#define VERBS_RETRY_COUNT 6
-#define VERBS_ACK_TIMEOUT 14
-/*
- * Soft-RoCE sends a long write again from its middle when an ACK is late, and its responder then refuses the
- * rest ("remote invalid request"): seen in hosts whose CPUs are busy, where an ACK easily takes 100 ms. Nothing is
- * lost there, so it is given 4.096 us x 2^19 = 2.1 s. The heartbeat finds a dead peer long before.
- */
-#define VERBS_ACK_TIMEOUT_SOFT 19
-#define VERBS_VENDOR_SOFT      0xFFFFFFu /* RXE_VENDOR_ID, drivers/infiniband/sw/rxe/rxe_param.h */
-
-#define VERBS_EVENT_SLICE_MS     20 /* how late a cancellation may be noticed */
-#define VERBS_RESOLVE_TIMEOUT_MS 2000
 #define VERBS_MESSAGE_PAUSE_NS   (100 * NS_PER_US)
 #define VERBS_RETRY_PAUSE_NS     (100 * NS_PER_MS)
 #define VERBS_REFUSED_PAUSE_NS   (20 * NS_PER_MS)
@@ -74,31 +58,17 @@ static int report_not_rdma(const struct verbs_link *link)
 
 /* ---- events ---- */
 
-/* Waits for the next event; at most one slice. -EAGAIN: none yet. */
-static int event_wait(struct verbs_link *link, struct rdma_cm_event **event)
-{
-    struct verbs_join *join = &link->join;
-    struct pollfd ready = { .fd = join->events->fd, .events = POLLIN };
-
-    if (poll(&ready, 1, VERBS_EVENT_SLICE_MS) <= 0)
-        return -EAGAIN;
-    return rdma_get_cm_event(join->events, event) != 0 ? -EAGAIN : 0;
-}
-
 int verbs_events_open(struct verbs_join *join)
 {
-    join->events = rdma_create_event_channel();
-    if (join->events == NULL) {
-        int result = -errno;
+    int result = verbs_events_create(&join->events);
 
+    if (join->events == NULL) {
         report_error("verbs: there is an RDMA device, but no connection manager (/dev/infiniband/rdma_cm: %s); "
                      "'modprobe rdma_ucm' loads it, and its file must be readable and writable for us",
                      strerror(-result));
         return result == -EACCES ? result : -ENODEV;
     }
-    if (fcntl(join->events->fd, F_SETFL, fcntl(join->events->fd, F_GETFL) | O_NONBLOCK) != 0)
-        return -errno;
-    return 0;
+    return result;
 }
 
 /* ---- one connection's resources ---- */
@@ -262,12 +232,8 @@ static int connection_open(struct verbs_link *link)
                                       .cap = { .max_send_wr = VERBS_QUEUE_DEPTH, .max_recv_wr = VERBS_HEARD,
                                                .max_send_sge = 1, .max_recv_sge = 1,
                                                .max_inline_data = VERBS_INLINE_BYTES } };
-    struct ibv_device_attr device;
-    uint8_t timeout = VERBS_ACK_TIMEOUT;
     int result;
 
-    if (ibv_query_device(join->made.id->verbs, &device) == 0 && device.vendor_id == VERBS_VENDOR_SOFT)
-        timeout = VERBS_ACK_TIMEOUT_SOFT;
     join->made.cq = ibv_create_cq(join->made.id->verbs, VERBS_QUEUE_DEPTH + VERBS_HEARD, NULL, NULL, 0);
     if (join->made.cq == NULL) {
         result = -errno;
@@ -289,9 +255,10 @@ static int connection_open(struct verbs_link *link)
     }
     join->made.inline_bytes = queue.cap.max_inline_data < VERBS_INLINE_BYTES ? queue.cap.max_inline_data :
                                                                           VERBS_INLINE_BYTES;
-    if (rdma_set_option(join->made.id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &timeout, sizeof(timeout)) != 0)
+    result = verbs_ack_timeout_set(join->made.id);
+    if (result != 0)
         report_info("%s: the ACK time-out cannot be set (%s); a dead host may take seconds to show", link->name,
-                    strerror(errno));
+                    strerror(-result));
     join->messages_mr = region_open(link, link->control_page, VERBS_CONTROL_PAGE_BYTES, IBV_ACCESS_LOCAL_WRITE);
     join->made.out_mr = region_open(link, link->out, sizeof(*link->out), 0);
     return join->messages_mr == NULL || join->made.out_mr == NULL ? -ENOMEM : messages_post(link);
@@ -359,16 +326,6 @@ static enum join_refusal first_word_read(const void *data, size_t bytes, struct 
                                                 JOIN_ACCEPTED;
 }
 
-static void peer_name(const struct rdma_cm_id *id, char *text, size_t bytes)
-{
-    const struct sockaddr *address = rdma_get_peer_addr((struct rdma_cm_id *)(uintptr_t)id);
-    char host[64] = "?", port[16] = "?";
-
-    getnameinfo(address, address->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in),
-                host, sizeof(host), port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV);
-    snprintf(text, bytes, "verbs:%s:%s", host, port);
-}
-
 /* A sender has asked for a connection on link->join.made.id. 0: it stands; -EAGAIN: it did not come about. */
 static int verbs_accept(struct verbs_link *link)
 {
@@ -390,7 +347,7 @@ static int verbs_accept(struct verbs_link *link)
         struct rdma_cm_id *id;
         enum rdma_cm_event_type kind;
 
-        if (event_wait(link, &event) != 0)
+        if (verbs_event_wait(join->events, &event) != 0)
             continue;
         id = event->id;
         kind = event->event;
@@ -472,7 +429,7 @@ static int connect_request_take(struct verbs_link *link, struct rdma_cm_event *e
     struct rdma_cm_id *id = event->id;
     enum join_refusal refusal;
 
-    peer_name(id, from, 96);
+    verbs_peer_name(id, "verbs", from, 96);
     refusal = first_word_read(event->param.conn.private_data, event->param.conn.private_data_len, &head);
     rdma_ack_cm_event(event);
     if (refusal != JOIN_ACCEPTED) {
@@ -516,7 +473,7 @@ int verbs_join_receiver(struct verbs_link *link)
         struct rdma_cm_event *event;
         char from[96];
 
-        if (event_wait(link, &event) != 0)
+        if (verbs_event_wait(join->events, &event) != 0)
             continue;
         if (event->event != RDMA_CM_EVENT_CONNECT_REQUEST) {
             rdma_ack_cm_event(event); /* of a connection that did not come about */
@@ -549,7 +506,7 @@ static int event_await(struct verbs_link *link, struct rdma_cm_event **event)
     int result;
 
     while ((result = join_deadline_check(&join->deadline)) == 0) {
-        if (event_wait(link, event) != 0)
+        if (verbs_event_wait(join->events, event) != 0)
             continue;
         id = (*event)->id;
         if (id == join->made.id)
@@ -561,24 +518,6 @@ static int event_await(struct verbs_link *link, struct rdma_cm_event **event)
     return result;
 }
 
-/* Translates an event that is not the one hoped for. -EAGAIN: try again, *why says for what reason. */
-static int event_failed(const struct rdma_cm_event *event, const char **why)
-{
-    if (event->event == RDMA_CM_EVENT_ADDR_ERROR && event->status == -ENODEV)
-        return -ENODEV;
-    if (event->event == RDMA_CM_EVENT_ADDR_ERROR)
-        *why = "the host does not answer on that network (no such address, or it is down)";
-    else if (event->event == RDMA_CM_EVENT_REJECTED && event->status == 8)
-        *why = "the host is there, but no receiver listens on that port; start it";
-    else if (event->event == RDMA_CM_EVENT_REJECTED)
-        *why = "the host refuses the connection without saying why";
-    else if (event->event == RDMA_CM_EVENT_UNREACHABLE)
-        *why = "the host does not answer to RDMA (is the interface's RDMA link up on both sides? 'rdma link')";
-    else
-        *why = rdma_event_str(event->event);
-    return -EAGAIN;
-}
-
 /* Waits for the next event, which should be `hoped`. */
 static int event_expect(struct verbs_link *link, enum rdma_cm_event_type hoped, const char **why)
 {
@@ -588,7 +527,7 @@ static int event_expect(struct verbs_link *link, enum rdma_cm_event_type hoped, 
     if (result != 0)
         return result;
     if (event->event != hoped)
-        result = event_failed(event, why);
+        result = verbs_event_failed(event, why);
     rdma_ack_cm_event(event);
     return result;
 }
@@ -618,7 +557,7 @@ static int connected_or_why(struct verbs_link *link, const char **why)
             result = -EAGAIN;
         }
     } else {
-        result = event_failed(event, why);
+        result = verbs_event_failed(event, why);
     }
     rdma_ack_cm_event(event);
     return result;

@@ -4,7 +4,6 @@
  */
 #include "vmm/arbiter_kind.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -16,19 +15,22 @@
 
 #include "base/clock.h"
 #include "base/report.h"
+#include "base/vm_name.h"
 
-#define VM_NAME_BYTES 32
 #define RETRY_NS (200 * NS_PER_MS)
 /* A claim that takes longer is as good as unanswered, for now. */
 #define PATIENCE_NS NS_PER_S
 /* What a claim under way gets to end when the arbiter is closed. */
 #define CLOSE_NS (3 * NS_PER_S)
+/* Between two looks whether a claim would get through, for kinds that can tell. */
+#define TEND_NS (2 * NS_PER_S)
 
-static const struct arbiter_kind *const kinds[] = { &arbiter_dir, &arbiter_etcd };
+static const struct arbiter_kind *const kinds[] = { &arbiter_dir, &arbiter_etcd, &arbiter_rdma };
 
 struct arbiter {
     const struct arbiter_kind *kind;
     void *place;
+    pthread_mutex_t place_lock; /* who calls its kind; taken before `lock` */
     char owner[96];      /* host name, pid and a random token: nobody else's */
     uint64_t generation; /* begun or checked; 0: none */
     atomic_bool closing;
@@ -37,26 +39,15 @@ struct arbiter {
 
     /* -- under the lock -- */
     pthread_mutex_t lock;
-    pthread_cond_t wake;       /* there is a claim to make, or closing is set */
+    pthread_cond_t wake;       /* there is a claim to make, a place to tend, or closing is set */
     pthread_cond_t gone;       /* left is set */
     bool asking;               /* the thread has a claim to make, or makes it */
     bool left, abandoned;      /* the thread has ended; nobody will join it */
     uint64_t asked_ns, asks, ask_generation;
     enum arbiter_verdict verdict;
     char why[ARBITER_WHY_BYTES];
+    char tend_why[ARBITER_WHY_BYTES]; /* why a claim would not get through; empty: it would, or nobody knows */
 };
-
-static bool name_is_valid(const char *vm)
-{
-    size_t length = strlen(vm);
-
-    if (length == 0 || length >= VM_NAME_BYTES || vm[0] == '.')
-        return false;
-    for (const char *c = vm; *c; c++)
-        if (!isalnum((unsigned char)*c) && strchr("-_.", *c) == NULL)
-            return false;
-    return true;
-}
 
 static int owner_make(char *owner, size_t bytes)
 {
@@ -78,17 +69,60 @@ static void arbiter_free(struct arbiter *arbiter)
     pthread_cond_destroy(&arbiter->gone);
     pthread_cond_destroy(&arbiter->wake);
     pthread_mutex_destroy(&arbiter->lock);
+    pthread_mutex_destroy(&arbiter->place_lock);
     free(arbiter);
 }
 
 static enum arbiter_verdict claim(struct arbiter *arbiter, uint64_t generation, char why[ARBITER_WHY_BYTES])
 {
     why[0] = '\0';
-    if (generation != 0 && generation == arbiter->generation)
-        return arbiter->kind->claim(arbiter->place, generation, why);
+    if (generation != 0 && generation == arbiter->generation) {
+        enum arbiter_verdict verdict;
+
+        pthread_mutex_lock(&arbiter->place_lock);
+        verdict = arbiter->kind->claim(arbiter->place, generation, why);
+        pthread_mutex_unlock(&arbiter->place_lock);
+        return verdict;
+    }
     snprintf(why, ARBITER_WHY_BYTES, "generation %llu was neither begun nor checked here",
              (unsigned long long)generation);
     return ARBITER_UNREACHABLE;
+}
+
+/* Says when a claim would no longer get through, and when it would again. */
+static void tend(struct arbiter *arbiter)
+{
+    char why[ARBITER_WHY_BYTES] = "";
+    bool was_well;
+    int rc;
+
+    pthread_mutex_lock(&arbiter->place_lock);
+    rc = arbiter->kind->tend(arbiter->place, why);
+    pthread_mutex_unlock(&arbiter->place_lock);
+    if (rc == -ECANCELED)
+        return;
+    pthread_mutex_lock(&arbiter->lock);
+    was_well = arbiter->tend_why[0] == '\0';
+    memcpy(arbiter->tend_why, rc < 0 ? why : "", rc < 0 ? sizeof(why) : 1);
+    pthread_mutex_unlock(&arbiter->lock);
+    if (rc < 0 && was_well)
+        report_warning("the arbiter does not answer (%s); as long as that is so, no host could go on alone", why);
+    else if (rc == 0 && !was_well)
+        report_info("the arbiter answers again");
+}
+
+/* Waits until there is something to do, a while at most. True: time to tend the place. With the lock. */
+static bool idle(struct arbiter *arbiter)
+{
+    struct timespec until;
+
+    if (arbiter->kind->tend == NULL || arbiter->generation == 0) {
+        pthread_cond_wait(&arbiter->wake, &arbiter->lock);
+        return false;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += TEND_NS / NS_PER_S;
+    return pthread_cond_timedwait(&arbiter->wake, &arbiter->lock, &until) == ETIMEDOUT;
 }
 
 static void *asking_thread(void *arg)
@@ -102,7 +136,11 @@ static void *asking_thread(void *arg)
         enum arbiter_verdict verdict;
 
         if (!arbiter->asking) {
-            pthread_cond_wait(&arbiter->wake, &arbiter->lock);
+            if (idle(arbiter)) {
+                pthread_mutex_unlock(&arbiter->lock);
+                tend(arbiter);
+                pthread_mutex_lock(&arbiter->lock);
+            }
             continue;
         }
         uint64_t generation = arbiter->ask_generation;
@@ -144,7 +182,8 @@ static const struct arbiter_kind *kind_find(const char *address)
         if (strncmp(address, kinds[i]->prefix, strlen(kinds[i]->prefix)) == 0 &&
             address[strlen(kinds[i]->prefix)] != '\0')
             return kinds[i];
-    report_error("no arbiter '%s': this version knows %s and %s", address, kinds[0]->usage, kinds[1]->usage);
+    report_error("no arbiter '%s': this version knows %s, %s, and %s", address, kinds[0]->usage, kinds[1]->usage,
+                 kinds[2]->usage);
     return NULL;
 }
 
@@ -158,9 +197,8 @@ int arbiter_open(struct arbiter **out, const struct arbiter_options *options)
     *out = NULL;
     if (kind == NULL)
         return -EINVAL;
-    if (!name_is_valid(options->vm)) {
-        report_error("'%s' is no name for a virtual machine: use up to %d letters, digits, '-', '_' and '.'",
-                     options->vm, VM_NAME_BYTES - 1);
+    if (!vm_name_is_valid(options->vm)) {
+        report_error("'%s' is no name for a virtual machine: use " VM_NAME_RULE, options->vm);
         return -EINVAL;
     }
     arbiter = calloc(1, sizeof(*arbiter));
@@ -168,10 +206,11 @@ int arbiter_open(struct arbiter **out, const struct arbiter_options *options)
         return -ENOMEM;
     arbiter->kind = kind;
     arbiter->verdict = ARBITER_ASKING;
+    pthread_mutex_init(&arbiter->place_lock, NULL);
     pthread_mutex_init(&arbiter->lock, NULL);
-    pthread_cond_init(&arbiter->wake, NULL);
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&arbiter->wake, &monotonic);
     pthread_cond_init(&arbiter->gone, &monotonic);
     pthread_condattr_destroy(&monotonic);
     rc = owner_make(arbiter->owner, sizeof(arbiter->owner));
@@ -227,13 +266,17 @@ static void generation_known(struct arbiter *arbiter, uint64_t generation)
     arbiter->generation = generation;
     arbiter->verdict = ARBITER_ASKING;
     arbiter->asked_ns = 0;
+    pthread_cond_signal(&arbiter->wake); /* from now on there is a place to tend */
     pthread_mutex_unlock(&arbiter->lock);
 }
 
 int arbiter_begin(struct arbiter *arbiter, uint64_t *generation)
 {
-    int rc = arbiter->kind->begin(arbiter->place, generation);
+    int rc;
 
+    pthread_mutex_lock(&arbiter->place_lock);
+    rc = arbiter->kind->begin(arbiter->place, generation);
+    pthread_mutex_unlock(&arbiter->place_lock);
     if (rc == 0)
         generation_known(arbiter, *generation);
     return rc;
@@ -241,8 +284,11 @@ int arbiter_begin(struct arbiter *arbiter, uint64_t *generation)
 
 int arbiter_check(struct arbiter *arbiter, uint64_t generation)
 {
-    int rc = arbiter->kind->check(arbiter->place, generation);
+    int rc;
 
+    pthread_mutex_lock(&arbiter->place_lock);
+    rc = arbiter->kind->check(arbiter->place, generation);
+    pthread_mutex_unlock(&arbiter->place_lock);
     generation_known(arbiter, rc == 0 ? generation : 0);
     return rc;
 }
@@ -285,5 +331,9 @@ void arbiter_get_status(struct arbiter *arbiter, struct arbiter_status *status)
         status->asking_ns = clock_now_ns() - arbiter->asked_ns;
     if (arbiter->verdict == ARBITER_UNREACHABLE)
         memcpy(status->why, arbiter->why, sizeof(status->why));
+    if (arbiter->verdict == ARBITER_ASKING && !arbiter->asking && arbiter->tend_why[0] != '\0') {
+        status->verdict = ARBITER_UNREACHABLE;
+        memcpy(status->why, arbiter->tend_why, sizeof(status->why));
+    }
     pthread_mutex_unlock(&arbiter->lock);
 }

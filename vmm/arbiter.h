@@ -6,6 +6,7 @@
  * Kinds, by address, all with the same promises:
  *   dir:PATH             a directory on shared storage with atomic link(2) (NFS, 9p, a cluster FS): arbiter_dir.c
  *   etcd:URL[,URL...]    an etcd cluster, its members' client URLs: arbiter_etcd.c
+ *   rdma:HOST:PORT       a witness, whose memory the hosts' RDMA cards compare and swap: arbiter_rdma.c
  *
  * Promises:
  *   - A generation is given once, and never again. What happens to an old one says nothing about a new one.
@@ -15,7 +16,8 @@
  *     knew then (another place, or one that was emptied), is not decided: ARBITER_UNREACHABLE.
  *
  * Threads: one at a time may call arbiter_begin, arbiter_check and arbiter_claim, which block as long as the place
- * does. arbiter_ask never blocks, and has a thread of its own behind it; arbiter_get_status is for any thread.
+ * does. arbiter_ask never blocks, and has a thread of its own behind it, which also looks, every 2 s, whether a claim
+ * would get through, of kinds that can tell (rdma:); arbiter_get_status is for any thread.
  */
 #ifndef FTVMM_VMM_ARBITER_H
 #define FTVMM_VMM_ARBITER_H
@@ -28,7 +30,7 @@ struct arbiter;
 struct arbiter_options {
     const char *address;
     const char *vm;         /* name of the virtual machine: letters, digits, '-', '_', '.' */
-    const char *auth_dir;   /* etcd over https: directory with ca.pem, cert.pem, key.pem, user; NULL: none */
+    const char *auth_dir;   /* etcd over https: directory with ca.pem, cert.pem, key.pem, user. rdma: with key. NULL: none */
     uint64_t deadline_ns;   /* etcd: of a claim's first request to each member, kept within 50 ms and 4 s; 0: 250 ms */
 };
 
@@ -67,7 +69,8 @@ struct arbiter_status {
     uint64_t asks;               /* claims begun by arbiter_ask */
     bool asking;                 /* one is under way */
     uint64_t asking_ns;          /* since so long */
-    enum arbiter_verdict verdict; /* ARBITER_ASKING: no answer yet */
+    enum arbiter_verdict verdict; /* ARBITER_ASKING: no answer yet. ARBITER_UNREACHABLE also before the first claim, if
+                                   * it would not get through */
     char why[ARBITER_WHY_BYTES]; /* ARBITER_UNREACHABLE: why, in words; else empty */
 };
 

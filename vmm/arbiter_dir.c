@@ -97,7 +97,7 @@ static int dir_open(void **place, const char *where, const struct arbiter_option
 
     (void)closing; /* a system call that hangs cannot be told */
     if (options->auth_dir != NULL) {
-        report_error("--arbiter-auth is for etcd over https://; a directory's rights are those of its files");
+        report_error("--arbiter-auth is for etcd over https:// and for rdma:; a directory's rights are those of its files");
         return -EINVAL;
     }
     directory = calloc(1, sizeof(*directory));

@@ -21,8 +21,10 @@ struct arbiter_kind {
     int (*check)(void *place, uint64_t generation);
     /* Only of the generation last begun or checked. Says into `why` (ARBITER_WHY_BYTES) what is unreachable. */
     enum arbiter_verdict (*claim)(void *place, uint64_t generation, char *why);
+    /* NULL, or: called now and then between claims. 0, or -errno with `why` as above: a claim would not get through. */
+    int (*tend)(void *place, char *why);
 };
 
-extern const struct arbiter_kind arbiter_dir, arbiter_etcd;
+extern const struct arbiter_kind arbiter_dir, arbiter_etcd, arbiter_rdma;
 
 #endif

@@ -7,7 +7,9 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include "vmm/arbiter.h"
 #include "vmm/vcpu.h"
+#include "witness/device.h"
 
 static bool say(bool good, const char *what, const char *found, const char *remedy)
 {
@@ -62,6 +64,28 @@ static bool check_rdma(void)
     return say(good, "RDMA", found, "soft-RoCE: modprobe rdma_rxe; rdma link add rxe0 type rxe netdev IFACE");
 }
 
+/* For the arbiter rdma: only. */
+static bool check_atomics(void)
+{
+    char names[256];
+
+    witness_devices_with_atomics(names, sizeof(names));
+    return say(names[0] != '\0', "RDMA atomics", names[0] != '\0' ? names : "no device",
+               "only --arbiter rdma: needs them");
+}
+
+/* Asked for by --arbiter: is it of use to this host and VM? */
+static bool check_arbiter(const struct options *options)
+{
+    struct arbiter_options wanted = { .address = options->arbiter, .vm = options->vm,
+                                      .auth_dir = options->arbiter_auth };
+    struct arbiter *arbiter;
+    int rc = arbiter_open(&arbiter, &wanted); /* says what is wrong */
+
+    arbiter_close(arbiter);
+    return say(rc == 0, "arbiter", options->arbiter, "see the error above");
+}
+
 static bool check_huge_pages(void)
 {
     unsigned long long free_pages = 0;
@@ -93,10 +117,12 @@ int check_run(const struct options *options)
 {
     bool good = check_kvm();
 
-    (void)options;
     good = check_virtualization() && good;
     good = check_rdma() && good;
     good = check_memlock() && good;
     (void)check_huge_pages();
+    (void)check_atomics();
+    if (options->arbiter != NULL)
+        good = check_arbiter(options) && good;
     return good ? 0 : 1;
 }

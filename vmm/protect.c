@@ -348,6 +348,8 @@ static int attempt(struct protector *protector)
             (void)disk_track(ls->disk, false);
         free(transfer->pages);
         transfer->pages = NULL;
+        if (rc < 0) /* one that joined has asked the arbiter for this generation, and may never be heard of again */
+            protector->generation = 0;
     }
     if (rc < 0)
         channel_close(transfer->channel);

@@ -3,6 +3,8 @@
 # usage: bad_input.sh CASE | --list
 cases=(no-command unknown-command unknown-option missing-kernel missing-kernel-option truncated-kernel kernel-is-text
     missing-initrd bad-nic bad-memory bad-name no-arbiter arbiter-missing arbiter-read-only wrong-arbiter-kind no-listener
+    witness-no-auth witness-nobody witness-not-rdma witness-port-missing witness-is-a-backup
+    ftwitness-as-root ftwitness-not-rdma ftwitness-no-state ftwitness-option
     etcd-no-port etcd-password-in-url etcd-nobody etcd-nonsense etcd-auth-over-http etcd-auth-for-all
     backup-alone bad-address port-missing replay-no-log replay-text replay-other-guest dump-exists log-text no-kvm console-unwritable
     control-no-directory control-in-use metrics-for-all ftctl-nobody
@@ -20,6 +22,9 @@ kernel=${images#--kernel }
 kernel=${kernel%% *}
 pair="$images --arbiter dir:/tmp --name bad"
 primary="$ftvmm primary $pair --join-timeout 2"
+witness=/src/build/witness/ftwitness
+asked="--arbiter-auth /tmp/bad-auth --backup shm:bad"
+auth='mkdir -p /tmp/bad-auth; (umask 077; head -c 32 /dev/urandom >/tmp/bad-auth/key)'
 prepare=:
 
 # Per case: what is run, its exit status, and a word of the sentence that names the cause.
@@ -39,6 +44,22 @@ no-arbiter) run="$ftvmm primary $images --backup verbs:10.9.0.2:7471" status=2 w
 arbiter-missing) run="$ftvmm primary $images --arbiter dir:/nowhere --backup shm:bad" status=1 word=/nowhere ;;
 arbiter-read-only) run="$ftvmm primary $images --arbiter dir:/src --backup shm:bad" status=1 word=/src ;;
 wrong-arbiter-kind) run="$ftvmm primary $images --arbiter oracle:delphi --backup shm:bad" status=1 word=oracle:delphi ;;
+witness-no-auth) run="$ftvmm primary $images --arbiter rdma:10.9.0.3:7998 --backup shm:bad" status=1 word=--arbiter-auth ;;
+witness-nobody) prepare=$auth run="$ftvmm primary $images --arbiter rdma:10.9.0.1:7998 $asked" status=1 word='nobody listens' ;;
+witness-not-rdma) prepare=$auth run="$ftvmm primary $images --arbiter rdma:127.0.0.1:7998 $asked" status=1 word='RDMA device' ;;
+witness-port-missing) prepare=$auth run="$ftvmm primary $images --arbiter rdma:10.9.0.3 $asked" status=1 word=HOST:PORT ;;
+witness-is-a-backup)
+    prepare="$auth; $ftvmm backup $pair --join-timeout 6 --listen verbs:10.9.0.1:7999 >/dev/null 2>&1 </dev/null & sleep 2"
+    run="$ftvmm primary $images --arbiter rdma:10.9.0.1:7999 $asked" status=1 word='does not speak'
+    after_s=7
+    ;;
+ftwitness-as-root) run="$witness --listen 10.9.0.1:7480 --keys /tmp --state /tmp" status=2 word=--user ;;
+ftwitness-not-rdma)
+    prepare="$auth; install -d -m 700 -o nobody /tmp/bad-state"
+    run="$witness --listen 127.0.0.1:7480 --keys /tmp/bad-auth --state /tmp/bad-state --user nobody" status=1 word='RDMA device'
+    ;;
+ftwitness-no-state) prepare=$auth run="$witness --listen 10.9.0.1:7480 --keys /tmp/bad-auth --state /nowhere --user nobody" status=1 word=/nowhere ;;
+ftwitness-option) run="$witness --listen 10.9.0.1:7480 --vms 0" status=2 word=--vms ;;
 etcd-no-port) run="$ftvmm primary $images --arbiter etcd:https://10.9.0.2 --backup shm:bad" status=1 word='port is missing' ;;
 etcd-password-in-url) run="$ftvmm primary $images --arbiter etcd:https://me:secret@10.9.0.2:2379 --backup shm:bad" status=1 word='command line' ;;
 etcd-nobody) run="$ftvmm primary $images --arbiter etcd:http://127.0.0.1:7998 --backup shm:bad" status=1 word=127.0.0.1:7998 ;;

@@ -804,7 +804,7 @@ static void bad_options_are_refused_in_words(void **state)
         words_begin();
         assert_int_equal(channel_open_sender(&channel, &options), -EINVAL);
         assert_int_equal(channel_open_receiver(&channel, &options), -EINVAL);
-        assert_int_equal(words_count(words_end(), "channel address"), 2);
+        assert_int_equal(words_count(words_end(), "address '"), 2);
     }
     for (unsigned i = 0; i < sizeof(rings) / sizeof(rings[0]); i++) {
         struct channel_options options = options_of("shm:x");

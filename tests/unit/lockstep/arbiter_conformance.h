@@ -4,7 +4,9 @@
 
 #include "vmm/arbiter.h"
 
-/* `options` without a name: each test has VMs of its own there. Returns how many tests failed. */
+/* `options` without a name: each test has a VM of its own there, never heard of before, "c1", "c2", ..., or two, the other
+ * being "c1.1", "c2.1", ... Returns how many tests failed. */
+#define ARBITER_CONFORMANCE_TESTS 11
 int arbiter_conformance_run(const struct arbiter_options *options);
 
 #endif
