@@ -59,6 +59,7 @@ struct vcpu {
     struct kvm_run *run;
     size_t run_bytes;
     bool stepping; /* KVM_GUESTDBG_SINGLESTEP is on */
+    bool exit_waits; /* vcpu_complete has come upon the next exit already; vcpu_run gives it */
     struct kvm_cpuid2 *cpuid;
     pthread_t thread; /* set by vcpu_enter_thread */
     const struct guest_memory *memory; /* to look at the byte before RIP */
@@ -88,14 +89,15 @@ void vcpu_kick(struct vcpu *vcpu);
 
 /* Runs until the next exit. */
 enum vcpu_exit vcpu_run(struct vcpu *vcpu);
-/* Completes the instruction of the last I/O or MSR exit without running another: afterwards state may be read
- * or loaded. 0 or -errno. */
+/* Completes the instruction of the last I/O, memory or MSR exit without running another: afterwards state may be read,
+ * and loaded unless exit_waits: an access in several parts, or the next round of a REP, may exit again. 0 or -errno. */
 int vcpu_complete(struct vcpu *vcpu);
 
-/* May vcpu_inject be called before the next run? */
+/* May vcpu_inject be called before the next run? What completing the last exit's instruction does is not known before
+ * vcpu_complete. */
 static inline bool vcpu_can_inject(const struct vcpu *vcpu)
 {
-    return vcpu->run->ready_for_interrupt_injection && vcpu->run->if_flag;
+    return !vcpu->exit_waits && vcpu->run->ready_for_interrupt_injection && vcpu->run->if_flag;
 }
 /* Injects an external interrupt; only when vcpu_can_inject. 0 or -errno. */
 int vcpu_inject(struct vcpu *vcpu, uint8_t vector);

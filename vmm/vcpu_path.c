@@ -95,8 +95,9 @@ enum vcpu_exit vcpu_run(struct vcpu *vcpu)
     struct kvm_run *run = vcpu->run;
 
     for (;;) {
-        int rc = ioctl(vcpu->fd, KVM_RUN, 0);
+        int rc = vcpu->exit_waits ? 0 : ioctl(vcpu->fd, KVM_RUN, 0);
 
+        vcpu->exit_waits = false;
         if (rc < 0 && errno != EINTR) {
             report_error("KVM_RUN: %s", strerror(errno));
             return VCPU_EXIT_FAILED;
@@ -140,6 +141,8 @@ int vcpu_complete(struct vcpu *vcpu)
 {
     int rc;
 
+    if (vcpu->exit_waits)
+        return 0;
     vcpu->run->immediate_exit = 1;
     rc = ioctl(vcpu->fd, KVM_RUN, 0);
     vcpu->run->immediate_exit = 0;
@@ -147,6 +150,7 @@ int vcpu_complete(struct vcpu *vcpu)
         report_error("KVM_RUN while completing an instruction: %s", strerror(errno));
         return -errno;
     }
+    vcpu->exit_waits = rc == 0;
     return 0;
 }
 
