@@ -379,6 +379,9 @@ exception_step:
     FOLD_ONE S_DIGEST, rdx
     xor eax, eax
     mov dr6, rax
+    test dl, 1
+    jz 1f
+    or qword ptr [rsp + F_FLAGS], 0x10000 /* RF: past the breakpoint that brought us here */
 1:  dec qword ptr STATE(S_TRAP_LIMIT)
     jg exception_return
     and qword ptr [rsp + F_FLAGS], ~0x100

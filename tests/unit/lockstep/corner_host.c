@@ -221,6 +221,7 @@ static void run_main(struct corner_run run)
     outcome->window_steps = COUNT_GET(ls->machine.vcpu.window_steps);
     outcome->user_tsc_reads = COUNT_GET(ls->machine.user_tsc_reads);
     outcome->frames = ls->frames_built;
+    outcome->lost_interrupt = (ls->machine.pic.chips[0].in_service | ls->machine.pic.chips[1].in_service) != 0;
     outcome->ended = rc == 0 && ls->machine.ended == EVENT_END_HALTED &&
                      (run.role == ROLE_PRIMARY || COUNT_GET(ls->end_compared));
     memcpy(outcome->state, ls->machine.memory.base + CORNER_STATE, sizeof(outcome->state));

@@ -17,6 +17,7 @@
 /* What a run leaves; in memory that the child shares with the test. */
 struct corner_outcome {
     bool ended; /* in order, and (a backup's) compared equal */
+    bool lost_interrupt; /* one that the controller has given, and that no handler has seen */
     uint64_t positions, ram_digest, compared, segments, forced_syncs, frames, window_steps, kicks, user_tsc_reads;
     uint64_t state[(S_COUNTS + 48 * 8) / 8]; /* the guest's variables */
     char said[256];
