@@ -169,20 +169,22 @@ static void open_channel(const struct corner_run *run)
 {
     struct channel_options options = { .address = run->channel, .ring_bytes = 16 << 20,
                                        .join_timeout_ns = 20 * NS_PER_S, .hello = { .vm = "corner" } };
+    uint64_t generation = 0;
 
     if (run->arbiter != NULL)
         CHECK(arbiter_open(&ls->arbiter, &(struct arbiter_options){ .address = run->arbiter, .vm = "corner" }) == 0);
     if (run->role == ROLE_PRIMARY) {
         if (run->arbiter != NULL)
-            CHECK(arbiter_begin(ls->arbiter, &ls->generation) == 0);
-        options.hello.generation = ls->generation;
+            CHECK(arbiter_begin(ls->arbiter, &generation) == 0);
+        options.hello.generation = generation;
+        COUNT_SET(ls->generation, generation);
         CHECK(channel_open_sender(&ls->channel, &options) == 0);
         return;
     }
     CHECK(channel_open_receiver(&ls->channel, &options) == 0);
     if (run->arbiter != NULL) {
-        ls->generation = channel_peer(ls->channel)->generation;
-        CHECK(arbiter_check(ls->arbiter, ls->generation) == 0);
+        COUNT_SET(ls->generation, channel_peer(ls->channel)->generation);
+        CHECK(arbiter_check(ls->arbiter, COUNT_GET(ls->generation)) == 0);
     }
 }
 
