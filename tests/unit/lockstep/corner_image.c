@@ -268,7 +268,7 @@ static const struct {
     [GADGET_spin] = { AT_BOTH, AT_CPL3 },
     [GADGET_string] = { AT_BOTH, AT_BOTH },
     [GADGET_rep_outs] = { AT_BOTH, AT_CPL0 },
-    [GADGET_rep_ins] = { AT_BOTH, AT_CPL0 },
+    [GADGET_rep_ins] = { AT_BOTH, NOWHERE },
     [GADGET_shadow] = { AT_BOTH, NOWHERE },
     [GADGET_pop_flags] = { AT_BOTH, NOWHERE },
     [GADGET_step_traps] = { AT_BOTH, NOWHERE },

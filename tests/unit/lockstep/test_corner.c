@@ -41,11 +41,13 @@ static void show_difference(void)
         "rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
         "vector", "error", "rip", "cs", "rflags", "rsp", "ss",
     };
-    uint64_t irqs = outcomes[0].state[S_IRQS / 8] < outcomes[1].state[S_IRQS / 8] ? outcomes[0].state[S_IRQS / 8]
-                                                                                  : outcomes[1].state[S_IRQS / 8];
+    const uint64_t irqs[] = { outcomes[0].state[S_IRQS / 8], outcomes[1].state[S_IRQS / 8] };
+    uint64_t most = irqs[0] > irqs[1] ? irqs[0] : irqs[1], least = irqs[0] < irqs[1] ? irqs[0] : irqs[1];
 
-    for (uint64_t i = 0; i < irqs && i < CORNER_FRAMES_ROOM; i++) {
-        const uint64_t *a = outcomes[0].frames_seen[i], *b = outcomes[1].frames_seen[i];
+    /* Older ones of the run that went on are overwritten. */
+    for (uint64_t i = most > CORNER_FRAMES_ROOM ? most - CORNER_FRAMES_ROOM : 0; i < least; i++) {
+        const uint64_t *a = outcomes[0].frames_seen[i % CORNER_FRAMES_ROOM];
+        const uint64_t *b = outcomes[1].frames_seen[i % CORNER_FRAMES_ROOM];
 
         if (memcmp(a, b, sizeof(names) / sizeof(names[0]) * 8) == 0)
             continue;
