@@ -233,6 +233,8 @@ int machine_resume(struct machine *machine)
     if (pic_output(&machine->pic) && vcpu_can_inject(vcpu)) {
         if (exit_is_within_instruction(machine->exit))
             rc = vcpu_complete(vcpu);
+        else if (machine->exit == VCPU_EXIT_WINDOW)
+            rc = vcpu_forget_resume_flag(vcpu);
         if (rc == 0 && vcpu_can_inject(vcpu))
             rc = vcpu_inject(vcpu, pic_acknowledge(&machine->pic));
     }

@@ -806,6 +806,10 @@ gadget_fxsave:
     fild qword ptr [rsp + 8]
     movq xmm15, rdi
     movq xmm7, rsi
+    EXIT
+    mov ecx, 20000 /* for a host's context switch to come between */
+1:  dec ecx
+    jnz 1b
     fxsave STATE(S_FXSAVE)
     EXIT
     pop rax

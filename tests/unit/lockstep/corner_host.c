@@ -194,7 +194,7 @@ static void run_main(struct corner_run run)
     int rc;
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    alarm(LIMIT_S);
+    alarm(run.slowness > 1 ? 5 * LIMIT_S : LIMIT_S);
     ls = calloc(1, sizeof(*ls));
     frame_hook = run.frame;
     ls->machine.vcpu = (struct vcpu){ .kvm_fd = -1, .vm_fd = -1, .fd = -1 };
