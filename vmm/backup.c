@@ -15,6 +15,8 @@
 /* How often to look for the arbiter's answer; how often to say that there is none. */
 #define ARBITER_LOOK_NS NS_PER_MS
 #define ARBITER_SAY_NS (10 * NS_PER_S)
+/* Two hosts' clocks are taken to run at rates that differ by less than one in this many. */
+#define CLOCK_RATES_EQUAL_TO 10000
 
 /* All that the old primary left is replayed, and nothing more of it will count. Ask who may go on. */
 int backup_decide(struct lockstep *ls)
@@ -55,14 +57,34 @@ int backup_decide(struct lockstep *ls)
     }
 }
 
+/*
+ * A TIME record is applied later than it was logged, by the way and by this backup's lag, so it tells of the primary's
+ * clock only how far it is at least. What the quickest of them has told holds, less what the two hosts' clocks may have
+ * drifted apart since: or a backup that lags by a second when the primary dies would set the guest's clock back by it.
+ */
+static void hear_time(struct lockstep *ls, uint64_t time_ns)
+{
+    uint64_t now_ns = clock_now_ns();
+    int64_t offset_ns = (int64_t)(time_ns - now_ns);
+
+    if (ls->time_heard_ns != 0) {
+        int64_t before_ns = ls->clock_offset_ns - (int64_t)((now_ns - ls->time_heard_ns) / CLOCK_RATES_EQUAL_TO);
+
+        if (before_ns > offset_ns)
+            offset_ns = before_ns;
+    }
+    ls->clock_offset_ns = offset_ns;
+    ls->time_heard_ns = now_ns;
+}
+
 void backup_go_live(struct lockstep *ls)
 {
     uint64_t now_ns = clock_now_ns();
-    uint64_t heard_ns = ls->time_heard_ns != 0 ? ls->time_heard_ns : now_ns;
 
     forced_sync_discard(ls);
     /* The guest's clock has stood still since the last TIME record; real time went on, and so does its. */
-    ls->clock_offset_ns = (int64_t)(ls->machine.time_ns - heard_ns);
+    if (ls->time_heard_ns == 0)
+        ls->clock_offset_ns = (int64_t)(ls->machine.time_ns - now_ns);
     COUNT_SET(ls->receipt.live_ns, now_ns);
     /* R3: the I/O thread sends what is held only after it has seen the role. */
     atomic_store_explicit(&ls->role, ROLE_ALONE, memory_order_release);
@@ -248,7 +270,7 @@ void backup_arrive(struct lockstep *ls)
         }
         switch ((enum event_kind)record.kind) {
         case EVENT_TIME:
-            ls->time_heard_ns = clock_now_ns();
+            hear_time(ls, ((const struct event_time *)record.payload)->time_ns);
             /* fall through */
         case EVENT_FRAME:
         case EVENT_CONSOLE:

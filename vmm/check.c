@@ -47,6 +47,30 @@ static bool check_virtualization(void)
                "switch it on in the firmware, or use scripts/lab");
 }
 
+/* For comparing by eye: joining compares the guest's CPUID, which has no microcode in it. */
+static void check_processor(void)
+{
+    static const char *const keys[] = { "vendor_id", "cpu family", "model", "model name", "stepping", "microcode" };
+    char line[4096], values[6][64] = { "?", "?", "?", "?", "?", "?" }, found[512];
+    FILE *file = fopen("/proc/cpuinfo", "r");
+
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL && line[0] != '\n') { /* the first of them */
+        char *colon = strchr(line, ':');
+        size_t length = colon != NULL ? (size_t)(colon - line) : 0;
+
+        while (length > 0 && (line[length - 1] == '\t' || line[length - 1] == ' '))
+            length--;
+        for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
+            if (length > 0 && length == strlen(keys[i]) && strncmp(line, keys[i], length) == 0)
+                (void)sscanf(colon + 1, " %63[^\n]", values[i]);
+    }
+    if (file != NULL)
+        fclose(file);
+    snprintf(found, sizeof(found), "%s (%s, family %s, model %s, stepping %s), microcode %s: must be the same on both hosts",
+             values[3], values[0], values[1], values[2], values[4], values[5]);
+    (void)say(true, "processor", found, "");
+}
+
 static bool check_rdma(void)
 {
     char found[256] = "no device";
@@ -118,6 +142,7 @@ int check_run(const struct options *options)
     bool good = check_kvm();
 
     good = check_virtualization() && good;
+    check_processor();
     good = check_rdma() && good;
     good = check_memlock() && good;
     (void)check_huge_pages();

@@ -103,6 +103,11 @@ int forced_sync_load(struct lockstep *ls, const struct channel_record *record)
     struct vcpu_state state;
     int rc = vcpu_complete(vcpu); /* or the last exit's result would land in the new registers */
 
+    if (rc == 0 && vcpu->exit_waits) {
+        report_error("the machines differ: a forced sync comes at position %llu, in the midst of an instruction",
+                     (unsigned long long)ls->machine.position);
+        rc = -EILSEQ;
+    }
     for (const struct staged_sync *staged = ls->staged; rc == 0 && staged != NULL; staged = staged->next)
         rc = pages_load(&ls->machine.memory, staged->payload, staged->bytes);
     forced_sync_discard(ls);

@@ -75,7 +75,7 @@ struct lockstep {
     uint64_t began_ns;       /* when this process began */
 
     /* -- machine thread -- */
-    int64_t clock_offset_ns;   /* virtual time = clock_now_ns() + this, while live */
+    int64_t clock_offset_ns;   /* virtual time = clock_now_ns() + this, while live; backup: as it would be now */
     uint64_t frames_built;
     uint64_t output_digest;    /* chain over the frames built */
     uint64_t register_chain;   /* over positions: XXH3-64 of struct kvm_regs on arrival, seeded with the one before */

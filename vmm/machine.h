@@ -75,7 +75,6 @@ struct machine {
     uint64_t time_ns;       /* virtual time, as last logged */
     uint64_t tsc;           /* last value the guest read; 1 GHz, so in ns */
     bool halted;
-    bool msr_refused;       /* the exit completes with #GP: nothing may be injected */
     uint32_t ended;         /* enum event_end_reason, 0 while the guest lives */
 
     /* Counters; any thread may read them. */

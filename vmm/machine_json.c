@@ -266,7 +266,6 @@ cJSON *machine_json(const struct machine *machine, const struct vcpu_state *vcpu
     HEX(object, machine, time_ns);
     HEX(object, machine, tsc);
     NUMBER(object, machine, halted);
-    NUMBER(object, machine, msr_refused);
     NUMBER(object, machine, ended);
     add_vcpu(root, vcpu);
     object = cJSON_AddObjectToObject(root, "devices");

@@ -171,14 +171,12 @@ static void emulate_msr(struct machine *machine)
         ; /* the counter cannot be set: the guest is told that it is invariant */
     else
         run->msr.error = 1;
-    machine->msr_refused = run->msr.error != 0;
 }
 
 int machine_emulate(struct machine *machine)
 {
     struct kvm_run *run = machine->vcpu.run;
 
-    machine->msr_refused = false;
     switch (machine->exit) {
     case VCPU_EXIT_IO:
         return emulate_io(machine);
@@ -214,14 +212,32 @@ bool machine_sleeps(const struct machine *machine)
     return machine->halted && !machine->ended && !pic_output(&machine->pic);
 }
 
+/* Is the instruction of this exit still under way? */
+static bool exit_is_within_instruction(enum vcpu_exit exit)
+{
+    return exit == VCPU_EXIT_IO || exit == VCPU_EXIT_MMIO || exit == VCPU_EXIT_MSR_READ || exit == VCPU_EXIT_MSR_WRITE;
+}
+
+/*
+ * What an instruction still has to do may raise an exception: a refused MSR, a REP INS into an absent page, a single
+ * step of the guest's own. KVM would deliver that first, and the interrupt that was injected beside it at its next entry
+ * after some exit of the host's choice, IF or not. So the instruction is completed first; if that leaves no room, the
+ * window tells when there is.
+ */
 int machine_resume(struct machine *machine)
 {
     struct vcpu *vcpu = &machine->vcpu;
     int rc = 0;
 
     machine->halted = false;
-    if (pic_output(&machine->pic) && vcpu_can_inject(vcpu) && !machine->msr_refused)
-        rc = vcpu_inject(vcpu, pic_acknowledge(&machine->pic));
+    if (pic_output(&machine->pic) && vcpu_can_inject(vcpu)) {
+        if (exit_is_within_instruction(machine->exit))
+            rc = vcpu_complete(vcpu);
+        else if (machine->exit == VCPU_EXIT_WINDOW)
+            rc = vcpu_forget_resume_flag(vcpu);
+        if (rc == 0 && vcpu_can_inject(vcpu))
+            rc = vcpu_inject(vcpu, pic_acknowledge(&machine->pic));
+    }
     vcpu_want_window(vcpu, pic_output(&machine->pic));
     return rc;
 }

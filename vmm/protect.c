@@ -469,10 +469,8 @@ static int finish(struct protector *protector)
     struct lockstep *ls = protector->ls;
     struct transfer *transfer = &protector->transfer;
     uint64_t began_ns = clock_now_ns();
-    int rc = vcpu_complete(&ls->machine.vcpu);
+    int rc;
 
-    if (rc < 0)
-        return rc;
     if (!settle(protector))
         return ls->failure;
     rc = dirty_collect(ls);
@@ -522,7 +520,13 @@ int protect_serve(struct protector *protector)
         if (turn == TURN_FIRST) /* how many pages there are is a multiple of 64 (machine.c) */
             memset(transfer->pages, 0xFF, pages_words(&ls->machine.memory) * sizeof(uint64_t));
         COUNT_SET(protector->left_bytes, transfer_left_bytes(transfer));
-        if (turn == TURN_AGAIN && !ls->machine.ended && is_little(protector, COUNT_GET(protector->left_bytes))) {
+        bool ready = turn == TURN_AGAIN && !ls->machine.ended && is_little(protector, COUNT_GET(protector->left_bytes));
+        if (ready) {
+            rc = vcpu_complete(&ls->machine.vcpu);
+            if (rc < 0)
+                return rc;
+        }
+        if (ready && !ls->machine.vcpu.exit_waits) { /* else it is in the midst of an instruction: another time */
             state_set(protector, PROTECT_PAUSED);
             rc = finish(protector);
             if (rc < 0)

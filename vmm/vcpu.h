@@ -59,6 +59,7 @@ struct vcpu {
     struct kvm_run *run;
     size_t run_bytes;
     bool stepping; /* KVM_GUESTDBG_SINGLESTEP is on */
+    bool exit_waits; /* vcpu_complete has come upon the next exit already; vcpu_run gives it */
     struct kvm_cpuid2 *cpuid;
     pthread_t thread; /* set by vcpu_enter_thread */
     const struct guest_memory *memory; /* to look at the byte before RIP */
@@ -88,15 +89,22 @@ void vcpu_kick(struct vcpu *vcpu);
 
 /* Runs until the next exit. */
 enum vcpu_exit vcpu_run(struct vcpu *vcpu);
-/* Completes the instruction of the last I/O or MSR exit without running another: afterwards state may be read
- * or loaded. 0 or -errno. */
+/* Completes the instruction of the last I/O, memory or MSR exit without running another: afterwards state may be read,
+ * and loaded unless exit_waits: an access in several parts, or the next round of a REP, may exit again. 0 or -errno. */
 int vcpu_complete(struct vcpu *vcpu);
 
-/* May vcpu_inject be called before the next run? */
+/* May vcpu_inject be called before the next run? What completing the last exit's instruction does is not known before
+ * vcpu_complete. */
 static inline bool vcpu_can_inject(const struct vcpu *vcpu)
 {
-    return vcpu->run->ready_for_interrupt_injection && vcpu->run->if_flag;
+    return !vcpu->exit_waits && vcpu->run->ready_for_interrupt_injection && vcpu->run->if_flag;
 }
+/*
+ * RF, which IRET leaves set for one instruction, may be lost when the host interrupts the guest just there, and a frame
+ * pushed there would tell. It means something only to an instruction breakpoint; unless one is armed this clears it. Only
+ * between two instructions. Comparisons and digests leave it out. 0 or -errno.
+ */
+int vcpu_forget_resume_flag(struct vcpu *vcpu);
 /* Injects an external interrupt; only when vcpu_can_inject. 0 or -errno. */
 int vcpu_inject(struct vcpu *vcpu, uint8_t vector);
 static inline void vcpu_want_window(struct vcpu *vcpu, bool want)

@@ -95,8 +95,9 @@ enum vcpu_exit vcpu_run(struct vcpu *vcpu)
     struct kvm_run *run = vcpu->run;
 
     for (;;) {
-        int rc = ioctl(vcpu->fd, KVM_RUN, 0);
+        int rc = vcpu->exit_waits ? 0 : ioctl(vcpu->fd, KVM_RUN, 0);
 
+        vcpu->exit_waits = false;
         if (rc < 0 && errno != EINTR) {
             report_error("KVM_RUN: %s", strerror(errno));
             return VCPU_EXIT_FAILED;
@@ -140,6 +141,8 @@ int vcpu_complete(struct vcpu *vcpu)
 {
     int rc;
 
+    if (vcpu->exit_waits)
+        return 0;
     vcpu->run->immediate_exit = 1;
     rc = ioctl(vcpu->fd, KVM_RUN, 0);
     vcpu->run->immediate_exit = 0;
@@ -147,6 +150,27 @@ int vcpu_complete(struct vcpu *vcpu)
         report_error("KVM_RUN while completing an instruction: %s", strerror(errno));
         return -errno;
     }
+    vcpu->exit_waits = rc == 0;
+    return 0;
+}
+
+#define RFLAGS_RF   (UINT64_C(1) << 16)
+#define DR7_ENABLED UINT64_C(0xff) /* L0 to G3 */
+
+int vcpu_forget_resume_flag(struct vcpu *vcpu)
+{
+    struct kvm_debugregs debugregs;
+
+    if (!(vcpu_regs(vcpu)->rflags & RFLAGS_RF))
+        return 0;
+    if (ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &debugregs) < 0) {
+        report_error("vCPU state cannot be read: KVM_GET_DEBUGREGS: %s", strerror(errno));
+        return -errno;
+    }
+    if (debugregs.dr7 & DR7_ENABLED)
+        return 0;
+    vcpu_regs(vcpu)->rflags &= ~RFLAGS_RF;
+    vcpu_set_registers(vcpu);
     return 0;
 }
 
@@ -237,8 +261,11 @@ int vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state)
 
 uint64_t vcpu_state_digest(const struct vcpu_state *state)
 {
-    uint64_t digest = XXH3_64bits(&state->regs, sizeof(state->regs));
+    struct kvm_regs regs = state->regs;
+    uint64_t digest;
 
+    regs.rflags &= ~RFLAGS_RF;
+    digest = XXH3_64bits(&regs, sizeof(regs));
     digest = XXH3_64bits_withSeed(&state->sregs, sizeof(state->sregs), digest);
     digest = XXH3_64bits_withSeed(&state->debugregs, sizeof(state->debugregs), digest);
     digest = XXH3_64bits_withSeed(state->msrs, sizeof(state->msrs), digest);
@@ -246,7 +273,7 @@ uint64_t vcpu_state_digest(const struct vcpu_state *state)
 }
 
 #define REGISTERS(X)                                                                                                   \
-    X(rip) X(rflags) X(rax) X(rbx) X(rcx) X(rdx) X(rsi) X(rdi) X(rsp) X(rbp) X(r8) X(r9) X(r10) X(r11) X(r12) X(r13)   \
+    X(rip) X(rax) X(rbx) X(rcx) X(rdx) X(rsi) X(rdi) X(rsp) X(rbp) X(r8) X(r9) X(r10) X(r11) X(r12) X(r13)   \
     X(r14) X(r15)
 #define CONTROL_REGISTERS(X) X(cr0) X(cr2) X(cr3) X(cr4) X(cr8) X(efer) X(apic_base)
 #define SEGMENTS(X) X(cs) X(ds) X(es) X(fs) X(gs) X(ss) X(tr) X(ldt)
@@ -265,6 +292,8 @@ static bool differs(uint64_t ours, uint64_t theirs, uint64_t values[2])
 const char *vcpu_registers_difference(const struct vcpu_registers *ours, const struct vcpu_registers *theirs,
                                       uint64_t values[2])
 {
+    if (differs(ours->regs.rflags & ~RFLAGS_RF, theirs->regs.rflags & ~RFLAGS_RF, values))
+        return "rflags";
 #define X(name)                                                                                                        \
     if (differs(ours->regs.name, theirs->regs.name, values))                                                          \
         return #name;
@@ -297,6 +326,7 @@ void vcpu_registers_visit(const struct vcpu_registers *registers,
 #define X(name) visit(ctx, #name, registers->regs.name);
     REGISTERS(X)
 #undef X
+    visit(ctx, "rflags", registers->regs.rflags);
 #define X(name) visit(ctx, #name, registers->sregs.name);
     CONTROL_REGISTERS(X)
 #undef X
