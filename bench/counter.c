@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/report.h"
+#include "bench/arguments.h"
 #include "bench/counter_client.h"
 
 #define EXIT_CONTRADICTION 1
@@ -69,34 +70,6 @@ static void print_help(void)
            "exit status: 0 nothing lost or duplicated, 1 something was, 2 usage, 3 service unreachable\n");
 }
 
-static bool parse_unsigned(const char *name, const char *text, unsigned min, unsigned max, unsigned *out)
-{
-    char *end;
-    unsigned long value;
-
-    errno = 0;
-    value = strtoul(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || value < min || value > max) {
-        report_error("--%s is '%s'; it must be a whole number from %u to %u", name, text, min, max);
-        return false;
-    }
-    *out = (unsigned)value;
-    return true;
-}
-
-static bool parse_seconds(const char *name, const char *text, uint64_t *out_ns)
-{
-    char *end;
-    double seconds = strtod(text, &end);
-
-    if (end == text || *end != '\0' || !(seconds >= 0.1 && seconds <= 86400)) {
-        report_error("--%s is '%s'; it must be a number of seconds from 0.1 to 86400", name, text);
-        return false;
-    }
-    *out_ns = (uint64_t)(seconds * (double)NS_PER_S);
-    return true;
-}
-
 /* 0: go on; 1: help was given; -EINVAL. */
 static int parse_options(struct counter_options *options, int argc, char **argv)
 {
@@ -121,22 +94,22 @@ static int parse_options(struct counter_options *options, int argc, char **argv)
             options->host = optarg;
             break;
         case PORT:
-            good = parse_unsigned("port", optarg, 1, 65535, &options->port);
+            good = argument_unsigned("port", optarg, 1, 65535, &options->port);
             break;
         case CONNECTIONS:
-            good = parse_unsigned("connections", optarg, 1, COUNTER_CONNECTIONS_MAX, &options->connections);
+            good = argument_unsigned("connections", optarg, 1, COUNTER_CONNECTIONS_MAX, &options->connections);
             break;
         case PIPELINE:
-            good = parse_unsigned("pipeline", optarg, 1, COUNTER_PIPELINE_MAX, &options->pipeline);
+            good = argument_unsigned("pipeline", optarg, 1, COUNTER_PIPELINE_MAX, &options->pipeline);
             break;
         case SECONDS:
-            good = parse_seconds("seconds", optarg, &options->run_ns);
+            good = argument_seconds("seconds", optarg, &options->run_ns);
             break;
         case KEY:
             options->key = optarg;
             break;
         case PATIENCE:
-            good = parse_seconds("patience", optarg, &options->patience_ns);
+            good = argument_seconds("patience", optarg, &options->patience_ns);
             break;
         case MARK:
             options->mark_path = optarg;
