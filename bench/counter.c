@@ -143,43 +143,7 @@ static int parse_options(struct counter_options *options, int argc, char **argv)
     return good ? 0 : -EINVAL;
 }
 
-/* ---- reading the value over a connection of its own ---- */
-
-/* 0, -EPROTO (not a number: said), or -EHOSTUNREACH with the reason in `why`. */
-static int read_value_once(const struct counter_options *options, int64_t *value, char *why, size_t size)
-{
-    struct timeval timeout = { .tv_sec = 3 };
-    redisContext *context = redisConnectWithTimeout(options->host, (int)options->port, timeout);
-    redisReply *reply = NULL;
-    int error = -EHOSTUNREACH;
-
-    if (context != NULL && context->err == 0) {
-        redisSetTimeout(context, timeout);
-        reply = redisCommand(context, "GET %s", options->key);
-    }
-    if (reply == NULL) {
-        snprintf(why, size, "%s", context == NULL ? "no memory" : context->errstr);
-    } else if (reply->type == REDIS_REPLY_NIL) {
-        *value = 0;
-        error = 0;
-    } else if (reply->type == REDIS_REPLY_STRING) {
-        char *end;
-
-        errno = 0;
-        *value = strtoll(reply->str, &end, 10);
-        error = end != reply->str && *end == '\0' && errno == 0 ? 0 : -EPROTO;
-        snprintf(why, size, "the key holds '%.40s', which is no number", reply->str);
-    } else {
-        snprintf(why, size, "%s", reply->type == REDIS_REPLY_ERROR ? reply->str : "not redis' answer to GET");
-        if (strncmp(why, "LOADING", 7) != 0)
-            error = -EPROTO;
-    }
-    if (reply != NULL)
-        freeReplyObject(reply);
-    if (context != NULL)
-        redisFree(context);
-    return error;
-}
+/* ---- reading the value ---- */
 
 /* Tries until the patience ends, or we are told to stop. Reports a failure. */
 static int read_value(const struct counter_options *options, const char *when, int64_t *value)
@@ -190,7 +154,7 @@ static int read_value(const struct counter_options *options, const char *when, i
     int error;
 
     for (;;) {
-        error = read_value_once(options, value, why, sizeof(why));
+        error = counter_read_value(options, value, why, sizeof(why));
         if (error != -EHOSTUNREACH || clock_now_ns() >= deadline_ns || (stop_wanted != 0 && !stopped_before))
             break;
         clock_sleep_ns(200 * NS_PER_MS);
@@ -285,19 +249,6 @@ static void run_clients(struct counter_run *run, struct client *clients)
         client_finish(&clients[i], clock_now_ns());
 }
 
-static int resolve(const struct counter_options *options, struct addrinfo **out)
-{
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
-    char port[8];
-    int error;
-
-    snprintf(port, sizeof(port), "%u", options->port);
-    error = getaddrinfo(options->host, port, &hints, out);
-    if (error != 0)
-        report_error("the host '%s' is unknown: %s", options->host, gai_strerror(error));
-    return error == 0 ? 0 : -EHOSTUNREACH;
-}
-
 static int count(const struct counter_options *options, const struct addrinfo *address, int64_t start)
 {
     struct counter_run run = { .options = options };
@@ -353,7 +304,7 @@ int counter_main(int argc, char **argv)
     if (parsed != 0)
         return parsed > 0 ? 0 : EXIT_USAGE;
     install_signals();
-    if (resolve(&options, &address) == 0 && read_value(&options, "at the start", &start) == 0)
+    if (counter_resolve(&options, &address) == 0 && read_value(&options, "at the start", &start) == 0)
         status = count(&options, address, start);
     if (address != NULL)
         freeaddrinfo(address);

@@ -1,4 +1,4 @@
-/* ftbench: measures a service while its host dies, and the logging channel. One subcommand a workload. */
+/* ftbench: measures a service while its host dies, what protection costs, and the logging channel. One subcommand a workload. */
 #include <stdio.h>
 #include <string.h>
 
@@ -14,7 +14,8 @@ static const struct workload {
 } workloads[] = {
     { "counter", "pipelined INCRs on one redis key: is any acknowledged increment lost?", counter_main },
     { "channel", "the logging channel: latency and throughput, held against bare loops in the same run", channel_main },
-    { "compare", "two results of channel: what changed beyond the noise?", compare_main },
+    { "guest", "requests to a protected guest, held against the same guest unprotected; the steps of each", guest_main },
+    { "compare", "two results of one workload: what changed beyond the noise?", compare_main },
 };
 
 static void print_help(FILE *out)

@@ -112,6 +112,7 @@ void result_print_latency(const struct bench_result *result, const char *title, 
 /* A line for each metric of the role that is a rate (NAME_per_s.) or is none; percentiles never: see above. */
 void result_print_metrics(const struct bench_result *result, enum metric_role role, bool rates, FILE *out);
 void result_print_metrics_head(const char *title, FILE *out);
+void result_print_metric(const struct metric *metric, FILE *out);
 void result_print_goals(const struct bench_result *result, FILE *out);
 
 /* ---- files ---- */

@@ -61,20 +61,27 @@ void result_print_metrics_head(const char *title, FILE *out)
     fprintf(out, "\n%-46s %14s %14s %14s %9s\n", title, "median", "min", "max", "spread");
 }
 
+static bool is_rate(const struct metric *metric)
+{
+    return strstr(metric->name, "_per_s.") != NULL;
+}
+
+void result_print_metric(const struct metric *metric, FILE *out)
+{
+    struct summary summary = statistics_summarize(metric->values, metric->count);
+    int digits = is_rate(metric) ? 0 : 3;
+
+    fprintf(out, "  %-44s %14.*f %14.*f %14.*f %7.1f %%\n", metric->name, digits, summary.median, digits, summary.min,
+            digits, summary.max, 100 * statistics_spread(&summary));
+}
+
 void result_print_metrics(const struct bench_result *result, enum metric_role role, bool rates, FILE *out)
 {
-    int digits = rates ? 0 : 3;
-
     for (unsigned i = 0; i < result->metric_count; i++) {
         const struct metric *metric = &result->metrics[i];
-        struct summary summary;
 
-        if (metric->role != role || (strstr(metric->name, "_per_s.") != NULL) != rates ||
-            strstr(metric->name, "_ns.") != NULL)
-            continue;
-        summary = statistics_summarize(metric->values, metric->count);
-        fprintf(out, "  %-44s %14.*f %14.*f %14.*f %7.1f %%\n", metric->name, digits, summary.median, digits,
-                summary.min, digits, summary.max, 100 * statistics_spread(&summary));
+        if (metric->role == role && is_rate(metric) == rates && strstr(metric->name, "_ns.") == NULL)
+            result_print_metric(metric, out);
     }
 }
 

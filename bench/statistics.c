@@ -30,7 +30,7 @@ struct summary statistics_summarize(const double *values, unsigned count)
 
 double statistics_spread(const struct summary *summary)
 {
-    return summary->median != 0 ? (summary->max - summary->min) / summary->median : 0;
+    return summary->median != 0 ? (summary->max - summary->min) / fabs(summary->median) : 0;
 }
 
 enum change statistics_compare(const double *before, unsigned before_count, const double *after, unsigned after_count,

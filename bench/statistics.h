@@ -11,7 +11,7 @@ struct summary {
 /* `count` >= 1. The median of an even count is the mean of the two in the middle. */
 struct summary statistics_summarize(const double *values, unsigned count);
 
-/* (max - min) / median, the noise in one number; 0 when the median is. */
+/* (max - min) / |median|, the noise in one number; 0 when the median is. */
 double statistics_spread(const struct summary *summary);
 
 enum change {

@@ -3,6 +3,7 @@
 #define FTVMM_BENCH_WORKLOADS_H
 
 int channel_main(int argc, char **argv);
+int guest_main(int argc, char **argv);
 int compare_main(int argc, char **argv);
 
 #endif
