@@ -17,7 +17,7 @@
 
 #define ROUNDS_MAX  64   /* that a workload may be told to make */
 #define VALUES_MAX  1000 /* of one metric */
-#define METRICS_MAX 192
+#define METRICS_MAX 256
 #define SERIES_MAX  12
 #define GOALS_MAX   4
 
