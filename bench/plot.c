@@ -166,7 +166,7 @@ double plot_time(FILE *out, double top, const char *title, const struct plot_lin
 
         grid(out, LEFT, y, 'H', WIDTH - RIGHT);
         grid(out, x, top, 'V', top + HEIGHT);
-        snprintf(label, sizeof(label), "%.4g", most * quarter / 4);
+        snprintf(label, sizeof(label), most < 10 ? "%.2f" : "%.0f", most * quarter / 4);
         text_at(out, LEFT - 6, y + 4, "end", label);
         snprintf(label, sizeof(label), "%.3g s", last * quarter / 4);
         text_at(out, x, top + HEIGHT + 16, "middle", label);
