@@ -15,6 +15,8 @@ static const struct workload {
     { "counter", "pipelined INCRs on one redis key: is any acknowledged increment lost?", counter_main },
     { "channel", "the logging channel: latency and throughput, held against bare loops in the same run", channel_main },
     { "guest", "requests to a protected guest, held against the same guest unprotected; the steps of each", guest_main },
+    { "overhead", "programs in a protected guest, held against the same guest unprotected", overhead_main },
+    { "failover", "a script's failovers, one after the other: how long each step takes", failover_main },
     { "sim", "what measured steps predict for other hardware: a model", sim_main },
     { "compare", "two results of one workload: what changed beyond the noise?", compare_main },
     { "report", "a page of results for people, HTML or Markdown", report_main },

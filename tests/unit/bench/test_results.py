@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
@@ -79,6 +80,30 @@ class Vmm(threading.Thread):
         self.server.serve_forever()
 
 
+class Agent(threading.Thread):
+    """Does what it is asked, as the agent in a guest does: at once."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.asked = []
+        agent = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                name, amount = self.rfile.readline().decode().split()
+                agent.asked.append((name, int(amount)))
+                answer = "error no such program" if name == "python" else f"ok {int(amount) * 10}"
+                if name != "sqlite":
+                    self.wfile.write((answer + "\n").encode())
+
+        self.server = socketserver.TCPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        self.start()
+
+    def run(self):
+        self.server.serve_forever()
+
+
 class Page(html.parser.HTMLParser):
     """Every element closed in its order, nothing from elsewhere, no script."""
 
@@ -119,6 +144,7 @@ class Results(unittest.TestCase):
         cls.redis = [subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir",
                                        cls.dir], stdout=subprocess.DEVNULL) for port in cls.ports]
         cls.vmms = [Vmm(True, 100), Vmm(False, 100)]
+        cls.agents = [Agent(), Agent()]
         until = time.monotonic() + LIMIT_S
         for port in cls.ports:
             while True:
@@ -136,8 +162,9 @@ class Results(unittest.TestCase):
         for process in cls.redis:
             process.kill()
             process.wait()
-        for vmm in cls.vmms:
-            vmm.server.shutdown()
+        for player in cls.vmms + cls.agents:
+            player.server.shutdown()
+            player.server.server_close()
         shutil.rmtree(cls.dir)
 
     def path(self, name):
@@ -148,15 +175,15 @@ class Results(unittest.TestCase):
         self.assertEqual(done.returncode, status, done.stdout + done.stderr)
         return done
 
-    def targets(self):
+    def targets(self, ports=None):
         return [f"--{side}=127.0.0.1:{port},metrics={vmm.address}"
-                for side, port, vmm in zip(("protected", "unprotected"), self.ports, self.vmms)]
+                for side, port, vmm in zip(("protected", "unprotected"), ports or self.ports, self.vmms)]
 
     def result(self, name, *args):
         """Runs a workload once for all tests, and holds its JSON against the schema."""
         if name not in self.made:
             path = self.path(name + ".json")
-            self.ftbench(*args, "--json", path)
+            self.ftbench(args[0], "--json", path, *args[1:])
             with open(path, encoding="utf-8") as file:
                 result = json.load(file)
             self.validator.validate(result)
@@ -178,13 +205,36 @@ class Results(unittest.TestCase):
         return self.result("sim", "sim", "--from", self.channel()[0], "--from", self.guest()[0], "--requests", 5000,
                            "--write-us", 1, "--links", "25,400")
 
+    def overhead(self):
+        # both sides' redis is the same one here: the figures are those of one and the same server
+        return self.result("overhead", "overhead", *self.targets([agent.port for agent in self.agents]), "--rounds", 2,
+                           "--redis-port", self.ports[0], "--run", "redis=500,redis_pipelined=2000,openssl=1,compile=3")
+
+    def script(self, *lines):
+        """Makes failovers that nobody notices."""
+        path = self.path(f"script{len(os.listdir(self.dir))}")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("\n".join(("#!/bin/sh", "out=$1 seed=$2 run=$3", *lines, "")))
+        os.chmod(path, 0o700)
+        return path
+
+    def failover(self):
+        script = self.script(
+            "echo said >&2",
+            "printf '{\"failover\": {\"detected_us\": %d, \"live_us\": %d, \"resent_frames\": %d}, '"
+            " $((1000 * run)) $((1500 * run)) $run >\"$out/result.json\"",
+            "printf '\"counter\": {\"lost\": 0, \"duplicated\": 0, \"longest_gap_ms\": %d}}' $((2 * run))"
+            " >>\"$out/result.json\"", "echo $seed >>\"$out/../seeds\"")
+        return self.result("failover", "failover", "--runs", 5, "--seed", 9, "--out", self.path("runs"), "--", script,
+                           "{out}", "{seed}", "{run}")
+
     def values(self, result, name):
         found = [metric for metric in result["metrics"] if metric["name"] == name]
         self.assertEqual(len(found), 1, f"{name} in {[metric['name'] for metric in result['metrics']]}")
         return found[0]["values"]
 
     def test_every_workload_writes_by_the_schema(self):
-        for make in (self.channel, self.counter, self.guest, self.sim):
+        for make in (self.channel, self.counter, self.guest, self.sim, self.failover):
             _, result = make()
             for series in result["latency_ns"]:
                 points = series["curve"]
@@ -237,6 +287,60 @@ class Results(unittest.TestCase):
         for wrong in ("127.0.0.1,metric=1:2", "127.0.0.1:0", "127.0.0.1:70000", "", "127.0.0.1,metrics=nowhere"):
             self.ftbench("guest", "--protected", wrong, self.targets()[1], status=2)
         self.assertIn("missing", self.ftbench("guest", self.targets()[0], status=2).stderr)
+
+    def test_overhead_holds_one_guest_against_the_other(self):
+        _, result = self.overhead()
+        self.assertEqual([agent.asked.count(("compile", 3)) for agent in self.agents], [2, 2])
+        for name in ("redis_requests", "redis_pipelined_requests", "openssl_bytes", "compile_files"):
+            program = name.rsplit("_", 1)[0]
+            ours, theirs = (self.values(result, f"{name}_per_second.{side}") for side in ("protected", "unprotected"))
+            for ratio, a, b in zip(self.values(result, f"protected_to_unprotected.{program}"), ours, theirs):
+                self.assertAlmostEqual(ratio, a / b, places=6)
+            for log, records in zip(self.values(result, f"log_mbit_per_second.{program}.protected"),
+                                    self.values(result, f"log_records_per_second.{program}.protected")):
+                self.assertAlmostEqual(log / records, 512 / 4 * 8e-6, places=9)
+        refused = self.targets([agent.port for agent in self.agents])
+        self.assertIn("no such program", self.ftbench("overhead", *refused, "--run", "python=1", "--rounds", 1,
+                                                      status=1).stderr)
+        self.assertIn("without an answer", self.ftbench("overhead", *refused, "--run", "sqlite", "--rounds", 1,
+                                                        status=1).stderr)
+        self.assertIn("no agent", self.ftbench("overhead", *self.targets([free_port(), free_port()]), "--run", "sqlite",
+                                               status=1).stderr)
+        self.assertIn("nobody answers", self.ftbench("overhead", *refused, "--run", "redis", "--redis-port", free_port(),
+                                                     status=1).stderr)
+        for wrong in ("solitaire", "redis=0", "", "redis,,sqlite"):
+            self.ftbench("overhead", *refused, "--run", wrong, status=2)
+
+    def test_failover_tells_the_distribution_of_each_step(self):
+        _, result = self.failover()
+        self.assertEqual(self.values(result, "step_ms.detected"), [1, 2, 3, 4, 5])
+        self.assertEqual(self.values(result, "step_ms.live"), [1.5, 3, 4.5, 6, 7.5])
+        self.assertEqual(self.values(result, "step_ms.live_less_detected"), [0.5, 1, 1.5, 2, 2.5])
+        self.assertEqual(self.values(result, "step_ms.client_gap"), [2, 4, 6, 8, 10])
+        self.assertEqual(self.values(result, "resent_frames"), [1, 2, 3, 4, 5])
+        self.assertEqual(result["failed_runs"], 0)
+        with open(self.path("runs/seeds"), encoding="utf-8") as file:
+            self.assertEqual(len(set(file.read().split())), 5, "each run has a seed of its own")
+        with open(self.path("runs/0003/log"), encoding="utf-8") as file:
+            self.assertEqual(file.read(), "said\n")
+
+    def test_failover_counts_the_runs_that_fail(self):
+        path = self.path("failed.json")
+        script = self.script("[ $run != 2 ] || exit 3", "[ $run != 4 ] || sleep 60",
+                             "echo '{\"counter\": {\"lost\": '$((run == 3))'}}' >\"$out/result.json\"")
+        done = self.ftbench("failover", "--runs", 4, "--limit", 1, "--out", self.path("failed"), "--json", path, "--",
+                            script, "{out}", "{seed}", "{run}", status=1)
+        for words in ("run 2 has left no result (status 3)", "run 3: 1 acknowledged and lost", "run 4 is not done"):
+            self.assertIn(words, done.stderr)
+        with open(path, encoding="utf-8") as file:
+            result = json.load(file)
+        self.validator.validate(result)
+        self.assertEqual(result["failed_runs"], 3)
+        self.assertEqual(self.values(result, "lost"), [0, 1])
+        self.ftbench("failover", "--runs", 1, "--out", self.path("none"), "--", self.path("no-such-script"), status=1)
+        self.ftbench("failover", "--runs", 1, status=2)
+        self.ftbench("failover", "--runs", 0, "--", "true", status=2)
+        self.ftbench("failover", "--out", self.path("no/such/place"), "--", "true", status=2)
 
     def test_sim_says_where_each_number_is_from(self):
         _, result = self.sim()
@@ -294,7 +398,7 @@ class Results(unittest.TestCase):
         return plots, words
 
     def test_report_is_one_whole_page_with_its_plots(self):
-        paths = [make()[0] for make in (self.channel, self.counter, self.guest, self.sim)]
+        paths = [make()[0] for make in (self.channel, self.counter, self.guest, self.sim, self.overhead, self.failover)]
         self.ftbench("report", "--out", self.path("page.html"), "--title", "a & b", *paths)
         with open(self.path("page.html"), encoding="utf-8") as file:
             plots, words = self.check_page(file.read(), paths)
