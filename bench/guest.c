@@ -306,7 +306,7 @@ static double mean_us(const struct guest_target *target, const char *summary)
 static void add_steps(struct bench_result *result, const struct guest_target *target, const struct histogram *ns)
 {
     enum metric_role role = target->is_protected ? METRIC_OURS : METRIC_YARDSTICK;
-    double rest_us = (double)ns->sum / (double)ns->samples / 1e3;
+    double rest_us = (double)ns->sum / (double)ns->samples / 1e3, append_us = 0;
     char name[64];
 
     if (target->metrics[0] == '\0')
@@ -318,6 +318,10 @@ static void add_steps(struct bench_result *result, const struct guest_target *ta
 
         if (summary == NULL && i != STEP_OUTSIDE)
             continue;
+        if (i == STEP_APPEND)
+            append_us = us;
+        if (i == STEP_RELEASE) /* counted from the frame held, as append is */
+            us = us > append_us ? us - append_us : 0;
         rest_us -= us;
         snprintf(name, sizeof(name), "step_us.%s.%s", target->side, guest_steps[i].name);
         result_add(result, name, role, true, us);

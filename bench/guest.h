@@ -13,7 +13,7 @@ enum guest_step {
     STEP_GUEST,
     STEP_EXIT,
     STEP_APPEND,
-    STEP_RELEASE, /* held until acked and released; unprotected: until the I/O thread looked */
+    STEP_RELEASE, /* from there until acked and released; unprotected: until the I/O thread looked */
     STEP_SEND,
     STEP_OUTSIDE, /* the client's mean less all others: wire, network stacks, the client itself */
     GUEST_STEPS,
