@@ -2,12 +2,38 @@
 #include "bench/arguments.h"
 
 #include <errno.h>
+#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/report.h"
+
+bool argument_file(int option, const char *value, struct result_files *files)
+{
+    switch (option) {
+    case ARGUMENT_JSON:
+        files->json = value;
+        return true;
+    case ARGUMENT_CSV:
+        files->csv = value;
+        return true;
+    case ARGUMENT_SVG:
+        files->svg = value;
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool argument_none_left(int argc, char **argv, const char *workload)
+{
+    if (optind >= argc)
+        return true;
+    report_error("'%s' is no option; `ftbench %s --help` lists them", argv[optind], workload);
+    return false;
+}
 
 bool argument_number(const char *name, const char *text, uint64_t min, uint64_t max, uint64_t *out)
 {

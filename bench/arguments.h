@@ -5,6 +5,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "bench/result.h"
+
+/* The options --json, --csv and --svg, which workloads with a result have in common; above any workload's own. */
+enum { ARGUMENT_JSON = 1000, ARGUMENT_CSV, ARGUMENT_SVG };
+#define ARGUMENT_FILES                                                                                                 \
+    { "json", required_argument, NULL, ARGUMENT_JSON }, { "csv", required_argument, NULL, ARGUMENT_CSV },              \
+    { "svg", required_argument, NULL, ARGUMENT_SVG }
+
+/* Takes one of them; false: `option` is another. */
+bool argument_file(int option, const char *value, struct result_files *files);
+/* All words of the command line were options; false: one was not, and that was said. */
+bool argument_none_left(int argc, char **argv, const char *workload);
+
 /* Each reads the value `text` of the option --NAME. false: it is wrong, and that was said. */
 
 /* A whole number from min to max. */

@@ -118,7 +118,7 @@ uint32_t bench_payload_bytes(uint32_t whole_frame_bytes)
 int bench_parse(struct bench_options *options, int argc, char **argv)
 {
     enum { RECEIVE = 1, FORK, SIZES, WINDOWS, ROUNDS, SAMPLES, RUN, RING, CPU, SPIN, SLEEP, PATIENCE, JOIN,
-           NO_PERFTEST, SEED, JSON, CSV, SVG, HELP };
+           NO_PERFTEST, SEED, HELP };
     static const struct option known[] = {
         { "receive", no_argument, NULL, RECEIVE },        { "fork", no_argument, NULL, FORK },
         { "sizes", required_argument, NULL, SIZES },      { "windows", required_argument, NULL, WINDOWS },
@@ -127,8 +127,8 @@ int bench_parse(struct bench_options *options, int argc, char **argv)
         { "cpu", required_argument, NULL, CPU },          { "spin-us", required_argument, NULL, SPIN },
         { "sleep-us", required_argument, NULL, SLEEP },   { "patience", required_argument, NULL, PATIENCE },
         { "join-timeout", required_argument, NULL, JOIN }, { "no-perftest", no_argument, NULL, NO_PERFTEST },
-        { "seed", required_argument, NULL, SEED },        { "json", required_argument, NULL, JSON },
-        { "csv", required_argument, NULL, CSV },          { "svg", required_argument, NULL, SVG },
+        { "seed", required_argument, NULL, SEED },
+        ARGUMENT_FILES,
         { "help", no_argument, NULL, HELP },              { NULL, 0, NULL, 0 },
     };
     uint64_t number = 0;
@@ -198,21 +198,13 @@ int bench_parse(struct bench_options *options, int argc, char **argv)
         case SEED:
             good = argument_number("seed", optarg, 0, UINT32_MAX, &options->seed);
             break;
-        case JSON:
-            options->files.json = optarg;
-            break;
-        case CSV:
-            options->files.csv = optarg;
-            break;
-        case SVG:
-            options->files.svg = optarg;
-            break;
         case HELP:
         case 'h':
             print_help();
             return 1;
         default:
-            return -EINVAL; /* getopt has said it */
+            if (!argument_file(option, optarg, &options->files))
+                return -EINVAL; /* getopt has said it */
         }
     }
     if (good && optind < argc)

@@ -128,10 +128,7 @@ static int parse_options(struct counter_options *options, int argc, char **argv)
             return -EINVAL; /* getopt has said it */
         }
     }
-    if (good && optind < argc) {
-        report_error("'%s' is no option; `ftbench counter --help` lists them", argv[optind]);
-        good = false;
-    }
+    good = good && argument_none_left(argc, argv, "counter");
     if (good && options->host == NULL) {
         report_error("--host is missing: which redis server?");
         good = false;

@@ -45,7 +45,7 @@ int counter_main(int argc, char **argv);
 
 struct addrinfo;
 
-/* The counter's value, 0 if there is none yet. 0, -EPROTO (it is no number), or -EHOSTUNREACH; the reason is in `why`. */
+/* The counter's value, 0 if there is none yet. 0, -EPROTO (it is no number) or -EHOSTUNREACH, the reason in `why`. */
 int counter_read_value(const struct counter_options *options, int64_t *value, char *why, size_t size);
 /* Looks the host up; freeaddrinfo(3) is the caller's. 0, or -EHOSTUNREACH, said. */
 int counter_resolve(const struct counter_options *options, struct addrinfo **out);

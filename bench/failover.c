@@ -1,6 +1,6 @@
 /*
- * ftbench failover: runs a script that makes one failover, again and again, and tells how long each step of them took, and
- * how long their clients waited. The script leaves OUT/result.json, as scripts/demo does; docs/benchmarks.md has what
+ * ftbench failover: runs a script that makes one failover, again and again, and tells how long each step of them took,
+ * and how long their clients waited. The script leaves OUT/result.json, as scripts/demo does; docs/benchmarks.md has what
  * must be in it, so that another script can do the same with real hosts.
  */
 #include <errno.h>
@@ -33,16 +33,17 @@ static const struct line {
     const char *outer, *inner;
     const char *name, *words;
     double to_ns; /* 0: it is no time */
+    bool must_be_none;
 } lines[] = {
-    { "failover", "detected_us", "detected", "silence noticed", 1e3 },
-    { "failover", "fenced_us", "fenced", "the log shut to the other host", 1e3 },
-    { "failover", "drained_us", "drained", "what was left replayed", 1e3 },
-    { "failover", "decided_us", "decided", "the arbiter's answer", 1e3 },
-    { "failover", "live_us", "live", "live", 1e3 },
-    { "counter", "longest_gap_ms", "client_gap", "the client's longest wait", 1e6 },
-    { "failover", "resent_frames", "resent_frames", "held frames sent again", 0 },
-    { "counter", "lost", "lost", "acknowledged and lost", 0 },
-    { "counter", "duplicated", "duplicated", "answered twice", 0 },
+    { "failover", "detected_us", "detected", "silence noticed", 1e3, false },
+    { "failover", "fenced_us", "fenced", "the log shut to the other host", 1e3, false },
+    { "failover", "drained_us", "drained", "what was left replayed", 1e3, false },
+    { "failover", "decided_us", "decided", "the arbiter's answer", 1e3, false },
+    { "failover", "live_us", "live", "live", 1e3, false },
+    { "counter", "longest_gap_ms", "client_gap", "the client's longest wait", 1e6, false },
+    { "failover", "resent_frames", "resent_frames", "held frames sent again", 0, false },
+    { "counter", "lost", "lost", "acknowledged and lost", 0, true },
+    { "counter", "duplicated", "duplicated", "answered twice", 0, true },
 };
 #define LINES (sizeof(lines) / sizeof(lines[0]))
 #define ADDED "live_less_detected" /* what comes on top of the time-out, which is a setting */
@@ -68,9 +69,9 @@ static void on_stop(int number)
 static void print_help(void)
 {
     printf("usage: ftbench failover [OPTION...] -- SCRIPT [ARGUMENT...]\n\n"
-           "Runs a script that makes one failover, N times, and prints how long each step took. In its arguments {out}\n"
-           "is a directory for this run, {seed} a number of its own from 0 to 32767, and {run} its number from 1. The\n"
-           "script leaves result.json in {out}, as scripts/demo does:\n\n"
+           "Runs a script that makes one failover, N times, and prints how long each step took. In its arguments\n"
+           "{out} is a directory for this run, {seed} a number of its own from 0 to 32767, and {run} its number from 1.\n"
+           "The script leaves result.json in {out}, as scripts/demo does:\n\n"
            "    ftbench failover --runs 20 -- scripts/demo --lab NAME --kill alpha --seed {seed} --out {out}\n\n"
            "  --runs N             default 10, at most 1000\n"
            "  --out DIR            of the runs' directories, default failover-out\n"
@@ -83,13 +84,13 @@ static void print_help(void)
 
 static int parse_options(struct failover *failover, int argc, char **argv)
 {
-    enum { RUNS = 1, OUT, LIMIT, SEED, NOTE, JSON, CSV, SVG, HELP };
+    enum { RUNS = 1, OUT, LIMIT, SEED, NOTE, HELP };
     static const struct option known[] = {
         { "runs", required_argument, NULL, RUNS }, { "out", required_argument, NULL, OUT },
         { "limit", required_argument, NULL, LIMIT }, { "seed", required_argument, NULL, SEED },
-        { "note", required_argument, NULL, NOTE }, { "json", required_argument, NULL, JSON },
-        { "csv", required_argument, NULL, CSV },   { "svg", required_argument, NULL, SVG },
-        { "help", no_argument, NULL, HELP },       { NULL, 0, NULL, 0 },
+        { "note", required_argument, NULL, NOTE },
+        ARGUMENT_FILES,
+        { "help", no_argument, NULL, HELP },       { NULL, 0, NULL, 0, false },
     };
     bool good = true;
     int option;
@@ -116,21 +117,13 @@ static int parse_options(struct failover *failover, int argc, char **argv)
         case NOTE:
             failover->note = optarg;
             break;
-        case JSON:
-            failover->files.json = optarg;
-            break;
-        case CSV:
-            failover->files.csv = optarg;
-            break;
-        case SVG:
-            failover->files.svg = optarg;
-            break;
         case HELP:
         case 'h':
             print_help();
             return 1;
         default:
-            return -EINVAL; /* getopt has said it */
+            if (!argument_file(option, optarg, &failover->files))
+                return -EINVAL; /* getopt has said it */
         }
     }
     failover->words = argv + optind;
@@ -284,7 +277,7 @@ static bool take_result(struct failover *failover, const cJSON *result, int stat
             detected_us = value->valuedouble;
         if (strcmp(lines[i].name, "live") == 0)
             live_us = value->valuedouble;
-        if ((strcmp(lines[i].name, "lost") == 0 || strcmp(lines[i].name, "duplicated") == 0) && value->valuedouble != 0) {
+        if (lines[i].must_be_none && value->valuedouble != 0) {
             report_warning("run %u: %g %s", run, value->valuedouble, lines[i].words);
             good = false;
         }

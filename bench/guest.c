@@ -58,9 +58,9 @@ struct guest_run {
 static void print_help(void)
 {
     printf("usage: ftbench guest --protected TARGET --unprotected TARGET [OPTION...]\n\n"
-           "Latency of requests to a protected guest and to the same guest unprotected, in alternating rounds, and the\n"
-           "share of each step. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest's redis (port 6379), and where its\n"
-           "ftvmm's --metrics can be reached from here.\n\n"
+           "Latency of requests to a protected guest and to the same guest unprotected, in alternating rounds, and\n"
+           "the share of each step. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest's redis (port 6379), and where\n"
+           "its ftvmm's --metrics can be reached from here.\n\n"
            "  --protected TARGET   a guest with a backup\n"
            "  --unprotected TARGET the same guest under `ftvmm run`, on the same host\n"
            "  --connections N      default 1\n"
@@ -81,8 +81,8 @@ static void print_help(void)
 
 static int parse_options(struct guest_options *options, int argc, char **argv)
 {
-    enum { PROTECTED = 1, UNPROTECTED, CONNECTIONS, PIPELINE, REQUESTS, WARMUP, ROUNDS, LIMIT, IDLE, SPIN, PATIENCE, KEY,
-           SEED, NOTE, JSON, CSV, SVG, HELP };
+    enum { PROTECTED = 1, UNPROTECTED, CONNECTIONS, PIPELINE, REQUESTS, WARMUP, ROUNDS, LIMIT, IDLE, SPIN, PATIENCE,
+           KEY, SEED, NOTE, HELP };
     static const struct option known[] = {
         { "protected", required_argument, NULL, PROTECTED },
         { "unprotected", required_argument, NULL, UNPROTECTED },
@@ -98,9 +98,7 @@ static int parse_options(struct guest_options *options, int argc, char **argv)
         { "key", required_argument, NULL, KEY },
         { "seed", required_argument, NULL, SEED },
         { "note", required_argument, NULL, NOTE },
-        { "json", required_argument, NULL, JSON },
-        { "csv", required_argument, NULL, CSV },
-        { "svg", required_argument, NULL, SVG },
+        ARGUMENT_FILES,
         { "help", no_argument, NULL, HELP },
         { NULL, 0, NULL, 0 },
     };
@@ -158,27 +156,16 @@ static int parse_options(struct guest_options *options, int argc, char **argv)
         case NOTE:
             options->note = optarg;
             break;
-        case JSON:
-            options->files.json = optarg;
-            break;
-        case CSV:
-            options->files.csv = optarg;
-            break;
-        case SVG:
-            options->files.svg = optarg;
-            break;
         case HELP:
         case 'h':
             print_help();
             return 1;
         default:
-            return -EINVAL; /* getopt has said it */
+            if (!argument_file(option, optarg, &options->files))
+                return -EINVAL; /* getopt has said it */
         }
     }
-    if (good && optind < argc) {
-        report_error("'%s' is no option; `ftbench guest --help` lists them", argv[optind]);
-        good = false;
-    }
+    good = good && argument_none_left(argc, argv, "guest");
     for (unsigned i = 0; good && i < GUEST_SIDES; i++) {
         good = options->targets[i].text != NULL;
         if (!good)
@@ -204,7 +191,8 @@ static int side_open(struct guest_run *run, struct side *side, struct guest_targ
     side->run.options = &side->counter;
     result = counter_resolve(&side->counter, &side->address);
     if (result == 0 && (result = counter_read_value(&side->counter, &start, why, sizeof(why))) != 0)
-        report_error("the %s guest's redis at %s:%u cannot be asked: %s", target->side, target->host, target->port, why);
+        report_error("the %s guest's redis at %s:%u cannot be asked: %s", target->side, target->host, target->port,
+                     why);
     if (result != 0)
         return result;
     side->clients = calloc(options->connections, sizeof(*side->clients));
@@ -436,7 +424,7 @@ static void say_what_is_missing(struct guest_run *run)
             result_note(&run->result, "the steps and counts of the %s guest are not known: its target names no metrics",
                         run->options->targets[i].side);
     if (run->options->connections * run->options->pipeline > 1)
-        result_note(&run->result, "%u requests are in flight at once, so that the steps of one do not add up to its time",
+        result_note(&run->result, "%u requests are in flight at once: the steps of one do not add up to its time",
                     run->options->connections * run->options->pipeline);
     if (run->options->note[0] != '\0')
         result_note(&run->result, "%s", run->options->note);

@@ -1,6 +1,6 @@
 /*
- * What measured steps predict for other hardware. A model: it knows no cache, no contention, no other traffic, and takes
- * every step for as long as its mean. docs/benchmarks.md has its formulas in words.
+ * What measured steps predict for other hardware. A model: it knows no cache, no contention, no other traffic, and
+ * takes every step for as long as its mean. docs/benchmarks.md has its formulas in words.
  *
  * A request is served by the guest's vCPU, in order (its own work, its exits, its records appended); its log then goes
  * over the link, in order (bytes by rate), and is acked after the write's own latency; the thread that polls notices

@@ -3,8 +3,7 @@
  * is left of their speed, and how much log they make. Table 1 of "The design of a practical system for fault-tolerant
  * virtual machines" (Scales, Nelson, Venkitachalam, 2010), with programs of today.
  *
- * redis is driven from here by redis-benchmark. The others are run by an agent in the guest (scripts/guest.d/workloads):
- * a line "NAME AMOUNT" goes there, the work is done, "ok DONE" or "error WHY" comes back. Time is taken here.
+ * redis is driven from here by redis-benchmark. The others are run by an agent in the guest (scripts/guest.d): a line "NAME AMOUNT" goes there, the work is done, "ok DONE" or "error WHY" comes back. Time is taken here.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -60,8 +59,8 @@ static void print_help(void)
 {
     printf("usage: ftbench overhead --protected TARGET --unprotected TARGET [OPTION...]\n\n"
            "Runs programs in a protected guest and in the same guest unprotected, in alternating rounds: the ratio of\n"
-           "their speeds, and the log they make. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest, the port of the\n"
-           "agent in it (7100; scripts/guest-image --workloads), and where its ftvmm's --metrics can be reached from\n"
+           "their speeds, and the log they make. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest, the port of\n"
+           "the agent in it (7100; scripts/guest-image --workloads), and where its ftvmm's --metrics can be reached from\n"
            "here.\n\n"
            "  --run NAME[=AMOUNT],...  which programs, and how much of them; default: all\n");
     for (size_t i = 0; i < PROGRAMS; i++)
@@ -106,7 +105,7 @@ static bool parse_programs(struct overhead *overhead, const char *text)
 
 static int parse_options(struct overhead *overhead, int argc, char **argv)
 {
-    enum { PROTECTED = 1, UNPROTECTED, RUN, REDIS_PORT, ROUNDS, LIMIT, SEED, NOTE, JSON, CSV, SVG, HELP };
+    enum { PROTECTED = 1, UNPROTECTED, RUN, REDIS_PORT, ROUNDS, LIMIT, SEED, NOTE, HELP };
     static const struct option known[] = {
         { "protected", required_argument, NULL, PROTECTED },
         { "unprotected", required_argument, NULL, UNPROTECTED },
@@ -116,9 +115,7 @@ static int parse_options(struct overhead *overhead, int argc, char **argv)
         { "limit", required_argument, NULL, LIMIT },
         { "seed", required_argument, NULL, SEED },
         { "note", required_argument, NULL, NOTE },
-        { "json", required_argument, NULL, JSON },
-        { "csv", required_argument, NULL, CSV },
-        { "svg", required_argument, NULL, SVG },
+        ARGUMENT_FILES,
         { "help", no_argument, NULL, HELP },
         { NULL, 0, NULL, 0 },
     };
@@ -161,27 +158,16 @@ static int parse_options(struct overhead *overhead, int argc, char **argv)
         case NOTE:
             overhead->note = optarg;
             break;
-        case JSON:
-            overhead->files.json = optarg;
-            break;
-        case CSV:
-            overhead->files.csv = optarg;
-            break;
-        case SVG:
-            overhead->files.svg = optarg;
-            break;
         case HELP:
         case 'h':
             print_help();
             return 1;
         default:
-            return -EINVAL; /* getopt has said it */
+            if (!argument_file(option, optarg, &overhead->files))
+                return -EINVAL; /* getopt has said it */
         }
     }
-    if (good && optind < argc) {
-        report_error("'%s' is no option; `ftbench overhead --help` lists them", argv[optind]);
-        good = false;
-    }
+    good = good && argument_none_left(argc, argv, "overhead");
     for (unsigned i = 0; good && i < SIDES; i++) {
         good = overhead->targets[i].text != NULL;
         if (!good)
@@ -406,8 +392,8 @@ static int run_rounds(struct overhead *overhead)
 /* ---- showing ---- */
 
 /* The median of NAME.PROGRAM[.SIDE], or "-". */
-static const char *median_text(const struct bench_result *result, const char *format, const char *name, const char *side,
-                               int digits)
+static const char *median_text(const struct bench_result *result, const char *format, const char *name,
+                               const char *side, int digits)
 {
     static char texts[8][32];
     static unsigned next;
@@ -445,7 +431,8 @@ static void print(const struct overhead *overhead, FILE *out)
         if (metric == NULL)
             continue;
         summary = statistics_summarize(metric->values, metric->count);
-        fprintf(out, "  %-16s %9.3f %7.3f..%-6.3f %10s %12s %12s %14s\n", name, summary.median, summary.min, summary.max,
+        fprintf(out, "  %-16s %9.3f %7.3f..%-6.3f %10s %12s %12s %14s\n", name, summary.median, summary.min,
+                summary.max,
                 median_text(result, "log_mbit_per_second", name, "protected", 3),
                 median_text(result, "exits_per_second", name, "protected", 0),
                 median_text(result, "forced_syncs_per_second", name, "protected", 1),

@@ -70,7 +70,8 @@ static void element(struct page *page, const char *open, const char *close, cons
 
 void page_heading(struct page *page, unsigned level, const char *text)
 {
-    static const char *const opens[] = { "<h1>", "<h2>", "<h3>" }, *const closes[] = { "</h1>\n", "</h2>\n", "</h3>\n" };
+    static const char *const opens[] = { "<h1>", "<h2>", "<h3>" };
+    static const char *const closes[] = { "</h1>\n", "</h2>\n", "</h3>\n" };
     static const char *const marks[] = { "# ", "## ", "### " };
 
     element(page, opens[level - 1], closes[level - 1], marks[level - 1], text);

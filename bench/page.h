@@ -1,6 +1,6 @@
 /*
- * A document with headings, sentences, tables and plots, written as one self-contained HTML page (no script, nothing from
- * elsewhere, light or dark as the reader's system is) or as Markdown, which has no plots. All text is escaped.
+ * A document with headings, sentences, tables and plots, written as one self-contained HTML page (no script, nothing
+ * from elsewhere, light or dark as the reader's system is) or as Markdown, which has no plots. All text is escaped.
  */
 #ifndef FTVMM_BENCH_PAGE_H
 #define FTVMM_BENCH_PAGE_H

@@ -38,8 +38,8 @@ void plot_text(FILE *out, const char *text)
 
 void plot_begin(FILE *out, double height, bool standalone, const char *title)
 {
-    fprintf(out, "<svg %sviewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\" role=\"img\" font-family=\"sans-serif\" "
-                 "font-size=\"12\" fill=\"currentColor\"><title>",
+    fprintf(out, "<svg %sviewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" height=\"%.0f\" role=\"img\" "
+                 "font-family=\"sans-serif\" font-size=\"12\" fill=\"currentColor\"><title>",
             standalone ? "xmlns=\"http://www.w3.org/2000/svg\" " : "", WIDTH, height, WIDTH, height);
     plot_text(out, title);
     fputs("</title>\n", out);
@@ -61,7 +61,8 @@ static void text_at(FILE *out, double x, double y, const char *anchor, const cha
 
 static void grid(FILE *out, double x, double y, char direction, double to)
 {
-    fprintf(out, "<path d=\"M%.1f %.1f%c%.1f\" stroke=\"currentColor\" stroke-opacity=\"0.2\"/>\n", x, y, direction, to);
+    fprintf(out, "<path d=\"M%.1f %.1f%c%.1f\" stroke=\"currentColor\" stroke-opacity=\"0.2\"/>\n", x, y, direction,
+            to);
 }
 
 static void line_begin(FILE *out, const struct plot_line *line, unsigned number)

@@ -19,8 +19,8 @@
 static void print_help(void)
 {
     printf("usage: ftbench report [OPTION...] RESULT.json...\n\n"
-           "Makes one page of results (--json of any workload): machines and noise, tables, plots. HTML without script\n"
-           "and without anything from elsewhere, or Markdown without plots.\n\n"
+           "Makes one page of results (--json of any workload): machines and noise, tables, plots. HTML without\n"
+           "script and without anything from elsewhere, or Markdown without plots.\n\n"
            "  --out FILE           default: standard output\n"
            "  --markdown           Markdown instead of HTML\n"
            "  --title TEXT         default: ftbench\n\n"
@@ -115,8 +115,8 @@ static void show_noise(struct page *page, const cJSON *result)
 
     if (noise == NULL)
         return;
-    snprintf(text, sizeof(text), "a loop that only looks at the clock lost %.3f %% of its time, the longest gap %.1f us; "
-                                 "stolen %.2f %%; load %.2f", result_file_number(noise, "lost_percent", 0),
+    snprintf(text, sizeof(text), "a loop that only looks at the clock lost %.3f %% of its time, the longest gap "
+                                 "%.1f us; stolen %.2f %%; load %.2f", result_file_number(noise, "lost_percent", 0),
              result_file_number(noise, "longest_gap_us", 0), result_file_number(noise, "stolen_percent", 0),
              result_file_number(noise, "load", 0));
     show_pair(page, "noise", text);

@@ -1,6 +1,6 @@
 /*
  * What a run of a workload found: numbers by round, latencies, the machine and how much of it was somebody else's; and
- * the shapes that it is shown in: tables, JSON, CSV, SVG. The JSON has one frame for all workloads (result.schema.json),
+ * the shapes that it is shown in: tables, JSON, CSV, SVG. The JSON has one frame for all workloads, result.schema.json,
  * to which each adds what is its own.
  */
 #ifndef FTVMM_BENCH_RESULT_H

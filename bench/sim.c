@@ -1,6 +1,6 @@
 /*
- * ftbench sim: what measured steps predict for other hardware. Reads the steps from results and options, says where each
- * number comes from, and prints what the model (model.h) makes of them: a prediction, and labelled as one everywhere.
+ * ftbench sim: what measured steps predict for other hardware. Reads the steps from results and options, says where
+ * each number comes from, and prints what the model (model.h) makes of them: a prediction, and labelled as one everywhere.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -201,17 +201,17 @@ static int read_results(struct sim *sim)
 
 static int parse_options(struct sim *sim, int argc, char **argv)
 {
-    enum { FROM = INPUTS, COUNTS_ONLY, LINKS, SIZES, LOAD, REQUESTS, SEED, JSON, CSV, SVG, HELP, OPTIONS };
+    enum { FROM = INPUTS, COUNTS_ONLY, LINKS, SIZES, LOAD, REQUESTS, SEED, HELP };
     static const struct option others[] = {
         { "from", required_argument, NULL, FROM },   { "counts-only", no_argument, NULL, COUNTS_ONLY },
         { "links", required_argument, NULL, LINKS }, { "sizes", required_argument, NULL, SIZES },
         { "load", required_argument, NULL, LOAD },   { "requests", required_argument, NULL, REQUESTS },
-        { "seed", required_argument, NULL, SEED },   { "json", required_argument, NULL, JSON },
-        { "csv", required_argument, NULL, CSV },     { "svg", required_argument, NULL, SVG },
+        { "seed", required_argument, NULL, SEED },
+        ARGUMENT_FILES,
         { "help", no_argument, NULL, HELP },         { NULL, 0, NULL, 0 },
     };
     static const uint32_t links[] = { 25, 100, 400 }, sizes[] = { 64, 256, 1024, 4096 };
-    struct option known[OPTIONS + 1];
+    struct option known[INPUTS + sizeof(others) / sizeof(others[0])];
     bool good = true;
     int option;
 
@@ -262,29 +262,16 @@ static int parse_options(struct sim *sim, int argc, char **argv)
         case SEED:
             good = argument_number("seed", optarg, 0, UINT32_MAX, &sim->seed);
             break;
-        case JSON:
-            sim->files.json = optarg;
-            break;
-        case CSV:
-            sim->files.csv = optarg;
-            break;
-        case SVG:
-            sim->files.svg = optarg;
-            break;
         case HELP:
         case 'h':
             print_help();
             return 1;
         default:
-            return -EINVAL; /* getopt has said it */
+            if (!argument_file(option, optarg, &sim->files))
+                return -EINVAL; /* getopt has said it */
         }
     }
-    if (good && optind < argc) {
-        report_error("'%s' is no option; results are given with --from, and `ftbench sim --help` lists the rest",
-                     argv[optind]);
-        good = false;
-    }
-    return good ? 0 : -EINVAL;
+    return good && argument_none_left(argc, argv, "sim") ? 0 : -EINVAL;
 }
 
 /* ---- predictions ---- */

@@ -50,7 +50,7 @@ static void request_is_the_sum_of_its_steps(void **state)
     assert_true(by_link);
 }
 
-/* Deterministic service and random arrivals: a request waits S * u / (2 * (1 - u)) on average (Pollaczek, Khinchine). */
+/* Deterministic service, random arrivals: a request waits S * u / (2 * (1 - u)) on average (Pollaczek, Khinchine). */
 static void simulated_queue_waits_as_theory_says(void **state)
 {
     static const double loads[] = { 0.1, 0.5, 0.8 };

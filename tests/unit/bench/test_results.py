@@ -141,8 +141,8 @@ class Results(unittest.TestCase):
         jsonschema.Draft202012Validator.check_schema(schema)
         cls.validator = jsonschema.Draft202012Validator(schema)
         cls.ports = [free_port(), free_port()]
-        cls.redis = [subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir",
-                                       cls.dir], stdout=subprocess.DEVNULL) for port in cls.ports]
+        cls.redis = [subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "",
+                                       "--dir", cls.dir], stdout=subprocess.DEVNULL) for port in cls.ports]
         cls.vmms = [Vmm(True, 100), Vmm(False, 100)]
         cls.agents = [Agent(), Agent()]
         until = time.monotonic() + LIMIT_S
@@ -306,8 +306,8 @@ class Results(unittest.TestCase):
                                                         status=1).stderr)
         self.assertIn("no agent", self.ftbench("overhead", *self.targets([free_port(), free_port()]), "--run", "sqlite",
                                                status=1).stderr)
-        self.assertIn("nobody answers", self.ftbench("overhead", *refused, "--run", "redis", "--redis-port", free_port(),
-                                                     status=1).stderr)
+        self.assertIn("nobody answers", self.ftbench("overhead", *refused, "--run", "redis", "--redis-port",
+                                                     free_port(), status=1).stderr)
         for wrong in ("solitaire", "redis=0", "", "redis,,sqlite"):
             self.ftbench("overhead", *refused, "--run", wrong, status=2)
 
