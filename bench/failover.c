@@ -1,7 +1,7 @@
 /*
  * ftbench failover: runs a script that makes one failover, again and again, and tells how long each step of them took,
- * and how long their clients waited. The script leaves OUT/result.json, as scripts/demo does; docs/benchmarks.md has what
- * must be in it, so that another script can do the same with real hosts.
+ * and how long their clients waited. The script leaves OUT/result.json, as scripts/demo does; docs/benchmarks.md tells
+ * what must be in it, so that another script can do the same with real hosts.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -70,7 +70,7 @@ static void print_help(void)
 {
     printf("usage: ftbench failover [OPTION...] -- SCRIPT [ARGUMENT...]\n\n"
            "Runs a script that makes one failover, N times, and prints how long each step took. In its arguments\n"
-           "{out} is a directory for this run, {seed} a number of its own from 0 to 32767, and {run} its number from 1.\n"
+           "{out} is a directory for this run, {seed} a number of its own from 0 to 32767, {run} its number from 1.\n"
            "The script leaves result.json in {out}, as scripts/demo does:\n\n"
            "    ftbench failover --runs 20 -- scripts/demo --lab NAME --kill alpha --seed {seed} --out {out}\n\n"
            "  --runs N             default 10, at most 1000\n"
@@ -90,7 +90,7 @@ static int parse_options(struct failover *failover, int argc, char **argv)
         { "limit", required_argument, NULL, LIMIT }, { "seed", required_argument, NULL, SEED },
         { "note", required_argument, NULL, NOTE },
         ARGUMENT_FILES,
-        { "help", no_argument, NULL, HELP },       { NULL, 0, NULL, 0, false },
+        { "help", no_argument, NULL, HELP },       { NULL, 0, NULL, 0 },
     };
     bool good = true;
     int option;

@@ -1,4 +1,4 @@
-/* ftbench: measures a service while its host dies, what protection costs, and the channel. One subcommand a workload. */
+/* ftbench: measures a service while its host dies, what protection costs, the channel. One subcommand a workload. */
 #include <stdio.h>
 #include <string.h>
 

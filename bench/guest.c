@@ -59,8 +59,8 @@ static void print_help(void)
 {
     printf("usage: ftbench guest --protected TARGET --unprotected TARGET [OPTION...]\n\n"
            "Latency of requests to a protected guest and to the same guest unprotected, in alternating rounds, and\n"
-           "the share of each step. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest's redis (port 6379), and where\n"
-           "its ftvmm's --metrics can be reached from here.\n\n"
+           "the share of each step. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest's redis (port 6379), and\n"
+           "where its ftvmm's --metrics can be reached from here.\n\n"
            "  --protected TARGET   a guest with a backup\n"
            "  --unprotected TARGET the same guest under `ftvmm run`, on the same host\n"
            "  --connections N      default 1\n"

@@ -3,7 +3,8 @@
  * is left of their speed, and how much log they make. Table 1 of "The design of a practical system for fault-tolerant
  * virtual machines" (Scales, Nelson, Venkitachalam, 2010), with programs of today.
  *
- * redis is driven from here by redis-benchmark. The others are run by an agent in the guest (scripts/guest.d): a line "NAME AMOUNT" goes there, the work is done, "ok DONE" or "error WHY" comes back. Time is taken here.
+ * redis is driven from here by redis-benchmark. The others are run by an agent in the guest (scripts/guest.d): a line
+ * "NAME AMOUNT" goes there, the work is done, "ok DONE" or "error WHY" comes back. Time is taken here.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -60,8 +61,8 @@ static void print_help(void)
     printf("usage: ftbench overhead --protected TARGET --unprotected TARGET [OPTION...]\n\n"
            "Runs programs in a protected guest and in the same guest unprotected, in alternating rounds: the ratio of\n"
            "their speeds, and the log they make. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest, the port of\n"
-           "the agent in it (7100; scripts/guest-image --workloads), and where its ftvmm's --metrics can be reached from\n"
-           "here.\n\n"
+           "the agent in it (7100; scripts/guest-image --workloads), and where its ftvmm's --metrics can be reached\n"
+           "from here.\n\n"
            "  --run NAME[=AMOUNT],...  which programs, and how much of them; default: all\n");
     for (size_t i = 0; i < PROGRAMS; i++)
         printf("      %-18s %s; default %u\n", programs[i].name, programs[i].words, programs[i].amount);

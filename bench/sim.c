@@ -1,6 +1,6 @@
 /*
  * ftbench sim: what measured steps predict for other hardware. Reads the steps from results and options, says where
- * each number comes from, and prints what the model (model.h) makes of them: a prediction, and labelled as one everywhere.
+ * each number comes from, and prints what the model (model.h) makes of them: a prediction, labelled as one everywhere.
  */
 #include <errno.h>
 #include <getopt.h>
