@@ -27,6 +27,7 @@ void histogram_record(struct histogram *h, uint64_t value)
 {
     h->counts[bucket_of(value)]++;
     h->samples++;
+    h->sum += value;
     if (value > h->max)
         h->max = value;
 }
@@ -36,6 +37,7 @@ void histogram_merge(struct histogram *h, const struct histogram *more)
     for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++)
         h->counts[i] += more->counts[i];
     h->samples += more->samples;
+    h->sum += more->sum;
     if (more->max > h->max)
         h->max = more->max;
 }

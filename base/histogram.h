@@ -14,6 +14,7 @@
 struct histogram {
     uint64_t samples;
     uint64_t max;
+    uint64_t sum; /* of all values, so that a mean over a stretch of time can be told */
     uint64_t counts[HISTOGRAM_BUCKETS];
 };
 

@@ -12,11 +12,11 @@
 
 #include "base/report.h"
 #include "bench/channel_result.h"
+#include "bench/shuffle.h"
 #include "bench/workloads.h"
 
 #define EXIT_NOT_MEASURED 1
 #define EXIT_USAGE 2
-#define NOISE_NS (20 * NS_PER_MS) /* each round */
 #define LATENCY_RUNS 20           /* a latency may take so many times run_ns */
 #define RTE_BURST 32              /* DPDK's usual one */
 
@@ -117,9 +117,8 @@ static int quote_perftest(struct run *run, bool latency, uint32_t bytes, double 
     result = yardstick_perftest(&run->end, latency, bytes, value);
     if (result == -ENOENT) {
         run->perftest_missing = true;
-        snprintf(run->result.notes, sizeof(run->result.notes),
-                 "ib_write_lat and ib_write_bw are not quoted: they do not run on both hosts (Debian's package "
-                 "perftest has them)");
+        result_note(&run->result, "ib_write_lat and ib_write_bw are not quoted: they do not run on both hosts "
+                                  "(Debian's package perftest has them)");
     }
     return result;
 }
@@ -249,20 +248,6 @@ static unsigned list_measurements(const struct bench_options *options, struct me
     return count;
 }
 
-/* Fisher and Yates, with D. Knuth's MMIX generator. */
-static void shuffle(struct measurement *list, unsigned count, uint64_t *state)
-{
-    for (unsigned i = count; i > 1; i--) {
-        struct measurement moved = list[i - 1];
-        unsigned j;
-
-        *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-        j = (unsigned)((*state >> 33) % i);
-        list[i - 1] = list[j];
-        list[j] = moved;
-    }
-}
-
 static void add_ratios(struct run *run)
 {
     const struct bench_options *options = run->options;
@@ -334,26 +319,28 @@ static int run_rounds(struct run *run)
 {
     const struct bench_options *options = run->options;
     struct measurement list[MEASUREMENTS_MAX];
-    unsigned count = list_measurements(options, list);
-    uint64_t begin_ns = clock_now_ns(), stolen_ns = machine_stolen_ns(), state = options->seed;
+    unsigned count = list_measurements(options, list), order[MEASUREMENTS_MAX];
+    uint64_t state = options->seed;
     int result = 0;
+
+    for (unsigned i = 0; i < count; i++) /* the first round's order is the table's */
+        order[i] = i;
 
     for (unsigned round = 0; result == 0 && round < options->rounds; round++) {
         report_info("round %u of %u", round + 1, options->rounds);
-        machine_noise_look(&run->result.noise, NOISE_NS);
-        if (round > 0) /* the first one's order is the table's */
-            shuffle(list, count, &state);
+        result_look_at_noise(&run->result);
+        if (round > 0)
+            shuffle(order, count, &state);
         for (unsigned i = 0; result == 0 && i < count; i++) {
+            const struct measurement *next = &list[order[i]];
+
             bench_wait_end(&run->end.wait);
-            result = list[i].measure(run, list[i].bytes, list[i].window);
+            result = next->measure(run, next->bytes, next->window);
         }
         if (result == 0)
             add_ratios(run);
     }
-    run->result.seconds = (double)(clock_now_ns() - begin_ns) / (double)NS_PER_S;
-    run->result.stolen_percent = 100 * (double)(machine_stolen_ns() - stolen_ns) / (double)NS_PER_S /
-                                 run->result.seconds / run->result.machine.cores;
-    run->result.load = machine_load();
+    result_end(&run->result);
     return result;
 }
 
@@ -364,7 +351,7 @@ static int measure(struct run *run)
 
     if (result != 0)
         return result;
-    machine_describe(&run->result.machine);
+    result_begin(&run->result, "channel");
     run->result.peer_machine = run->end.peer_machine;
     run->end.ring_bytes = run->options->ring_bytes;
     result = bench_order(&run->end, &join);
@@ -394,21 +381,14 @@ int channel_main(int argc, char **argv)
     run = calloc(1, sizeof(*run));
     if (run == NULL)
         return EXIT_NOT_MEASURED;
-    run->options = run->result.options = &options;
+    run->options = &options;
     result = measure(run);
     channel_end_leave(&run->end);
     bench_leave(&run->end);
     if (result == 0) {
-        bool stdout_taken = false;
-
         set_goals(run);
-        for (int i = 0; i < 3; i++) {
-            const char *path = i == 0 ? options.json_path : i == 1 ? options.csv_path : options.svg_path;
-
-            stdout_taken = stdout_taken || (path != NULL && strcmp(path, "-") == 0);
-        }
-        result_print(&run->result, stdout_taken ? stderr : stdout);
-        result = result_write(&run->result);
+        channel_result_print(&run->result, &options, result_files_take_stdout(&options.files) ? stderr : stdout);
+        result = channel_result_write(&run->result, &options);
     }
     free(run);
     return result == 0 ? 0 : EXIT_NOT_MEASURED;

@@ -1,7 +1,7 @@
 /*
  * ftbench channel: what its files share. channel.c reads the options and makes the rounds; channel_end.c moves records
  * through our channel; yardstick*.c are the loops it is held against; channel_peer.c is how the two ends talk about
- * what comes next; channel_result.c and svg.c show what came out.
+ * what comes next; channel_result.c shows what came out.
  *
  * Two ends: the leader, who sends, measures and reports, and the peer, who does as it is ordered over a socket. The
  * peer is a thread (ring), a forked process (shm:, --fork) or another host (--receive).
@@ -20,6 +20,7 @@
 #include "base/histogram.h"
 #include "base/idle.h"
 #include "bench/machine.h"
+#include "bench/result.h"
 #include "channel/channel.h"
 #include "channel/receive_ring.h"
 #include "channel/send_ring.h"
@@ -58,7 +59,7 @@ struct bench_options {
     uint64_t join_ns;
     struct idle_policy idle;
     int cpus[2];            /* leader, peer; -1: not pinned */
-    const char *json_path, *csv_path, *svg_path;
+    struct result_files files;
 };
 
 /* The sender reads the receiver's progress from memory; an ack comes with the commit, before the receiver has looked.

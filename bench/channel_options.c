@@ -9,7 +9,8 @@
 #include <unistd.h>
 
 #include "base/report.h"
-#include "bench/channel_result.h"
+#include "bench/arguments.h"
+#include "bench/result.h"
 
 static void print_help(void)
 {
@@ -42,54 +43,12 @@ static void print_help(void)
            "exit status: 0 measured (the goals it missed are in the table), 1 not measured, 2 usage\n");
 }
 
-static bool parse_number(const char *name, const char *text, uint64_t min, uint64_t max, uint64_t *out)
-{
-    char *end;
-
-    errno = 0;
-    *out = strtoull(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || *out < min || *out > max) {
-        report_error("--%s is '%s'; it must be a whole number from %llu to %llu", name, text, (unsigned long long)min,
-                     (unsigned long long)max);
-        return false;
-    }
-    return true;
-}
-
-/* "N,N,..." of at most `room` numbers. */
-static bool parse_list(const char *name, const char *text, uint32_t min, uint32_t max, uint32_t multiple_of,
-                       uint32_t *out, unsigned room, unsigned *count)
-{
-    char number[16];
-
-    for (*count = 0;; text++) {
-        size_t length = strcspn(text, ",");
-        uint64_t value;
-
-        if (*count == room) {
-            report_error("--%s has more than %u numbers", name, room);
-            return false;
-        }
-        snprintf(number, sizeof(number), "%.*s", (int)length, text);
-        if (length >= sizeof(number) || !parse_number(name, number, min, max, &value))
-            return false;
-        if (value % multiple_of != 0) {
-            report_error("--%s has %s; each must be a multiple of %u", name, number, multiple_of);
-            return false;
-        }
-        out[(*count)++] = (uint32_t)value;
-        text += length;
-        if (*text == '\0')
-            return true;
-    }
-}
-
 static bool parse_cpus(const char *text, int cpus[2])
 {
     uint32_t list[2];
     unsigned count;
 
-    if (!parse_list("cpu", text, 0, 1023, 1, list, 2, &count))
+    if (!argument_list("cpu", text, 0, 1023, 1, list, 2, &count))
         return false;
     if (count != 2) {
         report_error("--cpu is '%s'; it must name two CPUs, as in --cpu 0,1", text);
@@ -159,7 +118,7 @@ uint32_t bench_payload_bytes(uint32_t whole_frame_bytes)
 int bench_parse(struct bench_options *options, int argc, char **argv)
 {
     enum { RECEIVE = 1, FORK, SIZES, WINDOWS, ROUNDS, SAMPLES, RUN, RING, CPU, SPIN, SLEEP, PATIENCE, JOIN,
-           NO_PERFTEST, SEED, JSON, CSV, SVG, HELP };
+           NO_PERFTEST, SEED, HELP };
     static const struct option known[] = {
         { "receive", no_argument, NULL, RECEIVE },        { "fork", no_argument, NULL, FORK },
         { "sizes", required_argument, NULL, SIZES },      { "windows", required_argument, NULL, WINDOWS },
@@ -168,8 +127,8 @@ int bench_parse(struct bench_options *options, int argc, char **argv)
         { "cpu", required_argument, NULL, CPU },          { "spin-us", required_argument, NULL, SPIN },
         { "sleep-us", required_argument, NULL, SLEEP },   { "patience", required_argument, NULL, PATIENCE },
         { "join-timeout", required_argument, NULL, JOIN }, { "no-perftest", no_argument, NULL, NO_PERFTEST },
-        { "seed", required_argument, NULL, SEED },        { "json", required_argument, NULL, JSON },
-        { "csv", required_argument, NULL, CSV },          { "svg", required_argument, NULL, SVG },
+        { "seed", required_argument, NULL, SEED },
+        ARGUMENT_FILES,
         { "help", no_argument, NULL, HELP },              { NULL, 0, NULL, 0 },
     };
     uint64_t number = 0;
@@ -189,26 +148,25 @@ int bench_parse(struct bench_options *options, int argc, char **argv)
             options->fork = true;
             break;
         case SIZES:
-            good = parse_list("sizes", optarg, 64, 65536, FRAME_ALIGN_BYTES, options->sizes, BENCH_SIZES_MAX,
-                              &options->size_count);
+            good = argument_list("sizes", optarg, 64, 65536, FRAME_ALIGN_BYTES, options->sizes, BENCH_SIZES_MAX,
+                                 &options->size_count);
             break;
         case WINDOWS:
-            good = parse_list("windows", optarg, 0, 1u << 20, 1, options->windows, BENCH_WINDOWS_MAX,
-                              &options->window_count);
+            good = argument_list("windows", optarg, 0, 1u << 20, 1, options->windows, BENCH_WINDOWS_MAX,
+                                 &options->window_count);
             break;
         case ROUNDS:
-            good = parse_number("rounds", optarg, 1, ROUNDS_MAX, &number);
-            options->rounds = (unsigned)number;
+            good = argument_unsigned("rounds", optarg, 1, ROUNDS_MAX, &options->rounds);
             break;
         case SAMPLES:
-            good = parse_number("samples", optarg, 10, 100000000, &options->samples);
+            good = argument_number("samples", optarg, 10, 100000000, &options->samples);
             break;
         case RUN:
-            good = parse_number("run-ms", optarg, 1, 60000, &number);
+            good = argument_number("run-ms", optarg, 1, 60000, &number);
             options->run_ns = number * NS_PER_MS;
             break;
         case RING:
-            good = parse_number("ring", optarg, 1, 1024, &number);
+            good = argument_number("ring", optarg, 1, 1024, &number);
             options->ring_bytes = number << 20;
             if (good && (number & (number - 1)) != 0) {
                 report_error("--ring is '%s'; it must be a power of two", optarg);
@@ -219,42 +177,34 @@ int bench_parse(struct bench_options *options, int argc, char **argv)
             good = parse_cpus(optarg, options->cpus);
             break;
         case SPIN:
-            good = parse_number("spin-us", optarg, 0, 1000000, &number);
+            good = argument_number("spin-us", optarg, 0, 1000000, &number);
             options->idle.spin_ns = number * NS_PER_US;
             break;
         case SLEEP:
-            good = parse_number("sleep-us", optarg, 0, 100000, &number);
+            good = argument_number("sleep-us", optarg, 0, 100000, &number);
             options->idle.sleep_ns = number * NS_PER_US;
             break;
         case PATIENCE:
-            good = parse_number("patience", optarg, 1, 600, &number);
+            good = argument_number("patience", optarg, 1, 600, &number);
             options->patience_ns = number * NS_PER_S;
             break;
         case JOIN:
-            good = parse_number("join-timeout", optarg, 1, 3600, &number);
+            good = argument_number("join-timeout", optarg, 1, 3600, &number);
             options->join_ns = number * NS_PER_S;
             break;
         case NO_PERFTEST:
             options->perftest = false;
             break;
         case SEED:
-            good = parse_number("seed", optarg, 0, UINT32_MAX, &options->seed);
-            break;
-        case JSON:
-            options->json_path = optarg;
-            break;
-        case CSV:
-            options->csv_path = optarg;
-            break;
-        case SVG:
-            options->svg_path = optarg;
+            good = argument_number("seed", optarg, 0, UINT32_MAX, &options->seed);
             break;
         case HELP:
         case 'h':
             print_help();
             return 1;
         default:
-            return -EINVAL; /* getopt has said it */
+            if (!argument_file(option, optarg, &options->files))
+                return -EINVAL; /* getopt has said it */
         }
     }
     if (good && optind < argc)

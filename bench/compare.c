@@ -1,4 +1,4 @@
-/* ftbench compare: what changed between two results of ftbench channel, beyond the noise of either. */
+/* ftbench compare: what changed between two results of one workload, beyond the noise of either. */
 #include <errno.h>
 #include <getopt.h>
 #include <math.h>
@@ -9,48 +9,24 @@
 #include <cjson/cJSON.h>
 
 #include "base/report.h"
-#include "bench/channel_result.h"
+#include "bench/arguments.h"
+#include "bench/result_file.h"
 #include "bench/statistics.h"
 #include "bench/workloads.h"
 
 #define EXIT_WORSE 1
 #define EXIT_USAGE 2
 #define EXIT_NOT_COMPARABLE 3
-#define FILE_BYTES_MAX (16u << 20)
 
 static void print_help(void)
 {
     printf("usage: ftbench compare [OPTION...] OLD.json NEW.json\n\n"
-           "Compares two results of `ftbench channel --json`. A metric has changed if the ranges of its rounds do not\n"
+           "Compares two results of one workload (--json). A metric has changed if the ranges of its rounds do not\n"
            "overlap and its medians differ by more than the tolerance; anything less is noise. If a yardstick has\n"
            "changed, the machine was another one, and only the ratios are judged. Percentiles above p99 never are.\n\n"
            "  --tolerance PERCENT  default 5\n"
            "  --all                show metrics that did not change, too\n\n"
            "exit status: 0 nothing is worse, 1 something is, 2 usage, 3 not comparable\n");
-}
-
-static cJSON *read_result(const char *path)
-{
-    FILE *file = fopen(path, "re");
-    char *text = malloc(FILE_BYTES_MAX);
-    size_t bytes = file != NULL && text != NULL ? fread(text, 1, FILE_BYTES_MAX, file) : 0;
-    cJSON *json = NULL, *format;
-
-    if (file == NULL || text == NULL)
-        report_error("cannot read %s: %s", path, strerror(errno));
-    else if (bytes == FILE_BYTES_MAX || (json = cJSON_ParseWithLength(text, bytes)) == NULL)
-        report_error("%s is no JSON file, or an incomplete one", path);
-    if (file != NULL)
-        fclose(file);
-    free(text);
-    format = cJSON_GetObjectItemCaseSensitive(json, "format");
-    if (json != NULL && (!cJSON_IsString(format) || strcmp(format->valuestring, RESULT_FORMAT) != 0)) {
-        report_error("%s is no result of `ftbench channel --json` that this ftbench can read (%s)", path,
-                     RESULT_FORMAT);
-        cJSON_Delete(json);
-        json = NULL;
-    }
-    return json;
 }
 
 /* Equal, or both missing. */
@@ -65,10 +41,16 @@ static bool same(const cJSON *old, const cJSON *new, const char *name)
 /* Says why not. */
 static bool are_comparable(const cJSON *old, const cJSON *new)
 {
-    static const char *const needed[] = { "frame_bytes", "windows", "ring_bytes" };
+    /* what the workloads' settings have, where a difference makes two figures of one name two things */
+    static const char *const needed[] = { "frame_bytes", "windows", "ring_bytes", "connections", "pipeline" };
     const cJSON *ours = cJSON_GetObjectItemCaseSensitive(old, "settings");
     const cJSON *theirs = cJSON_GetObjectItemCaseSensitive(new, "settings");
 
+    if (!same(old, new, "format")) {
+        report_error("not comparable: the one is of `%s`, the other of `%s`", result_file_text(old, "format"),
+                     result_file_text(new, "format"));
+        return false;
+    }
     if (!same(old, new, "link") || !same(old, new, "one_machine")) {
         report_error("not comparable: the links differ");
         return false;
@@ -83,35 +65,6 @@ static bool are_comparable(const cJSON *old, const cJSON *new)
     if (!same(ours, theirs, "spin_us") || !same(ours, theirs, "sleep_us"))
         report_warning("the ends waited in different ways (--spin-us, --sleep-us)");
     return true;
-}
-
-/* The values of a metric; false: it has none that can be used. */
-static bool values_of(const cJSON *metric, double values[ROUNDS_MAX], unsigned *count)
-{
-    const cJSON *array = cJSON_GetObjectItemCaseSensitive(metric, "values"), *value;
-
-    *count = 0;
-    cJSON_ArrayForEach(value, array)
-    {
-        if (!cJSON_IsNumber(value) || *count == ROUNDS_MAX)
-            return false;
-        values[(*count)++] = value->valuedouble;
-    }
-    return *count > 0;
-}
-
-static const cJSON *metric_named(const cJSON *result, const char *name)
-{
-    const cJSON *metric;
-
-    cJSON_ArrayForEach(metric, cJSON_GetObjectItemCaseSensitive(result, "metrics"))
-    {
-        const char *found = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(metric, "name"));
-
-        if (found != NULL && strcmp(found, name) == 0)
-            return metric;
-    }
-    return NULL;
 }
 
 struct comparison {
@@ -132,15 +85,15 @@ struct pair {
 static bool pair_read(const cJSON *old_result, const cJSON *new, double tolerance, struct pair *pair)
 {
     const char *better = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(new, "better"));
-    double before[ROUNDS_MAX], after[ROUNDS_MAX];
+    double before[VALUES_MAX], after[VALUES_MAX];
     unsigned before_count, after_count;
     const cJSON *old;
 
     pair->name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(new, "name"));
     pair->role = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(new, "role"));
-    old = pair->name != NULL ? metric_named(old_result, pair->name) : NULL;
+    old = pair->name != NULL ? result_file_metric(old_result, pair->name) : NULL;
     if (pair->role == NULL || better == NULL || strcmp(pair->role, metric_role_name(METRIC_FACT)) == 0 ||
-        !values_of(old, before, &before_count) || !values_of(new, after, &after_count))
+        !result_file_values(old, before, &before_count) || !result_file_values(new, after, &after_count))
         return false;
     pair->change = statistics_compare(before, before_count, after, after_count, strcmp(better, "lower") == 0,
                                       tolerance);
@@ -225,17 +178,13 @@ int compare_main(int argc, char **argv)
     struct comparison comparison = { .tolerance = 0.05 };
     double percent;
     cJSON *old, *new;
-    char *end;
     int option, status;
 
     while ((option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
         switch (option) {
         case TOLERANCE:
-            percent = strtod(optarg, &end);
-            if (end == optarg || *end != '\0' || !(percent >= 0 && percent <= 1000)) {
-                report_error("--tolerance is '%s'; it must be a number of percent from 0 to 1000", optarg);
+            if (!argument_real("tolerance", optarg, 0, 1000, "percent", &percent))
                 return EXIT_USAGE;
-            }
             comparison.tolerance = percent / 100;
             break;
         case ALL:
@@ -253,8 +202,8 @@ int compare_main(int argc, char **argv)
         report_error("compare takes two files, OLD.json and NEW.json; `ftbench compare --help` tells more");
         return EXIT_USAGE;
     }
-    old = read_result(argv[optind]);
-    new = read_result(argv[optind + 1]);
+    old = result_file_read(argv[optind]);
+    new = result_file_read(argv[optind + 1]);
     status = old != NULL && new != NULL ? compare(old, new, &comparison) : EXIT_NOT_COMPARABLE;
     cJSON_Delete(old);
     cJSON_Delete(new);

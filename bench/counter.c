@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/report.h"
+#include "bench/arguments.h"
 #include "bench/counter_client.h"
 
 #define EXIT_CONTRADICTION 1
@@ -69,34 +70,6 @@ static void print_help(void)
            "exit status: 0 nothing lost or duplicated, 1 something was, 2 usage, 3 service unreachable\n");
 }
 
-static bool parse_unsigned(const char *name, const char *text, unsigned min, unsigned max, unsigned *out)
-{
-    char *end;
-    unsigned long value;
-
-    errno = 0;
-    value = strtoul(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || value < min || value > max) {
-        report_error("--%s is '%s'; it must be a whole number from %u to %u", name, text, min, max);
-        return false;
-    }
-    *out = (unsigned)value;
-    return true;
-}
-
-static bool parse_seconds(const char *name, const char *text, uint64_t *out_ns)
-{
-    char *end;
-    double seconds = strtod(text, &end);
-
-    if (end == text || *end != '\0' || !(seconds >= 0.1 && seconds <= 86400)) {
-        report_error("--%s is '%s'; it must be a number of seconds from 0.1 to 86400", name, text);
-        return false;
-    }
-    *out_ns = (uint64_t)(seconds * (double)NS_PER_S);
-    return true;
-}
-
 /* 0: go on; 1: help was given; -EINVAL. */
 static int parse_options(struct counter_options *options, int argc, char **argv)
 {
@@ -121,22 +94,22 @@ static int parse_options(struct counter_options *options, int argc, char **argv)
             options->host = optarg;
             break;
         case PORT:
-            good = parse_unsigned("port", optarg, 1, 65535, &options->port);
+            good = argument_unsigned("port", optarg, 1, 65535, &options->port);
             break;
         case CONNECTIONS:
-            good = parse_unsigned("connections", optarg, 1, COUNTER_CONNECTIONS_MAX, &options->connections);
+            good = argument_unsigned("connections", optarg, 1, COUNTER_CONNECTIONS_MAX, &options->connections);
             break;
         case PIPELINE:
-            good = parse_unsigned("pipeline", optarg, 1, COUNTER_PIPELINE_MAX, &options->pipeline);
+            good = argument_unsigned("pipeline", optarg, 1, COUNTER_PIPELINE_MAX, &options->pipeline);
             break;
         case SECONDS:
-            good = parse_seconds("seconds", optarg, &options->run_ns);
+            good = argument_seconds("seconds", optarg, &options->run_ns);
             break;
         case KEY:
             options->key = optarg;
             break;
         case PATIENCE:
-            good = parse_seconds("patience", optarg, &options->patience_ns);
+            good = argument_seconds("patience", optarg, &options->patience_ns);
             break;
         case MARK:
             options->mark_path = optarg;
@@ -155,10 +128,7 @@ static int parse_options(struct counter_options *options, int argc, char **argv)
             return -EINVAL; /* getopt has said it */
         }
     }
-    if (good && optind < argc) {
-        report_error("'%s' is no option; `ftbench counter --help` lists them", argv[optind]);
-        good = false;
-    }
+    good = good && argument_none_left(argc, argv, "counter");
     if (good && options->host == NULL) {
         report_error("--host is missing: which redis server?");
         good = false;
@@ -170,43 +140,7 @@ static int parse_options(struct counter_options *options, int argc, char **argv)
     return good ? 0 : -EINVAL;
 }
 
-/* ---- reading the value over a connection of its own ---- */
-
-/* 0, -EPROTO (not a number: said), or -EHOSTUNREACH with the reason in `why`. */
-static int read_value_once(const struct counter_options *options, int64_t *value, char *why, size_t size)
-{
-    struct timeval timeout = { .tv_sec = 3 };
-    redisContext *context = redisConnectWithTimeout(options->host, (int)options->port, timeout);
-    redisReply *reply = NULL;
-    int error = -EHOSTUNREACH;
-
-    if (context != NULL && context->err == 0) {
-        redisSetTimeout(context, timeout);
-        reply = redisCommand(context, "GET %s", options->key);
-    }
-    if (reply == NULL) {
-        snprintf(why, size, "%s", context == NULL ? "no memory" : context->errstr);
-    } else if (reply->type == REDIS_REPLY_NIL) {
-        *value = 0;
-        error = 0;
-    } else if (reply->type == REDIS_REPLY_STRING) {
-        char *end;
-
-        errno = 0;
-        *value = strtoll(reply->str, &end, 10);
-        error = end != reply->str && *end == '\0' && errno == 0 ? 0 : -EPROTO;
-        snprintf(why, size, "the key holds '%.40s', which is no number", reply->str);
-    } else {
-        snprintf(why, size, "%s", reply->type == REDIS_REPLY_ERROR ? reply->str : "not redis' answer to GET");
-        if (strncmp(why, "LOADING", 7) != 0)
-            error = -EPROTO;
-    }
-    if (reply != NULL)
-        freeReplyObject(reply);
-    if (context != NULL)
-        redisFree(context);
-    return error;
-}
+/* ---- reading the value ---- */
 
 /* Tries until the patience ends, or we are told to stop. Reports a failure. */
 static int read_value(const struct counter_options *options, const char *when, int64_t *value)
@@ -217,7 +151,7 @@ static int read_value(const struct counter_options *options, const char *when, i
     int error;
 
     for (;;) {
-        error = read_value_once(options, value, why, sizeof(why));
+        error = counter_read_value(options, value, why, sizeof(why));
         if (error != -EHOSTUNREACH || clock_now_ns() >= deadline_ns || (stop_wanted != 0 && !stopped_before))
             break;
         clock_sleep_ns(200 * NS_PER_MS);
@@ -312,19 +246,6 @@ static void run_clients(struct counter_run *run, struct client *clients)
         client_finish(&clients[i], clock_now_ns());
 }
 
-static int resolve(const struct counter_options *options, struct addrinfo **out)
-{
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
-    char port[8];
-    int error;
-
-    snprintf(port, sizeof(port), "%u", options->port);
-    error = getaddrinfo(options->host, port, &hints, out);
-    if (error != 0)
-        report_error("the host '%s' is unknown: %s", options->host, gai_strerror(error));
-    return error == 0 ? 0 : -EHOSTUNREACH;
-}
-
 static int count(const struct counter_options *options, const struct addrinfo *address, int64_t start)
 {
     struct counter_run run = { .options = options };
@@ -380,7 +301,7 @@ int counter_main(int argc, char **argv)
     if (parsed != 0)
         return parsed > 0 ? 0 : EXIT_USAGE;
     install_signals();
-    if (resolve(&options, &address) == 0 && read_value(&options, "at the start", &start) == 0)
+    if (counter_resolve(&options, &address) == 0 && read_value(&options, "at the start", &start) == 0)
         status = count(&options, address, start);
     if (address != NULL)
         freeaddrinfo(address);

@@ -41,6 +41,15 @@ struct counter_run {
 /* The workload. Returns the exit status: 0, 1 (lost, duplicated, ...), 2 (usage), 3 (unreachable). */
 int counter_main(int argc, char **argv);
 
+/* ---- counter_value.c ---- */
+
+struct addrinfo;
+
+/* The counter's value, 0 if there is none yet. 0, -EPROTO (it is no number) or -EHOSTUNREACH, the reason in `why`. */
+int counter_read_value(const struct counter_options *options, int64_t *value, char *why, size_t size);
+/* Looks the host up; freeaddrinfo(3) is the caller's. 0, or -EHOSTUNREACH, said. */
+int counter_resolve(const struct counter_options *options, struct addrinfo **out);
+
 /* ---- counter_result.c ---- */
 
 /* Prints the table; and the JSON object where options->json. `verdict` is NULL if the final read failed. */

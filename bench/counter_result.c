@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/report.h"
 #include "bench/counter.h"
+#include "bench/result.h"
 
 static const double percentiles[] = { 50, 99, 99.9 };
 static const char *const percentile_names[] = { "p50", "p99", "p99.9" };
@@ -72,13 +73,31 @@ static void print_table(const struct counter_run *run, const struct verdict *ver
     fflush(stdout);
 }
 
+/* What all workloads' results have. */
+static cJSON *build_frame(const struct counter_run *run)
+{
+    struct bench_result *result = calloc(1, sizeof(*result));
+    cJSON *object;
+
+    if (result == NULL)
+        return NULL;
+    result_begin(result, "counter");
+    result->seconds = seconds_between(run->begin_ns, run->end_ns);
+    if (run->latency_ns.samples > 0)
+        result_add_latency(result, "increment", METRIC_OURS, &run->latency_ns);
+    result_add(result, "increments_per_s.acknowledged", METRIC_OURS, false, throughput(run));
+    result_add(result, "longest_gap_ms", METRIC_OURS, true, to_ms(run->gap.end_ns - run->gap.begin_ns));
+    object = result_json(result);
+    free(result);
+    return object;
+}
+
 static cJSON *build_json(const struct counter_run *run, const struct verdict *verdict)
 {
     const struct ledger *ledger = &run->ledger;
     const struct counter_gap *gap = &run->gap;
-    cJSON *object = cJSON_CreateObject(), *latency, *seconds;
+    cJSON *object = build_frame(run), *latency, *seconds;
 
-    cJSON_AddStringToObject(object, "workload", "counter");
     cJSON_AddStringToObject(object, "host", run->options->host);
     cJSON_AddNumberToObject(object, "port", run->options->port);
     cJSON_AddStringToObject(object, "key", run->options->key);

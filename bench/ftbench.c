@@ -1,4 +1,4 @@
-/* ftbench: measures a service while its host dies, and the logging channel. One subcommand a workload. */
+/* ftbench: measures a service while its host dies, what protection costs, the channel. One subcommand a workload. */
 #include <stdio.h>
 #include <string.h>
 
@@ -14,7 +14,12 @@ static const struct workload {
 } workloads[] = {
     { "counter", "pipelined INCRs on one redis key: is any acknowledged increment lost?", counter_main },
     { "channel", "the logging channel: latency and throughput, held against bare loops in the same run", channel_main },
-    { "compare", "two results of channel: what changed beyond the noise?", compare_main },
+    { "guest", "requests to a protected guest, held against the same guest unprotected; their steps", guest_main },
+    { "overhead", "programs in a protected guest, held against the same guest unprotected", overhead_main },
+    { "failover", "a script's failovers, one after the other: how long each step takes", failover_main },
+    { "sim", "what measured steps predict for other hardware: a model", sim_main },
+    { "compare", "two results of one workload: what changed beyond the noise?", compare_main },
+    { "report", "a page of results for people, HTML or Markdown", report_main },
 };
 
 static void print_help(FILE *out)

@@ -16,21 +16,36 @@ static int by_size(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
-struct summary statistics_summarize(const double *values, unsigned count)
+static void sort(const double *values, unsigned count, double sorted[VALUES_MAX])
 {
-    double sorted[VALUES_MAX];
-
     if (count == 0 || count > VALUES_MAX)
         report_bug("statistics of %u values", count);
     memcpy(sorted, values, count * sizeof(*values));
     qsort(sorted, count, sizeof(*sorted), by_size);
+}
+
+double statistics_quantile(const double *values, unsigned count, double quantile)
+{
+    double sorted[VALUES_MAX];
+    unsigned rank;
+
+    sort(values, count, sorted);
+    rank = (unsigned)ceil(quantile * count);
+    return sorted[rank > 0 ? rank - 1 : 0];
+}
+
+struct summary statistics_summarize(const double *values, unsigned count)
+{
+    double sorted[VALUES_MAX];
+
+    sort(values, count, sorted);
     return (struct summary){ .median = (sorted[(count - 1) / 2] + sorted[count / 2]) / 2, .min = sorted[0],
                              .max = sorted[count - 1] };
 }
 
 double statistics_spread(const struct summary *summary)
 {
-    return summary->median != 0 ? (summary->max - summary->min) / summary->median : 0;
+    return summary->median != 0 ? (summary->max - summary->min) / fabs(summary->median) : 0;
 }
 
 enum change statistics_compare(const double *before, unsigned before_count, const double *after, unsigned after_count,

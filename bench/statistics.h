@@ -11,7 +11,10 @@ struct summary {
 /* `count` >= 1. The median of an even count is the mean of the two in the middle. */
 struct summary statistics_summarize(const double *values, unsigned count);
 
-/* (max - min) / median, the noise in one number; 0 when the median is. */
+/* The smallest of the values that at least a share of `quantile` (0 to 1) of them do not exceed. `count` >= 1. */
+double statistics_quantile(const double *values, unsigned count, double quantile);
+
+/* (max - min) / |median|, the noise in one number; 0 when the median is. */
 double statistics_spread(const struct summary *summary);
 
 enum change {

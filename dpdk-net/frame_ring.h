@@ -20,7 +20,7 @@
 struct frame_slot {
     uint64_t number;    /* hold queue: the frame's number */
     uint64_t lsn;       /* hold queue: goes out when this is acked */
-    uint64_t queued_ns; /* hold queue: when it was put here */
+    uint64_t queued_ns; /* when it was put here */
     uint32_t bytes;
     uint8_t data[NET_FRAME_MAX_BYTES];
 };

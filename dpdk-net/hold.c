@@ -62,12 +62,12 @@ const struct frame_slot *hold_releasable(struct hold *hold, uint64_t offset, uin
     return slot != NULL && slot->lsn <= acked_lsn ? slot : NULL;
 }
 
-void hold_measure(struct hold *hold, uint64_t count, uint64_t now_ns)
+void hold_measure(struct hold *hold, uint64_t count, uint64_t now_ns, struct histogram *waited_ns)
 {
     for (uint64_t i = 0; i < count; i++) {
         const struct frame_slot *slot = frame_ring_at(&hold->ring, i);
 
-        histogram_record(&hold->held_ns, now_ns > slot->queued_ns ? now_ns - slot->queued_ns : 0);
+        histogram_record(waited_ns, now_ns > slot->queued_ns ? now_ns - slot->queued_ns : 0);
     }
 }
 

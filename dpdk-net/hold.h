@@ -16,7 +16,6 @@ struct hold {
     _Atomic uint64_t refused_full;             /* machine thread */
     alignas(128) _Atomic uint64_t gone_number; /* I/O thread: all frames numbered below have left */
     uint64_t forget_below;                     /* I/O thread: the peer has sent all frames numbered below */
-    struct histogram held_ns;                  /* I/O thread */
 };
 
 int hold_init(struct hold *hold, uint32_t capacity);
@@ -28,8 +27,8 @@ int hold_put(struct hold *hold, const void *frame, size_t bytes, uint64_t lsn, u
 
 /* I/O thread. The frame `offset` places behind the oldest if it may leave, else NULL. */
 const struct frame_slot *hold_releasable(struct hold *hold, uint64_t offset, uint64_t acked_lsn);
-/* I/O thread. The `count` oldest frames, waiting for their ack until now, go: into held_ns. Before hold_release. */
-void hold_measure(struct hold *hold, uint64_t count, uint64_t now_ns);
+/* I/O thread. Records how long the `count` oldest frames, which go now, have waited. Before hold_release. */
+void hold_measure(struct hold *hold, uint64_t count, uint64_t now_ns, struct histogram *waited_ns);
 /* I/O thread. The `count` oldest frames have left for the wire. */
 void hold_release(struct hold *hold, uint64_t count);
 /* I/O thread. The peer has sent all frames numbered < sent_count; those held later are included. `seen`

@@ -27,6 +27,7 @@ struct net {
     struct announce announce;  /* I/O thread */
     uint64_t blocked_since_ns; /* I/O thread: since when the port has taken no frame; 0: it does */
     _Atomic uint64_t transmitted, transmitted_bytes, dropped_transmit; /* I/O thread */
+    struct histogram hold_ns, pass_ns, send_ns; /* I/O thread; net.h tells what each is */
 };
 
 static int check_capacity(const char *name, uint32_t *frames, uint32_t fallback)
@@ -89,9 +90,9 @@ void net_close(struct net *net)
 
 /* ---- machine thread ---- */
 
-int net_hold(struct net *net, const void *frame, size_t bytes, uint64_t lsn)
+int net_hold(struct net *net, const void *frame, size_t bytes, uint64_t lsn, uint64_t now_ns)
 {
-    return hold_put(&net->hold, frame, bytes, lsn, clock_now_ns());
+    return hold_put(&net->hold, frame, bytes, lsn, now_ns);
 }
 
 uint64_t net_held_count(const struct net *net)
@@ -114,6 +115,15 @@ void net_receive_pop(struct net *net)
     if (frame_ring_at(&net->receive.ring, 0) == NULL)
         report_bug("a frame was taken from an empty receive queue");
     frame_ring_release(&net->receive.ring, 1);
+}
+
+uint64_t net_receive_since_ns(struct net *net)
+{
+    const struct frame_slot *slot = frame_ring_at(&net->receive.ring, 0);
+
+    if (slot == NULL)
+        report_bug("an empty receive queue was asked how old its first frame is");
+    return slot->queued_ns;
 }
 
 /* ---- I/O thread ---- */
@@ -147,23 +157,26 @@ static unsigned send_released(struct net *net, uint64_t acked_lsn)
 {
     struct port_frame frames[PORT_BURST];
     const struct frame_slot *slot;
+    uint64_t bytes = 0, release_ns, sent_ns;
     unsigned ready = 0, sent;
-    uint64_t bytes = 0;
 
     while (ready < PORT_BURST && (slot = hold_releasable(&net->hold, ready, acked_lsn)) != NULL)
         frames[ready++] = (struct port_frame){ .data = slot->data, .bytes = slot->bytes };
     if (ready == 0)
         return 0;
+    release_ns = clock_now_ns();
     sent = port_send(&net->port, frames, ready);
+    sent_ns = clock_now_ns();
     if (sent == 0)
-        return drop_blocked(net, ready, clock_now_ns());
+        return drop_blocked(net, ready, sent_ns);
     net->blocked_since_ns = 0;
     for (unsigned i = 0; i < sent; i++) {
         announce_learn(&net->announce, frames[i].data, frames[i].bytes);
         bytes += frames[i].bytes;
+        histogram_record(&net->send_ns, sent_ns - release_ns);
     }
-    if (acked_lsn != UINT64_MAX) /* unprotected, no frame waits for anything */
-        hold_measure(&net->hold, sent, clock_now_ns());
+    /* unprotected, no frame waits for anything but this thread's look */
+    hold_measure(&net->hold, sent, release_ns, acked_lsn != UINT64_MAX ? &net->hold_ns : &net->pass_ns);
     hold_release(&net->hold, sent);
     counter_add(&net->transmitted, sent);
     counter_add(&net->transmitted_bytes, bytes);
@@ -236,5 +249,15 @@ void net_get_statistics(const struct net *net, struct net_statistics *out)
 
 const struct histogram *net_hold_histogram(const struct net *net)
 {
-    return &net->hold.held_ns;
+    return &net->hold_ns;
+}
+
+const struct histogram *net_pass_histogram(const struct net *net)
+{
+    return &net->pass_ns;
+}
+
+const struct histogram *net_send_histogram(const struct net *net)
+{
+    return &net->send_ns;
 }

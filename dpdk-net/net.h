@@ -37,13 +37,15 @@ void net_close(struct net *net); /* accepts NULL */
 
 /* Copies a frame (14 .. NET_FRAME_MAX_BYTES) into the hold queue. -ENOBUFS: the queue is full (counted);
  * -EMSGSIZE. Frames are numbered from 0 in the order of these calls; a refused one takes a number too, so
- * that two hosts which see the same frames number them alike. */
-int net_hold(struct net *net, const void *frame, size_t bytes, uint64_t lsn);
+ * that two hosts which see the same frames number them alike. `now_ns` is clock_now_ns(): waiting counts from it. */
+int net_hold(struct net *net, const void *frame, size_t bytes, uint64_t lsn, uint64_t now_ns);
 /* Frames held so far (the number of the next one). */
 uint64_t net_held_count(const struct net *net);
 /* The oldest frame that waits for the guest, or NULL; it stays until popped. */
 const void *net_receive_peek(struct net *net, size_t *bytes);
 void net_receive_pop(struct net *net);
+/* clock_now_ns() when the frame that net_receive_peek returns came. There must be one. */
+uint64_t net_receive_since_ns(struct net *net);
 
 /* ---- I/O thread ---- */
 
@@ -75,7 +77,13 @@ struct net_statistics {
     uint64_t received_for_others;        /* addressed to another station, and not kept */
 };
 void net_get_statistics(const struct net *net, struct net_statistics *out);
-/* Output hold: ns from net_hold to the frame's release, of frames that waited for an ack. Written by the I/O thread. */
+/*
+ * What each frame of the guest went through, in ns; written by the I/O thread.
+ * hold: from net_hold to its release, for frames that waited for an ack; pass: the same, for those that nobody had to
+ * acknowledge; send: how long the port took for the burst that it left in.
+ */
 const struct histogram *net_hold_histogram(const struct net *net);
+const struct histogram *net_pass_histogram(const struct net *net);
+const struct histogram *net_send_histogram(const struct net *net);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/clock.h"
 #include "dpdk-net/checksum.h"
 #include "dpdk-net/counter.h"
 
@@ -51,6 +52,7 @@ bool receive_put(struct receive *receive, const struct receive_frame *frame)
         return false;
     }
     slot->bytes = (uint32_t)bytes;
+    slot->queued_ns = clock_now_ns();
     if (frame->tagged) {
         const uint8_t tag[TAG_BYTES] = { 0x81, 0x00, (uint8_t)(frame->vlan >> 8), (uint8_t)frame->vlan };
 

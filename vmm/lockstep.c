@@ -83,12 +83,14 @@ bool lockstep_is_protected(const struct lockstep *ls)
 void lockstep_frame_out(void *ctx, const uint8_t *frame, size_t bytes)
 {
     struct lockstep *ls = ctx;
-    uint64_t lsn = lockstep_hold_output(ls);
+    uint64_t lsn = lockstep_hold_output(ls), now_ns = clock_now_ns();
 
+    if (ls->output_ns == 0)
+        ls->output_ns = now_ns;
     ls->frames_built++;
     ls->output_digest = XXH3_64bits_withSeed(frame, bytes, ls->output_digest);
     if (ls->net != NULL)
-        (void)net_hold(ls->net, frame, bytes, lsn); /* full: a lost frame, counted there */
+        (void)net_hold(ls->net, frame, bytes, lsn, now_ns); /* full: a lost frame, counted there */
 }
 
 void lockstep_console_out(void *ctx, uint8_t byte)
@@ -196,6 +198,7 @@ static void arrive(struct lockstep *ls)
     ls->position_closed = false;
     ls->output_pending = false;
     lockstep_chain_registers(ls);
+    ls->output_ns = 0;
     if (is_backup(ls))
         backup_arrive(ls);
     if (!is_backup(ls) && !ls->failure) /* also when the backup has just gone live here */

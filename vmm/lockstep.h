@@ -59,6 +59,14 @@ struct lockstep_options {
     uint64_t segment_ns;         /* virtual time between digests of all RAM */
 };
 
+/* The way of a request through the live machine, in ns; machine thread. What comes after it is the port's (net.h). */
+struct request_steps {
+    struct histogram input_wait_ns; /* a frame: from its arrival here until the guest is given it */
+    struct histogram guest_ns;      /* from there to the exit by which it sends again, exits between included */
+    struct histogram exit_ns;       /* from that exit to its first frame held */
+    struct histogram append_ns;     /* from there to the OUTPUT record committed, its write posted; primary only */
+};
+
 struct lockstep {
     struct lockstep_options options;
     struct machine machine;
@@ -81,6 +89,8 @@ struct lockstep {
     uint64_t register_chain;   /* over positions: XXH3-64 of struct kvm_regs on arrival, seeded with the one before */
     uint64_t output_lsn;       /* of the OUTPUT record that this position's frames and shared writes wait for */
     bool output_pending;       /* something was held at this position */
+    uint64_t output_ns;        /* when the position's first frame was held; 0: none was */
+    uint64_t taken_ns;         /* when the guest was last given a frame; 0: it has sent one since */
     bool position_closed;      /* backup: the log says that this position takes no further input */
     uint64_t logged_position;  /* of the last record */
     uint64_t logged_ns;        /* when */
@@ -91,6 +101,7 @@ struct lockstep {
     bool stands_at_position;   /* a transfer has brought the machine to its position; it has not arrived there yet */
     uint64_t forgotten_ns;     /* when that was */
     struct staged_sync *staged; /* backup: pages of a forced sync that is not complete yet */
+    struct request_steps steps; /* status reads it */
     struct pace_rest rest;     /* primary: what the guest has run and not yet rested for */
     struct idle idle;
     int failure;               /* -errno that ends the machine thread */

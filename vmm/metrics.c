@@ -32,6 +32,9 @@ static const struct metric metrics[] = {
     { "pace.ring_full_ms", "ring_full_seconds_total", "counter", 1e-3, "How long the guest waited for room." },
     { "channel.records", "log_records_total", "counter", 1, "Records logged (primary) or received (backup)." },
     { "channel.record_bytes", "log_bytes_total", "counter", 1, "Their bytes in the ring." },
+    { "lockstep.time_records", "time_records_total", "counter", 1, "Records of host time." },
+    { "lockstep.frame_records", "frame_records_total", "counter", 1, "Records of frames that came." },
+    { "lockstep.output_records", "output_records_total", "counter", 1, "Records that frames waited for." },
     { "channel.writes", "log_writes_total", "counter", 1, "Link operations that carried records." },
     { "channel.torn", "log_torn_total", "counter", 1, "Looks at a record that was still arriving." },
     { "channel.resumes", "log_resumes_total", "counter", 1, "Broken connections that were joined again." },
@@ -64,6 +67,15 @@ static const struct {
       "From a record's commit until the backup's host has it; one record at a time is timed." },
     { "net.output_hold", "output_hold_seconds",
       "How long frames waited for the backup's acknowledgment." },
+    { "net.output_pass", "output_pass_seconds",
+      "How long frames that need no acknowledgment waited for the thread that sends them." },
+    { "net.output_send", "output_send_seconds", "How long the port took to send them." },
+    { "request_steps.input_wait", "input_wait_seconds", "From a frame's arrival until the guest was given it." },
+    { "request_steps.guest", "request_guest_seconds",
+      "From there to the exit by which the guest sent again, exits between included." },
+    { "request_steps.exit", "request_exit_seconds", "From that exit to its first frame held." },
+    { "request_steps.append", "request_append_seconds",
+      "From there to the record committed that the frame waits for, its write posted." },
 };
 
 static const struct {
@@ -174,6 +186,7 @@ size_t metrics_format(const cJSON *status, char *bytes, size_t room)
         for (size_t q = 0; q < sizeof(quantiles) / sizeof(quantiles[0]); q++)
             put(&text, "ftvmm_%s{quantile=\"%s\"} %.15g\n", latencies[i].name, quantiles[q].quantile,
                 number_of(find(object, quantiles[q].member)) * 1e-6);
+        put(&text, "ftvmm_%s_sum %.15g\n", latencies[i].name, number_of(find(object, "sum_us")) * 1e-6);
         put(&text, "ftvmm_%s_count %.15g\n", latencies[i].name, number_of(find(object, "samples")));
     }
     return text.used < text.room ? text.used : 0;

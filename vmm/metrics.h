@@ -6,7 +6,7 @@
 
 struct cJSON;
 
-#define METRICS_TEXT_MAX_BYTES 16384u
+#define METRICS_TEXT_MAX_BYTES 24576u
 
 /* Writes all metrics that `status` (status.h) has into text[room]. The length; 0: no room. */
 size_t metrics_format(const struct cJSON *status, char *text, size_t room);

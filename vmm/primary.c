@@ -26,6 +26,12 @@ static uint64_t virtual_now_ns(const struct lockstep *ls)
     return clock_now_ns() + (uint64_t)ls->clock_offset_ns;
 }
 
+/* 0 where the later moment was read first. */
+static uint64_t elapsed_ns(uint64_t from_ns, uint64_t to_ns)
+{
+    return to_ns > from_ns ? to_ns - from_ns : 0;
+}
+
 uint64_t primary_still_here(struct lockstep *ls)
 {
     uint64_t now_ns = clock_now_ns();
@@ -171,6 +177,8 @@ bool primary_take_inputs(struct lockstep *ls)
         any = true;
     }
     while (ls->net != NULL && machine_can_take_frame(machine) && (frame = net_receive_peek(ls->net, &bytes))) {
+        ls->taken_ns = now_ns - (uint64_t)ls->clock_offset_ns;
+        histogram_record(&ls->steps.input_wait_ns, elapsed_ns(net_receive_since_ns(ls->net), ls->taken_ns));
         primary_input(ls, EVENT_FRAME, frame, bytes);
         net_receive_pop(ls->net);
         any = true;
@@ -292,10 +300,23 @@ void primary_arrive(struct lockstep *ls)
         log_progress(ls);
 }
 
+/* The guest has sent at this exit: how long it took for that, and we for the exit. */
+static void measure_output(struct lockstep *ls)
+{
+    uint64_t arrived_ns = COUNT_GET(ls->arrived_ns);
+
+    if (ls->taken_ns != 0)
+        histogram_record(&ls->steps.guest_ns, elapsed_ns(ls->taken_ns, arrived_ns));
+    ls->taken_ns = 0;
+    histogram_record(&ls->steps.exit_ns, elapsed_ns(arrived_ns, ls->output_ns));
+}
+
 void primary_emulated(struct lockstep *ls)
 {
     struct event_output *output;
 
+    if (ls->output_ns != 0)
+        measure_output(ls);
     if (!ls->output_pending || lockstep_role_now(ls) != ROLE_PRIMARY)
         return;
     output = primary_log_begin(ls, EVENT_OUTPUT, ls->machine.position, sizeof(*output));
@@ -307,6 +328,8 @@ void primary_emulated(struct lockstep *ls)
     if (building.in_ring && building.record.lsn != ls->output_lsn)
         report_bug("output waits for LSN %llu but its marker has %llu", (unsigned long long)ls->output_lsn,
                    (unsigned long long)building.record.lsn);
+    if (ls->output_ns != 0)
+        histogram_record(&ls->steps.append_ns, elapsed_ns(ls->output_ns, ls->logged_ns));
     COUNT_ADD(ls->output_records, 1);
 }
 

@@ -75,14 +75,22 @@ void status_add_handover(cJSON *root, struct lockstep *ls)
 
 static void add_percentiles(cJSON *object, const char *name, const struct histogram *histogram)
 {
+    const struct {
+        const char *name;
+        uint64_t ns;
+    } figures[] = {
+        { "sum_us", histogram->sum },
+        { "p50_us", histogram_percentile(histogram, 50) },
+        { "p90_us", histogram_percentile(histogram, 90) },
+        { "p99_us", histogram_percentile(histogram, 99) },
+        { "p999_us", histogram_percentile(histogram, 99.9) },
+        { "max_us", histogram->max },
+    };
     cJSON *into = cJSON_AddObjectToObject(object, name);
 
     add(into, "samples", histogram->samples);
-    add(into, "p50_us", histogram_percentile(histogram, 50) / NS_PER_US);
-    add(into, "p90_us", histogram_percentile(histogram, 90) / NS_PER_US);
-    add(into, "p99_us", histogram_percentile(histogram, 99) / NS_PER_US);
-    add(into, "p999_us", histogram_percentile(histogram, 99.9) / NS_PER_US);
-    add(into, "max_us", histogram->max / NS_PER_US);
+    for (size_t i = 0; i < sizeof(figures) / sizeof(figures[0]); i++)
+        cJSON_AddNumberToObject(into, figures[i].name, (double)figures[i].ns / (double)NS_PER_US);
 }
 
 static void add_exits(cJSON *root, const struct machine *machine)
@@ -154,6 +162,21 @@ static void add_net(cJSON *root, const struct lockstep *ls)
     add(net, "dropped_hold_full", statistics.dropped_hold_full);
     add(net, "dropped_transmit", statistics.dropped_transmit);
     add_percentiles(net, "output_hold", net_hold_histogram(ls->net));
+    add_percentiles(net, "output_pass", net_pass_histogram(ls->net));
+    add_percentiles(net, "output_send", net_send_histogram(ls->net));
+}
+
+static void add_request_steps(cJSON *root, const struct lockstep *ls)
+{
+    cJSON *steps;
+
+    if (ls->net == NULL)
+        return;
+    steps = cJSON_AddObjectToObject(root, "request_steps");
+    add_percentiles(steps, "input_wait", &ls->steps.input_wait_ns);
+    add_percentiles(steps, "guest", &ls->steps.guest_ns);
+    add_percentiles(steps, "exit", &ls->steps.exit_ns);
+    add_percentiles(steps, "append", &ls->steps.append_ns);
 }
 
 static void add_disk(cJSON *root, const struct lockstep *ls)
@@ -286,6 +309,7 @@ cJSON *status_build(const char *vm, struct lockstep *ls)
     add_pace(root, ls);
     pthread_mutex_unlock(&ls->channel_lock);
     add_net(root, ls);
+    add_request_steps(root, ls);
     add_disk(root, ls);
     add_arbiter(root, ls);
     add_protection(root, ls);

@@ -25,7 +25,7 @@ shared_dir() { # where the hosts' /shared is outside
     echo "$dir"
 }
 
-guest_images() { # [--workloads]: --kernel and --initrd as hosts see them
+guest_images() { # [OPTION of scripts/guest-image]: --kernel and --initrd as hosts see them
     local images
     images=$("$top/scripts/guest-image" "$@") || fail "no guest image"
     images=/cache/$(basename "$images")

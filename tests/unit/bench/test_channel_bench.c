@@ -136,7 +136,7 @@ static void check_run(const char *address)
                          path_of("run.csv"), "--svg", path_of("run.svg")), 0);
     result = cJSON_Parse(read_text(path_of("run.json")));
     assert_non_null(result);
-    assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(result, "format")), "ftbench channel 1");
+    assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(result, "format")), "ftbench channel 2");
     for (size_t i = 0; i < sizeof(positive) / sizeof(positive[0]); i++) {
         const cJSON *metric = metric_named(result, positive[i]);
 
@@ -158,7 +158,7 @@ static void check_run(const char *address)
     assert_true(number(cJSON_GetObjectItemCaseSensitive(result, "noise"), "looked_ms") >= 40);
     assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(result, "goals")), 2);
     cJSON_Delete(result);
-    assert_non_null(strstr(read_text(path_of("run.csv")), "records_per_s.256B.w8,channel,higher,2,"));
+    assert_non_null(strstr(read_text(path_of("run.csv")), "records_per_s.256B.w8,ours,higher,2,"));
     assert_non_null(strstr(read_text(path_of("run.svg")), "</svg>"));
     assert_true(said("commit_to_seen"));
 }
@@ -364,15 +364,15 @@ static const char *write_result(const char *name, const char *link, double ack_n
         const char *name, *role, *better;
         double value;
     } metrics[] = {
-        { "commit_to_ack_ns.p50", "channel", "lower", ack_ns },
-        { "commit_to_ack_ns.p99.9", "channel", "lower", ack_ns * rate },
-        { "commit_to_ack_ns.max", "channel", "lower", ack_ns * rate },
-        { "records_per_s.64B.ring_full", "channel", "higher", rate },
+        { "commit_to_ack_ns.p50", "ours", "lower", ack_ns },
+        { "commit_to_ack_ns.p99.9", "ours", "lower", ack_ns * rate },
+        { "commit_to_ack_ns.max", "ours", "lower", ack_ns * rate },
+        { "records_per_s.64B.ring_full", "ours", "higher", rate },
         { "rte_ring_per_s.64B.burst1", "yardstick", "higher", yardstick },
         { "channel_to_rte_ring.64B", "ratio", "higher", rate / yardstick },
     };
 
-    fprintf(file, "{\"format\": \"ftbench channel 1\", \"link\": \"%s\", \"one_machine\": true,"
+    fprintf(file, "{\"format\": \"ftbench channel 2\", \"link\": \"%s\", \"one_machine\": true,"
                   "\"machine\": {\"cpu\": \"x\"}, \"settings\": {\"frame_bytes\": [64], \"windows\": [0],"
                   "\"ring_bytes\": 4194304}, \"metrics\": [", link);
     for (size_t i = 0; i < sizeof(metrics) / sizeof(metrics[0]); i++)
@@ -431,6 +431,16 @@ static void compare_refuses_what_cannot_be_compared(void **state)
     assert_int_equal(RUN("compare", old, path_of("text.json")), 3);
     assert_int_equal(RUN("compare", old, path_of("nowhere.json")), 3);
     assert_int_equal(RUN("compare", old, ftbench), 3);
+    file = fopen(path_of("text.json"), "we");
+    fputs("{\"format\": \"ftbench channel 1\", \"metrics\": []}", file);
+    fclose(file);
+    assert_int_equal(RUN("compare", old, path_of("text.json")), 3);
+    assert_true(said("version 1"));
+    file = fopen(path_of("text.json"), "we");
+    fputs("{\"format\": \"ftbench guest 2\", \"metrics\": []}", file);
+    fclose(file);
+    assert_int_equal(RUN("compare", old, path_of("text.json")), 3);
+    assert_true(said("ftbench guest 2"));
     assert_int_equal(RUN("compare", old), 2);
     assert_int_equal(RUN("compare", "--tolerance", "much", old, old), 2);
     free((void *)(uintptr_t)old);

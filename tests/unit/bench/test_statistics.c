@@ -19,6 +19,19 @@ static void median_of_odd_and_even_counts(void **state)
     assert_true(summary.median == 7 && statistics_spread(&summary) == 0);
 }
 
+static void quantile_is_a_value_that_was_there(void **state)
+{
+    const double values[] = { 30, 10, 50, 20, 40 };
+
+    (void)state;
+    assert_true(statistics_quantile(values, 5, 0) == 10);
+    assert_true(statistics_quantile(values, 5, 0.2) == 10);
+    assert_true(statistics_quantile(values, 5, 0.5) == 30);
+    assert_true(statistics_quantile(values, 5, 0.9) == 50);
+    assert_true(statistics_quantile(values, 5, 1) == 50);
+    assert_true(statistics_quantile(values, 1, 0.99) == 30);
+}
+
 static void zero_median_has_no_spread(void **state)
 {
     const double values[] = { 0, 0, 3 };
@@ -132,6 +145,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(median_of_odd_and_even_counts),
+        cmocka_unit_test(quantile_is_a_value_that_was_there),
         cmocka_unit_test(zero_median_has_no_spread),
         cmocka_unit_test(compare_tells_better_from_worse),
         cmocka_unit_test(compare_calls_overlap_noise),

@@ -46,7 +46,7 @@ static bool line_is_well_formed(const char *line)
 static void metrics_are_well_formed_and_in_base_units(void **state)
 {
     struct lockstep *ls = fake_session_open(ROLE_PRIMARY, true);
-    cJSON *status, *pace;
+    cJSON *status, *pace, *append;
     char *line, *rest;
 
     (void)state;
@@ -56,12 +56,19 @@ static void metrics_are_well_formed_and_in_base_units(void **state)
     status = status_build("a\"\\b\nc", ls);
     pace = cJSON_AddObjectToObject(status, "pace"); /* as if there were a channel */
     cJSON_AddNumberToObject(pace, "percent", 12.5);
+    append = cJSON_AddObjectToObject(cJSON_AddObjectToObject(status, "request_steps"), "append"); /* and a network card */
+    cJSON_AddNumberToObject(append, "samples", 2);
+    cJSON_AddNumberToObject(append, "sum_us", 5.5);
+    cJSON_AddNumberToObject(append, "p50_us", 2.5);
     assert_true(metrics_format(status, text, sizeof(text)) > 0);
     assert_non_null(strstr(text, "\nftvmm_forced_syncs_total 12\n"));
     assert_non_null(strstr(text, "\nftvmm_forced_sync_seconds_total 2.5\n"));
     assert_non_null(strstr(text, "\nftvmm_exits_total{kind=\"hlt\"} 34\n"));
     assert_non_null(strstr(text, "\nftvmm_protected 1\n"));
     assert_non_null(strstr(text, "\nftvmm_pace_ratio 0.125\n"));
+    assert_non_null(strstr(text, "\nftvmm_request_append_seconds{quantile=\"0.5\"} 2.5e-06\n"));
+    assert_non_null(strstr(text, "\nftvmm_request_append_seconds_sum 5.5e-06\n"));
+    assert_non_null(strstr(text, "\nftvmm_request_append_seconds_count 2\n"));
     assert_non_null(strstr(text, "ftvmm_info{vm=\"a\\\"\\\\b\\nc\",role=\"primary\",state=\"running\"} 1\n"));
     for (line = strtok_r(text, "\n", &rest); line != NULL; line = strtok_r(NULL, "\n", &rest))
         if (!line_is_well_formed(line))

@@ -30,7 +30,7 @@ static void hold_value(struct net *net, uint32_t value)
     uint8_t frame[FRAME_BYTES];
 
     frame_fill(frame, sizeof(frame), guest_mac, other_mac, value);
-    assert_int_equal(net_hold(net, frame, sizeof(frame), 1), 0);
+    assert_int_equal(net_hold(net, frame, sizeof(frame), 1, clock_now_ns()), 0);
 }
 
 static void refused_frames_wait_then_make_room(void **state)

@@ -116,7 +116,7 @@ static void held_frame_reaches_the_wire_only_when_acked(void **state)
     (void)state;
     for (uint32_t i = 0; i < 3; i++) {
         frame_fill(frame, sizeof(frame) - i * 700, other_mac, guest_mac, 0x01020304 + i);
-        assert_int_equal(net_hold(net, frame, sizeof(frame) - i * 700, 5 + i), 0);
+        assert_int_equal(net_hold(net, frame, sizeof(frame) - i * 700, 5 + i, clock_now_ns()), 0);
     }
     assert_int_equal(peer_receive(seen, sizeof(seen), 4, 100 * NS_PER_MS), 0);
     for (uint32_t i = 0; i < 3; i++) {
@@ -214,7 +214,7 @@ static void standby_sends_nothing_and_live_sends_the_rest(void **state)
     (void)state;
     for (uint32_t i = 0; i < 4; i++) {
         frame_fill(frame, sizeof(frame), other_mac, guest_mac, i);
-        net_hold(net, frame, sizeof(frame), 0);
+        net_hold(net, frame, sizeof(frame), 0, clock_now_ns());
     }
     for (int i = 0; i < 20; i++) {
         net_poll_standby(net, first + 3);
@@ -246,7 +246,7 @@ static void interface_outage_blocks_nobody_and_ends(void **state)
 
         frame_fill(frame, sizeof(frame), other_mac, guest_mac, 1);
         for (int i = 0; i < 10; i++)
-            (void)net_hold(net, frame, sizeof(frame), 0);
+            (void)net_hold(net, frame, sizeof(frame), 0, clock_now_ns());
         before_ns = clock_now_ns();
         net_poll_live(net, 0);
         if (clock_now_ns() - before_ns > worst_ns)
@@ -259,7 +259,7 @@ static void interface_outage_blocks_nobody_and_ends(void **state)
     assert_true(run("ip link set " PORT_INTERFACE " up"));
     deadline_ns = clock_now_ns() + WAIT_NS;
     frame_fill(frame, sizeof(frame), other_mac, guest_mac, 0x77777777);
-    while (net_hold(net, frame, sizeof(frame), 0) != 0 && clock_now_ns() < deadline_ns)
+    while (net_hold(net, frame, sizeof(frame), 0, clock_now_ns()) != 0 && clock_now_ns() < deadline_ns)
         net_poll_live(net, 0);
     while (!arrived && clock_now_ns() < deadline_ns)
         arrived = peer_receive(seen, sizeof(seen), 0, 10 * NS_PER_MS) == sizeof(frame) &&

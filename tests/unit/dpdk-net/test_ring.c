@@ -29,7 +29,7 @@ static int hold_value(struct net *net, uint32_t value, uint64_t lsn)
     uint8_t frame[FRAME_BYTES];
 
     frame_fill(frame, sizeof(frame), guest_mac, other_mac, value);
-    return net_hold(net, frame, sizeof(frame), lsn);
+    return net_hold(net, frame, sizeof(frame), lsn, clock_now_ns());
 }
 
 /* The value of the next frame that came back, or -1. */
@@ -51,6 +51,7 @@ static void live_sends_acked_frames_in_order_and_holds_the_rest(void **state)
 {
     struct net *net = net_new(0, 0);
     struct net_statistics statistics;
+    uint64_t before_ns = clock_now_ns();
 
     (void)state;
     for (uint32_t i = 0; i < 6; i++)
@@ -63,6 +64,7 @@ static void live_sends_acked_frames_in_order_and_holds_the_rest(void **state)
     assert_int_equal(net_sent_count(net), 4);
     assert_int_equal(net_held_count(net), 6);
     assert_true(net_receive_waiting(net));
+    assert_true(net_receive_since_ns(net) >= before_ns && net_receive_since_ns(net) <= clock_now_ns());
     for (int64_t i = 0; i < 4; i++)
         assert_int_equal(take_value(net), i);
     assert_int_equal(take_value(net), -1);
@@ -74,6 +76,8 @@ static void live_sends_acked_frames_in_order_and_holds_the_rest(void **state)
     assert_int_equal(statistics.received_bytes, 4 * FRAME_BYTES);
     assert_int_equal(net_hold_histogram(net)->samples, 4);
     assert_true(net_hold_histogram(net)->max > 0);
+    assert_int_equal(net_send_histogram(net)->samples, 4);
+    assert_int_equal(net_pass_histogram(net)->samples, 0); /* each had to be acknowledged */
     net_close(net);
 }
 
@@ -97,6 +101,8 @@ static void standby_forgets_then_live_sends_what_is_left(void **state)
     assert_int_equal(take_value(net), -1);
     net_get_statistics(net, &statistics);
     assert_int_equal(statistics.transmitted, 2);
+    assert_int_equal(net_pass_histogram(net)->samples, 2);
+    assert_int_equal(net_hold_histogram(net)->samples, 0);
     net_close(net);
 }
 
@@ -182,7 +188,7 @@ static void announce_reaches_the_wire(void **state)
     memcpy(arp + 12, head, sizeof(head));
     memcpy(arp + 22, guest_mac, 6);
     memcpy(arp + 28, (uint8_t[]){ 10, 1, 2, 3 }, 4);
-    assert_int_equal(net_hold(net, arp, sizeof(arp), 7), 0);
+    assert_int_equal(net_hold(net, arp, sizeof(arp), 7, clock_now_ns()), 0);
     net_announce(net); /* learns from frames that still wait, too */
     net_poll_live(net, 0);
     frame = net_receive_peek(net, &bytes);

@@ -1,0 +1,486 @@
+/*
+ * ftbench overhead: whole programs in a protected guest and in the same guest unprotected, in alternating rounds: what
+ * is left of their speed, and how much log they make. Table 1 of "The design of a practical system for fault-tolerant
+ * virtual machines" (Scales, Nelson, Venkitachalam, 2010), with programs of today.
+ *
+ * redis is driven from here by redis-benchmark. The others are run by an agent in the guest (scripts/guest.d): a line
+ * "NAME AMOUNT" goes there, the work is done, "ok DONE" or "error WHY" comes back. Time is taken here.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <netdb.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/report.h"
+#include "bench/arguments.h"
+#include "bench/guest_target.h"
+#include "bench/shuffle.h"
+#include "bench/statistics.h"
+#include "bench/workloads.h"
+
+#define EXIT_NOT_MEASURED 1
+#define EXIT_USAGE 2
+#define AGENT_PORT 7100
+#define SIDES 2
+
+static const struct program {
+    const char *name, *unit, *words;
+    unsigned amount;   /* by default */
+    unsigned pipeline; /* redis: requests in flight on each of ten connections; 0: the agent runs it */
+} programs[] = {
+    { "redis", "requests", "redis-benchmark, INCR, 10 connections, one request in flight each", 2000, 1 },
+    { "redis_pipelined", "requests", "the same with 16 requests in flight each", 20000, 16 },
+    { "openssl", "bytes", "openssl speed sha256, for AMOUNT seconds", 3, 0 },
+    { "compile", "files", "tcc, AMOUNT times a C file of 2000 functions", 10, 0 },
+    { "sqlite", "rows", "sqlite3, AMOUNT rows inserted, indexed and grouped", 20000, 0 },
+    { "python", "rounds", "python3, AMOUNT rounds of a program of dictionaries, strings and floats", 20, 0 },
+};
+#define PROGRAMS (sizeof(programs) / sizeof(programs[0]))
+
+struct overhead {
+    struct guest_target targets[SIDES]; /* protected, unprotected; their ports are the agents' */
+    unsigned redis_port, rounds;
+    uint64_t seed, limit_ns;
+    bool chosen[PROGRAMS];
+    unsigned amounts[PROGRAMS];
+    const char *note;
+    struct result_files files;
+    struct bench_result result;
+};
+
+static void print_help(void)
+{
+    printf("usage: ftbench overhead --protected TARGET --unprotected TARGET [OPTION...]\n\n"
+           "Runs programs in a protected guest and in the same guest unprotected, in alternating rounds: the ratio of\n"
+           "their speeds, and the log they make. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest, the port of\n"
+           "the agent in it (7100; scripts/guest-image --workloads), and where its ftvmm's --metrics can be reached\n"
+           "from here.\n\n"
+           "  --run NAME[=AMOUNT],...  which programs, and how much of them; default: all\n");
+    for (size_t i = 0; i < PROGRAMS; i++)
+        printf("      %-18s %s; default %u\n", programs[i].name, programs[i].words, programs[i].amount);
+    printf("  --redis-port N       default 6379\n"
+           "  --rounds N           default 5\n"
+           "  --limit S            no program may take longer, default 300\n"
+           "  --seed N             of the order within a round, default 1\n"
+           "  --note TEXT          about the hosts; goes into the result\n"
+           "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
+           "exit status: 0 measured, 1 not measured, 2 usage\n");
+}
+
+/* ---- options ---- */
+
+static bool parse_programs(struct overhead *overhead, const char *text)
+{
+    memset(overhead->chosen, 0, sizeof(overhead->chosen));
+    for (;; text++) {
+        size_t length = strcspn(text, ",");
+        char item[64], *amount;
+        size_t i = 0;
+
+        snprintf(item, sizeof(item), "%.*s", (int)length, text);
+        amount = strchr(item, '=');
+        if (amount != NULL)
+            *amount++ = '\0';
+        while (i < PROGRAMS && strcmp(item, programs[i].name) != 0)
+            i++;
+        if (i == PROGRAMS || length >= sizeof(item)) {
+            report_error("--run has '%s'; `ftbench overhead --help` lists the programs", item);
+            return false;
+        }
+        if (amount != NULL && !argument_unsigned("run", amount, 1, 100000000, &overhead->amounts[i]))
+            return false;
+        overhead->chosen[i] = true;
+        text += length;
+        if (*text == '\0')
+            return true;
+    }
+}
+
+static int parse_options(struct overhead *overhead, int argc, char **argv)
+{
+    enum { PROTECTED = 1, UNPROTECTED, RUN, REDIS_PORT, ROUNDS, LIMIT, SEED, NOTE, HELP };
+    static const struct option known[] = {
+        { "protected", required_argument, NULL, PROTECTED },
+        { "unprotected", required_argument, NULL, UNPROTECTED },
+        { "run", required_argument, NULL, RUN },
+        { "redis-port", required_argument, NULL, REDIS_PORT },
+        { "rounds", required_argument, NULL, ROUNDS },
+        { "limit", required_argument, NULL, LIMIT },
+        { "seed", required_argument, NULL, SEED },
+        { "note", required_argument, NULL, NOTE },
+        ARGUMENT_FILES,
+        { "help", no_argument, NULL, HELP },
+        { NULL, 0, NULL, 0 },
+    };
+    bool good = true;
+    int option;
+
+    overhead->targets[0].side = "protected";
+    overhead->targets[0].is_protected = true;
+    overhead->targets[1].side = "unprotected";
+    overhead->redis_port = 6379;
+    overhead->rounds = 5;
+    overhead->seed = 1;
+    overhead->limit_ns = 300 * NS_PER_S;
+    overhead->note = "";
+    for (size_t i = 0; i < PROGRAMS; i++) {
+        overhead->chosen[i] = true;
+        overhead->amounts[i] = programs[i].amount;
+    }
+    while (good && (option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
+        switch (option) {
+        case PROTECTED:
+        case UNPROTECTED:
+            good = guest_target_parse(&overhead->targets[option - PROTECTED], optarg, AGENT_PORT);
+            break;
+        case RUN:
+            good = parse_programs(overhead, optarg);
+            break;
+        case REDIS_PORT:
+            good = argument_unsigned("redis-port", optarg, 1, 65535, &overhead->redis_port);
+            break;
+        case ROUNDS:
+            good = argument_unsigned("rounds", optarg, 1, ROUNDS_MAX, &overhead->rounds);
+            break;
+        case LIMIT:
+            good = argument_seconds("limit", optarg, &overhead->limit_ns);
+            break;
+        case SEED:
+            good = argument_number("seed", optarg, 0, UINT32_MAX, &overhead->seed);
+            break;
+        case NOTE:
+            overhead->note = optarg;
+            break;
+        case HELP:
+        case 'h':
+            print_help();
+            return 1;
+        default:
+            if (!argument_file(option, optarg, &overhead->files))
+                return -EINVAL; /* getopt has said it */
+        }
+    }
+    good = good && argument_none_left(argc, argv, "overhead");
+    for (unsigned i = 0; good && i < SIDES; i++) {
+        good = overhead->targets[i].text != NULL;
+        if (!good)
+            report_error("--%s is missing: the two guests are measured against each other", overhead->targets[i].side);
+    }
+    return good ? 0 : -EINVAL;
+}
+
+/* ---- running one program in one guest: 0 and the amount done, or -errno, said ---- */
+
+/* Reads from fd until it ends, or the limit. */
+static int read_all(int fd, char *text, size_t size, uint64_t limit_ns)
+{
+    uint64_t until_ns = clock_now_ns() + limit_ns;
+    size_t used = 0;
+
+    text[0] = '\0';
+    while (used + 1 < size) {
+        uint64_t now_ns = clock_now_ns();
+        struct pollfd ready = { .fd = fd, .events = POLLIN };
+        ssize_t got;
+
+        if (now_ns >= until_ns)
+            return -ETIMEDOUT;
+        if (poll(&ready, 1, (int)((until_ns - now_ns) / NS_PER_MS) + 1) <= 0)
+            continue;
+        got = read(fd, text + used, size - 1 - used);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return -errno;
+        if (got == 0)
+            break;
+        used += (size_t)got;
+        text[used] = '\0';
+    }
+    return 0;
+}
+
+/* -1: nobody answers there. */
+static int connect_to(const struct guest_target *target, unsigned to_port)
+{
+    struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *address = NULL;
+    const struct timeval patience = { .tv_sec = 15 };
+    char port[8];
+    int fd = -1;
+
+    snprintf(port, sizeof(port), "%u", to_port);
+    if (getaddrinfo(target->host, port, &hints, &address) == 0) {
+        fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        /* connect(2) heeds it, too (socket(7)) */
+        if (fd >= 0)
+            (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+        if (fd >= 0 && connect(fd, address->ai_addr, address->ai_addrlen) != 0) {
+            close(fd);
+            fd = -1;
+        }
+        freeaddrinfo(address);
+    }
+    return fd;
+}
+
+static int run_by_agent(const struct overhead *overhead, const struct guest_target *target, size_t program,
+                        double *amount)
+{
+    char line[64], answer[256], *end;
+    int fd = connect_to(target, target->port), result;
+
+    if (fd < 0) {
+        report_error("no agent in the %s guest at %s:%u: boot it from the images of `scripts/guest-image --workloads`",
+                     target->side, target->host, target->port);
+        return -EHOSTUNREACH;
+    }
+    snprintf(line, sizeof(line), "%s %u\n", programs[program].name, overhead->amounts[program]);
+    result = send(fd, line, strlen(line), MSG_NOSIGNAL) == (ssize_t)strlen(line) ? 0 : -EPIPE;
+    if (result == 0)
+        result = read_all(fd, answer, sizeof(answer), overhead->limit_ns);
+    close(fd);
+    if (result == 0) {
+        *amount = strncmp(answer, "ok ", 3) == 0 ? strtod(answer + 3, &end) : 0;
+        answer[strcspn(answer, "\n")] = '\0';
+        if (!(*amount > 0))
+            result = -EPROTO;
+    }
+    if (result != 0)
+        report_error("%s in the %s guest: %s", programs[program].name, target->side,
+                     result == -EPROTO ? answer[0] != '\0' ? answer : "the agent ended without an answer"
+                     : result == -ETIMEDOUT ? "not done within --limit" : strerror(-result));
+    return result;
+}
+
+static int run_redis_benchmark(const struct overhead *overhead, const struct guest_target *target, size_t program,
+                               double *amount)
+{
+    char port[8], count[16], pipeline[8], output[4096];
+    char *const argv[] = { "redis-benchmark", "-h", (char *)target->host, "-p", port, "-c", "10", "-n", count, "-P",
+                           pipeline, "-t", "incr", "-q", NULL };
+    int pipes[2], status = 0, result, probe = connect_to(target, overhead->redis_port);
+    pid_t child;
+
+    if (probe < 0) { /* redis-benchmark itself would try for ever */
+        report_error("nobody answers at the %s guest's redis, %s:%u", target->side, target->host, overhead->redis_port);
+        return -EHOSTUNREACH;
+    }
+    close(probe);
+    snprintf(port, sizeof(port), "%u", overhead->redis_port);
+    snprintf(count, sizeof(count), "%u", overhead->amounts[program]);
+    snprintf(pipeline, sizeof(pipeline), "%u", programs[program].pipeline);
+    if (pipe(pipes) != 0)
+        return -errno;
+    child = fork();
+    if (child == 0) {
+        dup2(pipes[1], STDOUT_FILENO);
+        dup2(pipes[1], STDERR_FILENO);
+        close(pipes[0]);
+        close(pipes[1]);
+        execvp(argv[0], argv);
+        dprintf(STDOUT_FILENO, "redis-benchmark does not start: %s (Debian's package redis-tools)\n", strerror(errno));
+        _exit(127);
+    }
+    close(pipes[1]);
+    result = child > 0 ? read_all(pipes[0], output, sizeof(output), overhead->limit_ns) : -errno;
+    close(pipes[0]);
+    if (child > 0) {
+        if (result != 0)
+            kill(child, SIGKILL);
+        waitpid(child, &status, 0);
+    }
+    /* "INCR: 12345.67 requests per second", after lines of progress; an error otherwise, and often status 0 with it */
+    if (result == 0 && (!WIFEXITED(status) || WEXITSTATUS(status) != 0 || strstr(output, "INCR: ") == NULL ||
+                        strstr(output, "requests per second") == NULL))
+        result = -EPROTO;
+    if (result != 0)
+        report_error("redis-benchmark against the %s guest at %s:%u: %.200s", target->side, target->host,
+                     overhead->redis_port, result == -EPROTO ? output : result == -ETIMEDOUT ? "not done within --limit"
+                                                                                             : strerror(-result));
+    *amount = overhead->amounts[program];
+    return result;
+}
+
+/* ---- a round ---- */
+
+static void add_rates_of_log(struct overhead *overhead, const struct guest_target *target, size_t program)
+{
+    static const struct {
+        const char *counter, *name;
+        double scale;
+        bool of_the_log;
+    } counts[] = {
+        { "log_bytes_total", "log_mbit_per_second", 8e-6, true },
+        { "log_records_total", "log_records_per_second", 1, true },
+        { "positions_total", "exits_per_second", 1, false },
+        { "forced_syncs_total", "forced_syncs_per_second", 1, true },
+        { "forced_sync_pages_total", "forced_pages_per_second", 1, true },
+    };
+    double seconds = guest_target_seconds(target);
+    char name[64];
+
+    if (target->metrics[0] == '\0' || seconds <= 0)
+        return;
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+        if (counts[i].of_the_log && !target->is_protected)
+            continue;
+        snprintf(name, sizeof(name), "%s.%s.%s", counts[i].name, programs[program].name, target->side);
+        result_add(&overhead->result, name, METRIC_FACT, true,
+                   guest_target_growth(target, counts[i].counter) * counts[i].scale / seconds);
+    }
+}
+
+static int measure(struct overhead *overhead, size_t program, unsigned side)
+{
+    struct guest_target *target = &overhead->targets[side];
+    uint64_t begin_ns;
+    double amount = 0;
+    char name[64];
+    int result = guest_target_begin(target);
+
+    if (result != 0)
+        return result;
+    begin_ns = clock_now_ns();
+    result = programs[program].pipeline > 0 ? run_redis_benchmark(overhead, target, program, &amount)
+                                            : run_by_agent(overhead, target, program, &amount);
+    if (result != 0)
+        return result;
+    snprintf(name, sizeof(name), "%s_%s_per_second.%s", programs[program].name, programs[program].unit, target->side);
+    result_add(&overhead->result, name, target->is_protected ? METRIC_OURS : METRIC_YARDSTICK, false,
+               amount * (double)NS_PER_S / (double)(clock_now_ns() - begin_ns));
+    result = guest_target_end(target);
+    if (result == 0)
+        add_rates_of_log(overhead, target, program);
+    return result;
+}
+
+static int run_rounds(struct overhead *overhead)
+{
+    unsigned order[PROGRAMS * SIDES];
+    uint64_t state = overhead->seed;
+    int result = 0;
+
+    for (unsigned i = 0; i < PROGRAMS * SIDES; i++)
+        order[i] = i;
+    for (unsigned round = 0; result == 0 && round < overhead->rounds; round++) {
+        report_info("round %u of %u", round + 1, overhead->rounds);
+        result_look_at_noise(&overhead->result);
+        shuffle(order, PROGRAMS * SIDES, &state);
+        for (unsigned i = 0; result == 0 && i < PROGRAMS * SIDES; i++)
+            if (overhead->chosen[order[i] / SIDES])
+                result = measure(overhead, order[i] / SIDES, order[i] % SIDES);
+        for (size_t i = 0; result == 0 && i < PROGRAMS; i++) {
+            char ratio[64], ours[64], theirs[64];
+
+            snprintf(ratio, sizeof(ratio), "protected_to_unprotected.%s", programs[i].name);
+            snprintf(ours, sizeof(ours), "%s_%s_per_second.protected", programs[i].name, programs[i].unit);
+            snprintf(theirs, sizeof(theirs), "%s_%s_per_second.unprotected", programs[i].name, programs[i].unit);
+            result_add_ratio(&overhead->result, ratio, false, ours, theirs, 1);
+        }
+    }
+    result_end(&overhead->result);
+    return result;
+}
+
+/* ---- showing ---- */
+
+/* The median of NAME.PROGRAM[.SIDE], or "-". */
+static const char *median_text(const struct bench_result *result, const char *format, const char *name,
+                               const char *side, int digits)
+{
+    static char texts[8][32];
+    static unsigned next;
+    char *text = texts[next++ % 8], full[64];
+    const struct metric *metric;
+
+    snprintf(full, sizeof(full), "%s.%s%s%s", format, name, side[0] != '\0' ? "." : "", side);
+    metric = result_find(result, full);
+    if (metric == NULL)
+        snprintf(text, 32, "-");
+    else
+        snprintf(text, 32, "%.*f", digits, statistics_summarize(metric->values, metric->count).median);
+    return text;
+}
+
+static void print(const struct overhead *overhead, FILE *out)
+{
+    const struct bench_result *result = &overhead->result;
+
+    fprintf(out, "overhead protected %s, unprotected %s, %u rounds, seed %llu, %.1f s\n", overhead->targets[0].host,
+            overhead->targets[1].host, overhead->rounds, (unsigned long long)overhead->seed, result->seconds);
+    result_print_machine(&result->machine, "client", out);
+    result_print_noise(result, out);
+    fprintf(out, "\n%-18s %9s %15s %10s %12s %12s %14s\n", "protected", "of the", "by round", "log", "exits",
+            "forced syncs", "pages of them");
+    fprintf(out, "%-18s %9s %15s %10s %12s %12s %14s\n", "", "other", "", "Mb/s", "a second", "a second", "a second");
+    for (size_t i = 0; i < PROGRAMS; i++) {
+        const char *name = programs[i].name;
+        struct summary summary;
+        const struct metric *metric;
+        char ratio[64];
+
+        snprintf(ratio, sizeof(ratio), "protected_to_unprotected.%s", name);
+        metric = result_find(result, ratio);
+        if (metric == NULL)
+            continue;
+        summary = statistics_summarize(metric->values, metric->count);
+        fprintf(out, "  %-16s %9.3f %7.3f..%-6.3f %10s %12s %12s %14s\n", name, summary.median, summary.min,
+                summary.max,
+                median_text(result, "log_mbit_per_second", name, "protected", 3),
+                median_text(result, "exits_per_second", name, "protected", 0),
+                median_text(result, "forced_syncs_per_second", name, "protected", 1),
+                median_text(result, "forced_pages_per_second", name, "protected", 0));
+    }
+    result_print_metrics_head("work per second", out);
+    result_print_metrics(result, METRIC_OURS, false, out);
+    result_print_metrics(result, METRIC_YARDSTICK, false, out);
+    fflush(out);
+}
+
+static int write_files(const struct overhead *overhead)
+{
+    cJSON *object = result_json(&overhead->result), *settings = cJSON_AddObjectToObject(object, "settings");
+
+    for (unsigned i = 0; i < SIDES; i++)
+        cJSON_AddStringToObject(settings, overhead->targets[i].side, overhead->targets[i].text);
+    for (size_t i = 0; i < PROGRAMS; i++)
+        if (overhead->chosen[i])
+            cJSON_AddNumberToObject(settings, programs[i].name, overhead->amounts[i]);
+    cJSON_AddNumberToObject(settings, "rounds", overhead->rounds);
+    cJSON_AddNumberToObject(settings, "seed", (double)overhead->seed);
+    return result_write(&overhead->result, object, &overhead->files);
+}
+
+int overhead_main(int argc, char **argv)
+{
+    struct overhead *overhead = calloc(1, sizeof(*overhead));
+    int result;
+
+    if (overhead == NULL)
+        return EXIT_NOT_MEASURED;
+    result = parse_options(overhead, argc, argv);
+    if (result != 0) {
+        free(overhead);
+        return result > 0 ? 0 : EXIT_USAGE;
+    }
+    result_begin(&overhead->result, "overhead");
+    if (overhead->note[0] != '\0')
+        result_note(&overhead->result, "%s", overhead->note);
+    result = run_rounds(overhead);
+    if (result == 0) {
+        print(overhead, result_files_take_stdout(&overhead->files) ? stderr : stdout);
+        result = write_files(overhead);
+    }
+    for (unsigned i = 0; i < SIDES; i++)
+        guest_target_fini(&overhead->targets[i]);
+    free(overhead);
+    return result == 0 ? 0 : EXIT_NOT_MEASURED;
+}

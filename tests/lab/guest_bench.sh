@@ -1,0 +1,35 @@
+#!/bin/bash
+# ftbench guest from gamma: the redis of a protected guest against that of the same guest unprotected. Fails when something
+# could not be measured, or a count that emulation does not distort is absurd; what it measured is in TEST_OUT.
+# usage: guest_bench.sh [OPTION of ftbench guest...]
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+source "$(dirname "$(readlink -f "$0")")/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=two_guests.sh
+source "$(dirname "$(readlink -f "$0")")/two_guests.sh"
+
+limit_s=600
+# shellcheck disable=SC2119 # the ordinary image
+start_two_guests "$(guest_images)" 6379
+
+# Emulated CPUs: a client that spins takes the time that the guests' hosts need.
+rc=0
+lab run --timeout $((limit_s + 20)) gamma -- "timeout -k 2 $limit_s /src/build/bench/ftbench guest \
+    --protected $protected,metrics=$protected_metrics --unprotected $unprotected,metrics=$unprotected_metrics \
+    --spin-us 0 --rounds 3 --requests 200 --warmup 20 --idle-ms 2000 --note 'three emulated lab hosts on one machine' \
+    --json $there/guest.json --csv $there/guest.csv --svg $there/guest.svg $* >$there/guest.txt 2>$there/guest.log" || rc=$?
+[ $rc = 0 ] || fail "not measured (status $rc): $(tail -n 1 "$dir/guest.log")"
+cat "$dir/guest.txt"
+"$top/build/bench/ftbench" report --out "$TEST_OUT/guest.html" "$dir/guest.json"
+python3 - "$dir/guest.json" <<'PYTHON' || fail "a measurement is missing or absurd"
+import json, sys
+result = json.load(open(sys.argv[1], encoding="utf-8"))
+values = {metric["name"]: metric["values"] for metric in result["metrics"]}
+for side in ("protected", "unprotected"):
+    assert min(values[f"exits_per_request.{side}"]) > 1, f"a request of the {side} guest makes exits"
+    assert min(values[f"frames_in_per_request.{side}"]) > 0.9, "each request is a frame"
+    for step in ("input_wait", "guest", "exit", "release", "send"):
+        assert min(values[f"step_us.{side}.{step}"]) > 0, f"{step} takes no time in the {side} guest"
+assert min(values["output_records_per_request.protected"]) > 0.9, "each reply waits for a record"
+assert min(values["log_bytes_per_request.protected"]) > 64, "the log is empty"
+assert min(values["step_us.protected.append"]) > 0, "appending takes no time"
+PYTHON

@@ -1,0 +1,65 @@
+# Two guests side by side, for what measures the one against the other: a pair on alpha and beta (10.8.0.10), and the same
+# guest without protection on alpha (10.8.0.11). Sourced after lib.sh by the scripts that measure.
+# shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154 # those who source this use them; lib.sh sets others
+protected=10.8.0.10 unprotected=10.8.0.11
+# Both ftvmm serve their metrics on alpha's loopback; the client reaches them over the rail.
+protected_metrics=10.9.0.1:9101 unprotected_metrics=10.9.0.1:9102
+guest_limit_s=300
+
+dir=$(mktemp -d "$(shared_dir)/guests.XXXXXX")
+there=/shared/$(basename "$dir")
+started=() # "HOST PID": of what runs there, each the leader of a process group
+
+# shellcheck disable=SC2317 # a trap calls it
+leave_guests() {
+    local rc=$? one
+    trap - EXIT
+    set +e
+    for one in "${started[@]}"; do # HOST PID
+        lab run --timeout 30 "${one% *}" -- "kill -TERM -- -${one#* } 2>/dev/null; for i in \$(seq 50); do
+            kill -0 -- -${one#* } 2>/dev/null || exit 0; sleep 0.2; done; kill -KILL -- -${one#* }" >/dev/null 2>&1
+    done
+    cp -f "$dir"/*.* "$TEST_OUT"/ 2>/dev/null
+    rm -rf --one-file-system "$dir"
+    exit "$rc"
+}
+trap leave_guests EXIT
+
+start_on() { # HOST NAME COMMAND: in the background, with NAME.log
+    started+=("$1 $(lab run --background --log "$there/$2.log" "$1" -- "$3")")
+}
+
+# The pair first and the other one when the pair has settled: three emulated hosts are slow to boot two guests at once,
+# and what is measured here is no failover, so silence is borne for long.
+start_two_guests() { # GUEST_OPTIONS SERVICE_PORT: which both guests answer at when they are up
+    local guest=$1 port=$2
+    mkdir -p "$dir/arbiter"
+    start_on beta beta "exec $ftvmm backup --listen verbs:10.9.0.2:7471 $guest --name bench --net af_packet:lan \
+        --append ftvmm.ip=$protected/24 --arbiter dir:$there/arbiter --peer-timeout 20000 --control none \
+        --status $there/beta.json --console $there/beta.console"
+    start_on alpha alpha "exec $ftvmm primary --backup verbs:10.9.0.2:7471 $guest --name bench --net af_packet:lan \
+        --append ftvmm.ip=$protected/24 --arbiter dir:$there/arbiter --peer-timeout 20000 --control none \
+        --status $there/alpha.json --console $there/alpha.console --metrics 127.0.0.1:${protected_metrics##*:} $pace"
+    start_forward "$protected_metrics"
+    await_service $protected "$port"
+    start_on alpha alone "exec $ftvmm run $guest --name alone --net af_packet:lan --append ftvmm.ip=$unprotected/24 \
+        --control none --status $there/alone.json --console $there/alone.console \
+        --metrics 127.0.0.1:${unprotected_metrics##*:} $pace"
+    start_forward "$unprotected_metrics"
+    await_service $unprotected "$port"
+}
+
+start_forward() { # HOST:PORT: of alpha's rail, to the same port of its loopback
+    start_on alpha "forward-${1##*:}" "exec socat TCP-LISTEN:${1##*:},bind=${1%:*},fork,reuseaddr TCP:127.0.0.1:${1##*:}"
+}
+
+await_service() { # ADDRESS PORT: until somebody accepts there
+    local begun=$SECONDS
+    until lab run --timeout 15 gamma -- "socat -T 5 -u OPEN:/dev/null TCP:$1:$2,connect-timeout=5" >/dev/null 2>&1; do
+        [ $((SECONDS - begun)) -lt $guest_limit_s ] ||
+            fail "the guest at $1 does not answer after $guest_limit_s s: $(tail -qn 1 "$dir"/*.log "$dir"/*.console | tr -d '\r' | tail -n 6)"
+        sleep 1
+    done
+    echo "the guest at $1 answers after $((SECONDS - begun)) s"
+}

@@ -1,0 +1,452 @@
+#!/usr/bin/python3
+"""Runs ftbench's workloads as their users do, tiny, and holds what they write against the schema and the page against
+an HTML parser. The two guests are real redis-servers; their ftvmm is played by what serves known metrics.
+
+usage: test_results.py FTBENCH SCHEMA
+Exit status 77: python3-jsonschema or redis-server is missing.
+"""
+import html.parser
+import http.server
+import json
+import os
+import re
+import shutil
+import socket
+import socketserver
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+import xml.etree.ElementTree
+
+FTBENCH, SCHEMA = os.path.abspath(sys.argv[1]), sys.argv[2]
+LIMIT_S = 60
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+# What the players of ftvmm claim: mean us of each step, and how much of each counter belongs to a request.
+STEPS_US = {"input_wait": 3, "request_guest": 20, "request_exit": 2, "request_append": 1.5, "output_hold": 4,
+            "output_pass": 0.5, "output_send": 1}
+
+try:
+    import jsonschema
+except ImportError:
+    print("python3-jsonschema is not installed (scripts/setup installs it)")
+    sys.exit(77)
+if shutil.which("redis-server") is None:
+    print("redis-server is not installed (scripts/setup installs it)")
+    sys.exit(77)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Vmm(threading.Thread):
+    """Serves metrics as ftvmm does; they grow with each look: so many requests have been served meanwhile."""
+
+    def __init__(self, protected, requests_a_look):
+        super().__init__(daemon=True)
+        looks = [0]
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                looks[0] += 1
+                n = looks[0] * requests_a_look
+                role = "primary" if protected else "alone"
+                rows = [f'ftvmm_info{{vm="x",role="{role}",state="running"}} 1', f"ftvmm_protected {int(protected)}",
+                        f"ftvmm_positions_total {n * 9}", f'ftvmm_exits_total{{kind="io"}} {n * 7}']
+                if protected:
+                    rows += [f"ftvmm_log_records_total {n * 4}", f"ftvmm_log_bytes_total {n * 512}",
+                             f"ftvmm_log_writes_total {n * 3}"]
+                for step, us in STEPS_US.items():
+                    rows += [f"ftvmm_{step}_seconds_sum {n * us * 1e-6:.12g}", f"ftvmm_{step}_seconds_count {n}"]
+                body = ("\n".join(rows) + "\n").encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+        self.start()
+
+    def run(self):
+        self.server.serve_forever()
+
+
+class Agent(threading.Thread):
+    """Does what it is asked, as the agent in a guest does: at once."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.asked = []
+        agent = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                name, amount = self.rfile.readline().decode().split()
+                agent.asked.append((name, int(amount)))
+                answer = "error no such program" if name == "python" else f"ok {int(amount) * 10}"
+                if name != "sqlite":
+                    self.wfile.write((answer + "\n").encode())
+
+        self.server = socketserver.TCPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        self.start()
+
+    def run(self):
+        self.server.serve_forever()
+
+
+class Page(html.parser.HTMLParser):
+    """Every element closed in its order, nothing from elsewhere, no script."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.open, self.words, self.wrong = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("script", "iframe", "object", "img", "link", "base"):
+            self.wrong.append(f"<{tag}>")
+        for name, value in attrs:
+            if name in ("src", "href", "srcset") or name.startswith("on") or "url(" in (value or ""):
+                self.wrong.append(f"{tag} {name}={value}")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(f"</{tag}> closes another element")
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+class Results(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = tempfile.mkdtemp(prefix="ftbench-results-")
+        with open(SCHEMA, encoding="utf-8") as file:
+            schema = json.load(file)
+        jsonschema.Draft202012Validator.check_schema(schema)
+        cls.validator = jsonschema.Draft202012Validator(schema)
+        cls.ports = [free_port(), free_port()]
+        cls.redis = [subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "",
+                                       "--dir", cls.dir], stdout=subprocess.DEVNULL) for port in cls.ports]
+        cls.vmms = [Vmm(True, 100), Vmm(False, 100)]
+        cls.agents = [Agent(), Agent()]
+        until = time.monotonic() + LIMIT_S
+        for port in cls.ports:
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), 1).close()
+                    break
+                except OSError:
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.05)
+        cls.made = {}
+
+    @classmethod
+    def tearDownClass(cls):
+        for process in cls.redis:
+            process.kill()
+            process.wait()
+        for player in cls.vmms + cls.agents:
+            player.server.shutdown()
+            player.server.server_close()
+        shutil.rmtree(cls.dir)
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def ftbench(self, *args, status=0):
+        done = subprocess.run([FTBENCH, *map(str, args)], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+        return done
+
+    def targets(self, ports=None):
+        return [f"--{side}=127.0.0.1:{port},metrics={vmm.address}"
+                for side, port, vmm in zip(("protected", "unprotected"), ports or self.ports, self.vmms)]
+
+    def result(self, name, *args):
+        """Runs a workload once for all tests, and holds its JSON against the schema."""
+        if name not in self.made:
+            path = self.path(name + ".json")
+            self.ftbench(args[0], "--json", path, *args[1:])
+            with open(path, encoding="utf-8") as file:
+                result = json.load(file)
+            self.validator.validate(result)
+            self.made[name] = path, result
+        return self.made[name]
+
+    def channel(self):
+        return self.result("channel", "channel", "ring", "--rounds", 2, "--samples", 200, "--run-ms", 2, "--ring", 1)
+
+    def counter(self):
+        return self.result("counter", "counter", "--host", "127.0.0.1", "--port", self.ports[0], "--seconds", 1.5,
+                           "--patience", 5)
+
+    def guest(self):
+        return self.result("guest", "guest", *self.targets(), "--rounds", 3, "--requests", 300, "--warmup", 20,
+                           "--idle-ms", 10)
+
+    def sim(self):
+        return self.result("sim", "sim", "--from", self.channel()[0], "--from", self.guest()[0], "--requests", 5000,
+                           "--write-us", 1, "--links", "25,400")
+
+    def overhead(self):
+        # both sides' redis is the same one here: the figures are those of one and the same server
+        return self.result("overhead", "overhead", *self.targets([agent.port for agent in self.agents]), "--rounds", 2,
+                           "--redis-port", self.ports[0], "--run", "redis=500,redis_pipelined=2000,openssl=1,compile=3")
+
+    def script(self, *lines):
+        """Makes failovers that nobody notices."""
+        path = self.path(f"script{len(os.listdir(self.dir))}")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("\n".join(("#!/bin/sh", "out=$1 seed=$2 run=$3", *lines, "")))
+        os.chmod(path, 0o700)
+        return path
+
+    def failover(self):
+        script = self.script(
+            "echo said >&2",
+            "printf '{\"failover\": {\"detected_us\": %d, \"live_us\": %d, \"resent_frames\": %d}, '"
+            " $((1000 * run)) $((1500 * run)) $run >\"$out/result.json\"",
+            "printf '\"counter\": {\"lost\": 0, \"duplicated\": 0, \"longest_gap_ms\": %d}}' $((2 * run))"
+            " >>\"$out/result.json\"", "echo $seed >>\"$out/../seeds\"")
+        return self.result("failover", "failover", "--runs", 5, "--seed", 9, "--out", self.path("runs"), "--", script,
+                           "{out}", "{seed}", "{run}")
+
+    def values(self, result, name):
+        found = [metric for metric in result["metrics"] if metric["name"] == name]
+        self.assertEqual(len(found), 1, f"{name} in {[metric['name'] for metric in result['metrics']]}")
+        return found[0]["values"]
+
+    def test_every_workload_writes_by_the_schema(self):
+        for make in (self.channel, self.counter, self.guest, self.sim, self.failover):
+            _, result = make()
+            for series in result["latency_ns"]:
+                points = series["curve"]
+                self.assertGreater(len(points), 1)
+                self.assertEqual(points, sorted(points), "percentiles and latencies only rise")
+                self.assertLessEqual(points[-1][1], series["max"])
+
+    def test_the_schema_refuses_what_is_no_result(self):
+        _, result = self.channel()
+        for spoil in (lambda r: r.pop("metrics"), lambda r: r.update(format="ftbench channel 1"),
+                      lambda r: r.pop("link"), lambda r: r["metrics"][0].pop("values"),
+                      lambda r: r["latency_ns"][0].update(role="best"), lambda r: r.update(model=True)):
+            copy = json.loads(json.dumps(result))
+            spoil(copy)
+            with self.assertRaises(jsonschema.ValidationError):
+                self.validator.validate(copy)
+
+    def test_guest_tells_steps_and_counts_from_the_metrics(self):
+        _, result = self.guest()
+        for side, steps in {
+            "protected": {"input_wait": 3, "guest": 20, "exit": 2, "append": 1.5, "release": 4 - 1.5, "send": 1},
+            "unprotected": {"input_wait": 3, "guest": 20, "exit": 2, "release": 0.5, "send": 1},
+        }.items():
+            series = next(series for series in result["latency_ns"] if series["name"] == side)
+            self.assertGreaterEqual(series["samples"], 900)
+            for step, us in steps.items():
+                for value in self.values(result, f"step_us.{side}.{step}"):
+                    self.assertAlmostEqual(value, us, places=3)
+            self.assertEqual(len(self.values(result, f"step_us.{side}.outside")), 3)
+            # each look claims a hundred requests, of which the client has made three hundred
+            for value in self.values(result, f"exits_per_request.{side}"):
+                self.assertAlmostEqual(value, 9 * 100 / 300, places=6)
+        for value in self.values(result, "log_bytes_per_request.protected"):
+            self.assertAlmostEqual(value, 512 * 100 / 300, places=6)
+        self.assertNotIn("log_bytes_per_request.unprotected", [metric["name"] for metric in result["metrics"]])
+        self.assertNotIn("step_us.unprotected.append", [metric["name"] for metric in result["metrics"]])
+        ratio, ours, theirs = (self.values(result, name) for name in
+                               ("protected_to_unprotected.p50", "protected_ns.p50", "unprotected_ns.p50"))
+        for a, b, c in zip(ratio, ours, theirs):
+            self.assertAlmostEqual(a, b / c, places=6)
+
+    def test_guest_refuses_what_is_no_pair_of_guests(self):
+        swapped = [f"--{side}=127.0.0.1:{port},metrics={vmm.address}"
+                   for side, port, vmm in zip(("protected", "unprotected"), self.ports, reversed(self.vmms))]
+        self.assertIn("is not", self.ftbench("guest", *swapped, "--rounds", 1, status=1).stderr)
+        nobody = f"--protected=127.0.0.1:{free_port()}"
+        self.assertIn("cannot be asked", self.ftbench("guest", nobody, self.targets()[1], status=1).stderr)
+        other = f"--protected=127.0.0.1:{self.ports[0]},metrics=127.0.0.1:{self.ports[0]}"
+        self.assertIn("no metrics", self.ftbench("guest", other, self.targets()[1], status=1).stderr)
+        for wrong in ("127.0.0.1,metric=1:2", "127.0.0.1:0", "127.0.0.1:70000", "", "127.0.0.1,metrics=nowhere"):
+            self.ftbench("guest", "--protected", wrong, self.targets()[1], status=2)
+        self.assertIn("missing", self.ftbench("guest", self.targets()[0], status=2).stderr)
+
+    def test_overhead_holds_one_guest_against_the_other(self):
+        _, result = self.overhead()
+        self.assertEqual([agent.asked.count(("compile", 3)) for agent in self.agents], [2, 2])
+        for name in ("redis_requests", "redis_pipelined_requests", "openssl_bytes", "compile_files"):
+            program = name.rsplit("_", 1)[0]
+            ours, theirs = (self.values(result, f"{name}_per_second.{side}") for side in ("protected", "unprotected"))
+            for ratio, a, b in zip(self.values(result, f"protected_to_unprotected.{program}"), ours, theirs):
+                self.assertAlmostEqual(ratio, a / b, places=6)
+            for log, records in zip(self.values(result, f"log_mbit_per_second.{program}.protected"),
+                                    self.values(result, f"log_records_per_second.{program}.protected")):
+                self.assertAlmostEqual(log / records, 512 / 4 * 8e-6, places=9)
+        refused = self.targets([agent.port for agent in self.agents])
+        self.assertIn("no such program", self.ftbench("overhead", *refused, "--run", "python=1", "--rounds", 1,
+                                                      status=1).stderr)
+        self.assertIn("without an answer", self.ftbench("overhead", *refused, "--run", "sqlite", "--rounds", 1,
+                                                        status=1).stderr)
+        self.assertIn("no agent", self.ftbench("overhead", *self.targets([free_port(), free_port()]), "--run", "sqlite",
+                                               status=1).stderr)
+        self.assertIn("nobody answers", self.ftbench("overhead", *refused, "--run", "redis", "--redis-port",
+                                                     free_port(), status=1).stderr)
+        for wrong in ("solitaire", "redis=0", "", "redis,,sqlite"):
+            self.ftbench("overhead", *refused, "--run", wrong, status=2)
+
+    def test_failover_tells_the_distribution_of_each_step(self):
+        _, result = self.failover()
+        self.assertEqual(self.values(result, "step_ms.detected"), [1, 2, 3, 4, 5])
+        self.assertEqual(self.values(result, "step_ms.live"), [1.5, 3, 4.5, 6, 7.5])
+        self.assertEqual(self.values(result, "step_ms.live_less_detected"), [0.5, 1, 1.5, 2, 2.5])
+        self.assertEqual(self.values(result, "step_ms.client_gap"), [2, 4, 6, 8, 10])
+        self.assertEqual(self.values(result, "resent_frames"), [1, 2, 3, 4, 5])
+        self.assertEqual(result["failed_runs"], 0)
+        with open(self.path("runs/seeds"), encoding="utf-8") as file:
+            self.assertEqual(len(set(file.read().split())), 5, "each run has a seed of its own")
+        with open(self.path("runs/0003/log"), encoding="utf-8") as file:
+            self.assertEqual(file.read(), "said\n")
+
+    def test_failover_counts_the_runs_that_fail(self):
+        path = self.path("failed.json")
+        script = self.script("[ $run != 2 ] || exit 3", "[ $run != 4 ] || sleep 60",
+                             "echo '{\"counter\": {\"lost\": '$((run == 3))'}}' >\"$out/result.json\"")
+        done = self.ftbench("failover", "--runs", 4, "--limit", 1, "--out", self.path("failed"), "--json", path, "--",
+                            script, "{out}", "{seed}", "{run}", status=1)
+        for words in ("run 2 has left no result (status 3)", "run 3: 1 acknowledged and lost", "run 4 is not done"):
+            self.assertIn(words, done.stderr)
+        with open(path, encoding="utf-8") as file:
+            result = json.load(file)
+        self.validator.validate(result)
+        self.assertEqual(result["failed_runs"], 3)
+        self.assertEqual(self.values(result, "lost"), [0, 1])
+        self.ftbench("failover", "--runs", 1, "--out", self.path("none"), "--", self.path("no-such-script"), status=1)
+        self.ftbench("failover", "--runs", 1, status=2)
+        self.ftbench("failover", "--runs", 0, "--", "true", status=2)
+        self.ftbench("failover", "--out", self.path("no/such/place"), "--", "true", status=2)
+
+    def test_sim_says_where_each_number_is_from(self):
+        _, result = self.sim()
+        inputs = {item["name"]: item for item in result["inputs"]}
+        self.assertEqual(inputs["write-us"]["origin"], "given")
+        self.assertEqual(inputs["poll-us"]["origin"], "assumed")
+        self.assertIn("channel.json", inputs["record-ns"]["origin"])
+        self.assertAlmostEqual(inputs["exits"]["value"], 3, places=6)
+        self.assertIn("guest.json", inputs["exits"]["origin"])
+        self.assertAlmostEqual(inputs["guest-us"]["value"], 20 + 2 - 3 * 2, places=3)
+        self.assertGreater(self.values(result, "commit_to_ack_us.4096B.25Gb")[0],
+                           self.values(result, "commit_to_ack_us.4096B.400Gb")[0])
+        with open(self.path("broken.json"), "w", encoding="utf-8") as file:
+            file.write('{"format": "ftbench chan')
+        self.ftbench("sim", "--from", self.path("broken.json"), status=1)
+        self.ftbench("sim", "--from", self.path("nowhere.json"), status=1)
+        self.ftbench("sim", "--record-ns", 0, status=2)
+        self.ftbench("sim", "--load", 100, status=2)
+
+    def check_page(self, text, paths):
+        page = Page()
+        page.feed(text)
+        page.close()
+        self.assertEqual(page.wrong, [])
+        self.assertEqual(page.open, [])
+        self.assertNotIn("http", re.sub(r'http-equiv', '', text), "nothing is from elsewhere")
+        words = "\n".join(page.words)
+        plots = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+        names = set()
+        for plot in plots:
+            root = xml.etree.ElementTree.fromstring(plot)
+            width, height = map(float, root.get("viewBox").split()[2:])
+            self.assertTrue(root.find("title").text)
+            drawn = 0
+            for line in root.iter("polyline"):
+                points = [tuple(map(float, point.split(","))) for point in line.get("points").split()]
+                self.assertGreater(len(points), 1)
+                for x, y in points:
+                    self.assertTrue(0 <= x <= width and 0 <= y <= height, (x, y))
+                drawn += 1
+            for bar in root.iter("rect"):
+                x, y, w, h = (float(bar.get(name)) for name in ("x", "y", "width", "height"))
+                self.assertTrue(x >= 0 and y >= 0 and w >= 0 and x + w <= width and y + h <= height)
+                drawn += 1
+            self.assertGreater(drawn, 0)
+            names.update(text.text for text in root.iter("text"))
+        for path in paths:
+            with open(path, encoding="utf-8") as file:
+                result = json.load(file)
+            for series in result["latency_ns"]:
+                self.assertIn(series["name"], names, "every series has its line")
+            for metric in result["metrics"]:
+                if "_ns.p" not in metric["name"] and "_ns.max" not in metric["name"]:
+                    self.assertIn(metric["name"], words)
+        return plots, words
+
+    def test_report_is_one_whole_page_with_its_plots(self):
+        paths = [make()[0] for make in (self.channel, self.counter, self.guest, self.sim, self.overhead, self.failover)]
+        self.ftbench("report", "--out", self.path("page.html"), "--title", "a & b", *paths)
+        with open(self.path("page.html"), encoding="utf-8") as file:
+            plots, words = self.check_page(file.read(), paths)
+        self.assertGreaterEqual(len(plots), 8)
+        self.assertIn("a & b", words)
+        self.assertIn("A model, not a measurement.", words)
+        self.assertIn("lost", words)
+
+    def test_report_shows_hostile_text_as_text(self):
+        evil = "</title><script>alert(1)</script>\"'&|`"
+        _, result = self.channel()
+        result = json.loads(json.dumps(result))
+        result["notes"] = result["machine"]["cpu"] = result["latency_ns"][0]["name"] = evil
+        result["metrics"][-1]["name"] = evil
+        result["metrics"].append({"name": None, "role": 7, "values": ["x"]})
+        result["latency_ns"].append(3)
+        result["settings"]["seed"] = evil
+        with open(self.path("evil.json"), "w", encoding="utf-8") as file:
+            json.dump(result, file)
+        page = Page()
+        page.feed(self.ftbench("report", self.path("evil.json")).stdout)
+        self.assertEqual(page.wrong, [])
+        self.assertIn(evil, page.words)
+        self.assertNotIn("<script", self.ftbench("report", "--markdown", self.path("evil.json")).stdout)
+
+    def test_report_in_markdown_has_whole_tables(self):
+        paths = [make()[0] for make in (self.channel, self.guest, self.sim)]
+        text = self.ftbench("report", "--markdown", *paths).stdout
+        columns = None
+        for line in text.splitlines():
+            if not line.startswith("|"):
+                columns = None
+                continue
+            cells = len(re.findall(r"(?<!\\)\|", line))
+            self.assertEqual(cells, columns or cells, line)
+            columns = cells
+        self.assertIn("protected_to_unprotected.p50", text)
+        self.assertNotIn("<svg", text)
+
+    def test_report_leaves_an_older_page_when_a_result_is_none(self):
+        with open(self.path("old.html"), "w", encoding="utf-8") as file:
+            file.write("older")
+        self.ftbench("report", "--out", self.path("old.html"), self.channel()[0], self.path("nowhere.json"), status=1)
+        with open(self.path("old.html"), encoding="utf-8") as file:
+            self.assertEqual(file.read(), "older")
+        self.ftbench("report", "--out", self.path("no/such/place.html"), self.channel()[0], status=1)
+        self.ftbench("report", status=2)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
