@@ -8,8 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include "base/report.h"
 #include "vmm/dirty.h"
@@ -32,7 +30,6 @@
 #define PATIENT_ROUNDS   4
 #define SLOWER_PERMILLE  150
 #define SLOWEST_PERMILLE 900
-#define NICE             5
 
 /* What the machine thread is asked for, and how it went. */
 enum turn {
@@ -362,8 +359,6 @@ static void *protector_run(void *arg)
 {
     struct protector *protector = arg;
     bool said = false;
-
-    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE); /* a wish: where CPUs are scarce, the guest comes first */
 
     while (!COUNT_GET(protector->closing)) {
         int rc;

@@ -5,7 +5,8 @@
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$(readlink -f "$0")")/lib.sh"
 
-"$top/scripts/demo" --lab "$FTVMM_LAB" --kill handover --seed "${TEST_SEED:-1}" --out "$TEST_OUT" --seconds 25 --no-verify "$@"
+# shellcheck disable=SC2086 # two words
+"$top/scripts/demo" $silence --lab "$FTVMM_LAB" --kill handover --seed "${TEST_SEED:-1}" --out "$TEST_OUT" --seconds 25 --no-verify "$@"
 result=$TEST_OUT/result.json
 expect_json "$result" ok true
 expect_json "$result" counter.lost 0

@@ -41,7 +41,7 @@ await_reports() { # NUMBER LIMIT_S
 for host in alpha beta; do truncate -s 16M "$dir/$host.img"; done
 disk() { if [ "$mode" = mirrored ]; then echo "$there/$1.img"; else echo "$there/alpha.img,mode=shared"; fi; }
 guest="$images --name disk --append 'ftvmm.ip=10.8.0.10/24 ftvmm.run=disk-load+append+10.8.0.3+7000' --net af_packet:lan \
-    --arbiter dir:$there/arbiter"
+    --arbiter dir:$there/arbiter $silence"
 listener=$(lab run --background --log /tmp/disk-reports.log gamma -- "socat -u TCP-LISTEN:7000,reuseaddr OPEN:$there/reports,creat,append")
 lab run --background --log "$there/beta.log" beta -- "$ftvmm backup --listen verbs:10.9.0.2:7471 $guest --disk $(disk beta) \
     --spare verbs:10.9.0.1:7471 --max-pause 400 --status $there/beta.json --console $there/beta.console" >/dev/null
@@ -59,8 +59,8 @@ survivor=beta
 if [ "$again" = again ]; then
     lab up alpha
     [ "$mode" = shared ] || head -c 16M /dev/urandom >"$dir/alpha.img"
-    lab run --background --log "$there/again.log" alpha -- "$ftvmm backup --listen verbs:10.9.0.1:7471 --join-timeout 0 $guest \
-        --disk $(disk alpha) --status $there/again.json --console $there/again.console" >/dev/null
+    lab run --background --log "$there/again.log" alpha -- "for i in 1 2 3; do $ftvmm backup --listen verbs:10.9.0.1:7471 \
+        --join-timeout 0 $guest --disk $(disk alpha) --status $there/again.json --console $there/again.console && break; done" >/dev/null
     begun=$SECONDS
     until [ "$(json "$dir/beta.json" protected 2>/dev/null)" = true ]; do
         [ $((SECONDS - begun)) -lt 180 ] || fail "the new backup does not come: $(tail -qn 2 "$dir"/*.log)"

@@ -6,7 +6,8 @@ source "$(dirname "$(readlink -f "$0")")/lib.sh"
 
 what=$1
 shift
-"$top/scripts/demo" --lab "$FTVMM_LAB" --kill "$what" --seed "${TEST_SEED:-1}" --out "$TEST_OUT" "$@"
+# shellcheck disable=SC2086 # two words
+"$top/scripts/demo" $silence --lab "$FTVMM_LAB" --kill "$what" --seed "${TEST_SEED:-1}" --out "$TEST_OUT" "$@"
 result=$TEST_OUT/result.json
 expect_json "$result" ok true
 expect_json "$result" counter.lost 0

@@ -10,6 +10,9 @@ ftvmm=/src/build/vmm/ftvmm
 # Under emulation a guest is slow to reach positions of its own; forced ones at the usual pace would slow it more.
 # shellcheck disable=SC2034
 pace="--max-input-delay 40000"
+# Three emulated hosts on a machine that may be busy with other things: one of them may well stand still for a second.
+# shellcheck disable=SC2034
+silence="--peer-timeout 3000"
 
 fail() { echo "FAIL: $*" >&2; exit 1; }
 lab() { "$top/scripts/lab" --name "$FTVMM_LAB" "$@"; }

@@ -156,7 +156,8 @@ static void begin(const struct corner_run *run)
     CHECK(vcpu_set_boot_state(&machine->vcpu, &regs, &sregs) == 0);
     if (run->verify) {
         vcpu_want_registers(&machine->vcpu);
-        CHECK(verify_open(&ls->verify, ls) == 0);
+        CHECK(verify_open(&ls->verify, ls, true) == 0);
+        verify_all(ls->verify, ls);
     }
     CHECK(vcpu_enter_thread(&machine->vcpu) == 0);
     ls->clock_offset_ns = (int64_t)(start.time_ns - clock_now_ns());
