@@ -30,8 +30,10 @@
 #define CORNER_JIT_VA    0xE8000 /* the same pages again */
 #define CORNER_MMIO_VA   0xF0000 /* a page of RAM, then three where nothing lives */
 #define CORNER_MMIO_RAM  0xF8000
-#define CORNER_FRAMES    0x100000 /* registers and frame of each interrupt, 256 bytes each, a ring of 4096 */
-#define CORNER_FRAMES_ROOM 4096
+#define CORNER_FRAMES    0x100000 /* registers and frame of each interrupt, 256 bytes each, a ring of 2048 */
+#define CORNER_FRAMES_ROOM 2048
+#define CORNER_HISTORY   0x180000 /* flags and registers after each step, 128 bytes each, for a program's first steps */
+#define CORNER_HISTORY_ROOM 4096
 #define CORNER_MMIO_GPA  0x10000000
 #define CORNER_NET_PORT  0xC000 /* where ftvmm puts its cards; notify at +0x44, status of interrupts at +0x40 */
 #define CORNER_DISK_PORT 0xC080
