@@ -86,9 +86,9 @@
 
 /* What a step can do. Arguments are told at each of them in corner_guest.S. */
 #define CORNER_GADGETS(X)                                                                                              \
-    X(end) X(out) X(in) X(spin) X(string) X(rep_outs) X(rep_ins) X(shadow) X(pop_flags) X(step_traps) X(modify)         \
-    X(page_bits) X(x87) X(sse) X(fxsave) X(xgetbv) X(cpuid) X(rdrand) X(msr_read) X(msr_write) X(rdpmc) X(tsc)          \
-    X(user_tsc) X(fault) X(compat) X(real_mode) X(halt) X(iret) X(syscall) X(mmio) X(hypercall) X(breakpoint)           \
+    X(end) X(out) X(in) X(spin) X(string) X(rep_outs) X(rep_ins) X(shadow) X(pop_flags) X(step_traps) X(modify)        \
+    X(page_bits) X(x87) X(sse) X(fxsave) X(xgetbv) X(cpuid) X(rdrand) X(msr_read) X(msr_write) X(rdpmc) X(tsc)         \
+    X(user_tsc) X(fault) X(compat) X(real_mode) X(halt) X(iret) X(syscall) X(mmio) X(hypercall) X(breakpoint)          \
     X(frame) X(disk) X(locked)
 
 #endif

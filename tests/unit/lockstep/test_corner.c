@@ -84,7 +84,8 @@ static bool alike(const struct corner_plan *plan)
 
     if (a->lost_interrupt)
         puts("an interrupt was lost");
-    return a->ended && b->ended && !a->lost_interrupt && !b->lost_interrupt && a->positions == b->positions && a->ram_digest == b->ram_digest &&
+    return a->ended && b->ended && !a->lost_interrupt && !b->lost_interrupt && a->positions == b->positions &&
+           a->ram_digest == b->ram_digest &&
            a->forced_syncs == b->forced_syncs && a->frames == b->frames && strcmp(a->said, b->said) == 0 &&
            memcmp(a->state, b->state, sizeof(a->state)) == 0 && a->state[S_FINISHED / 8] == 1 &&
            a->state[S_TSC_BACK / 8] == 0 && a->state[S_STEPS / 8] >= plan->steps && b->compared == b->positions;
