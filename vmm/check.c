@@ -66,8 +66,9 @@ static void check_processor(void)
     }
     if (file != NULL)
         fclose(file);
-    snprintf(found, sizeof(found), "%s (%s, family %s, model %s, stepping %s), microcode %s: must be the same on both hosts",
-             values[3], values[0], values[1], values[2], values[4], values[5]);
+    snprintf(found, sizeof(found),
+             "%s (%s, family %s, model %s, stepping %s), microcode %s: must be the same on both hosts", values[3],
+             values[0], values[1], values[2], values[4], values[5]);
     (void)say(true, "processor", found, "");
 }
 

@@ -220,8 +220,8 @@ static bool exit_is_within_instruction(enum vcpu_exit exit)
 
 /*
  * What an instruction still has to do may raise an exception: a refused MSR, a REP INS into an absent page, a single
- * step of the guest's own. KVM would deliver that first, and the interrupt that was injected beside it at its next entry
- * after some exit of the host's choice, IF or not. So the instruction is completed first; if that leaves no room, the
+ * step of the guest's own. KVM would deliver that first, and the interrupt that was injected beside it at its next
+ * entry after some exit of the host's choice, IF or not. So the instruction is completed first; if that leaves no room, the
  * window tells when there is.
  */
 int machine_resume(struct machine *machine)

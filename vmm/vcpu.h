@@ -100,9 +100,9 @@ static inline bool vcpu_can_inject(const struct vcpu *vcpu)
     return !vcpu->exit_waits && vcpu->run->ready_for_interrupt_injection && vcpu->run->if_flag;
 }
 /*
- * RF, which IRET leaves set for one instruction, may be lost when the host interrupts the guest just there, and a frame
- * pushed there would tell. It means something only to an instruction breakpoint; unless one is armed this clears it. Only
- * between two instructions. Comparisons and digests leave it out. 0 or -errno.
+ * RF, which IRET leaves set for one instruction, may be lost when the host interrupts the guest just there, and a
+ * frame pushed there would tell. It means something only to an instruction breakpoint; unless one is armed this clears
+ * it. Only between two instructions. Comparisons and digests leave it out. 0 or -errno.
  */
 int vcpu_forget_resume_flag(struct vcpu *vcpu);
 /* Injects an external interrupt; only when vcpu_can_inject. 0 or -errno. */

@@ -127,6 +127,13 @@ step_done:
     pushfq
     cld
     PUSH_ALL
+    mov rdi, STATE(S_STEPS)
+    and edi, CORNER_HISTORY_ROOM - 1
+    shl edi, 7
+    add edi, CORNER_HISTORY
+    mov rsi, rsp
+    mov ecx, 16
+    rep movsq
     mov rsi, rsp
     mov ecx, 16
     FOLD S_DIGEST
@@ -806,8 +813,7 @@ gadget_fxsave:
     fild qword ptr [rsp + 8]
     movq xmm15, rdi
     movq xmm7, rsi
-    EXIT
-    mov ecx, 20000 /* for a host's context switch to come between */
+    mov ecx, 20000 /* for a host's context switch to come between, now and then */
 1:  dec ecx
     jnz 1b
     fxsave STATE(S_FXSAVE)

@@ -30,8 +30,10 @@
 #define CORNER_JIT_VA    0xE8000 /* the same pages again */
 #define CORNER_MMIO_VA   0xF0000 /* a page of RAM, then three where nothing lives */
 #define CORNER_MMIO_RAM  0xF8000
-#define CORNER_FRAMES    0x100000 /* registers and frame of each interrupt, 256 bytes each, a ring of 4096 */
-#define CORNER_FRAMES_ROOM 4096
+#define CORNER_FRAMES    0x100000 /* registers and frame of each interrupt, 256 bytes each, a ring of 2048 */
+#define CORNER_FRAMES_ROOM 2048
+#define CORNER_HISTORY   0x180000 /* flags and registers after each step, 128 bytes each, for a program's first steps */
+#define CORNER_HISTORY_ROOM 4096
 #define CORNER_MMIO_GPA  0x10000000
 #define CORNER_NET_PORT  0xC000 /* where ftvmm puts its cards; notify at +0x44, status of interrupts at +0x40 */
 #define CORNER_DISK_PORT 0xC080
@@ -84,9 +86,9 @@
 
 /* What a step can do. Arguments are told at each of them in corner_guest.S. */
 #define CORNER_GADGETS(X)                                                                                              \
-    X(end) X(out) X(in) X(spin) X(string) X(rep_outs) X(rep_ins) X(shadow) X(pop_flags) X(step_traps) X(modify)         \
-    X(page_bits) X(x87) X(sse) X(fxsave) X(xgetbv) X(cpuid) X(rdrand) X(msr_read) X(msr_write) X(rdpmc) X(tsc)          \
-    X(user_tsc) X(fault) X(compat) X(real_mode) X(halt) X(iret) X(syscall) X(mmio) X(hypercall) X(breakpoint)           \
+    X(end) X(out) X(in) X(spin) X(string) X(rep_outs) X(rep_ins) X(shadow) X(pop_flags) X(step_traps) X(modify)        \
+    X(page_bits) X(x87) X(sse) X(fxsave) X(xgetbv) X(cpuid) X(rdrand) X(msr_read) X(msr_write) X(rdpmc) X(tsc)         \
+    X(user_tsc) X(fault) X(compat) X(real_mode) X(halt) X(iret) X(syscall) X(mmio) X(hypercall) X(breakpoint)          \
     X(frame) X(disk) X(locked)
 
 #endif

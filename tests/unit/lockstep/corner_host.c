@@ -229,6 +229,8 @@ static void run_main(struct corner_run run)
                      (run.role == ROLE_PRIMARY || COUNT_GET(ls->end_compared));
     memcpy(outcome->state, ls->machine.memory.base + CORNER_STATE, sizeof(outcome->state));
     memcpy(outcome->frames_seen, ls->machine.memory.base + CORNER_FRAMES, sizeof(outcome->frames_seen));
+    memcpy(outcome->history, ls->machine.memory.base + CORNER_HISTORY, sizeof(outcome->history));
+    memcpy(outcome->program, ls->machine.memory.base + CORNER_PROGRAM, sizeof(outcome->program));
     disk_close(ls->disk, false);
     channel_close(ls->channel);
     fflush(NULL);

@@ -22,6 +22,8 @@ struct corner_outcome {
     uint64_t state[(S_COUNTS + 48 * 8) / 8]; /* the guest's variables */
     char said[256];
     uint64_t frames_seen[CORNER_FRAMES_ROOM][32]; /* registers and frame of each interrupt, the last ones */
+    uint64_t program[CORNER_HISTORY_ROOM][8];
+    uint64_t history[CORNER_HISTORY_ROOM][16]; /* after each step: rax to r15 without rsp, flags */
 };
 
 struct corner_run {

@@ -13,7 +13,7 @@
 
 #include "tests/unit/lockstep/corner_host.h"
 
-#define ROUNDS     4u
+#define ROUNDS     3u
 #define FIRST_SEED 0x5eed2024u
 
 static struct corner_outcome *outcomes; /* of primary and backup */
@@ -37,6 +37,8 @@ static void say(const char *how, const struct corner_plan *plan)
 /* What an interrupt found where the two runs parted. */
 static void show_difference(void)
 {
+    uint64_t steps = outcomes[0].state[S_STEPS / 8] < outcomes[1].state[S_STEPS / 8] ? outcomes[0].state[S_STEPS / 8]
+                                                                                     : outcomes[1].state[S_STEPS / 8];
     static const char *const names[] = {
         "rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
         "vector", "error", "rip", "cs", "rflags", "rsp", "ss",
@@ -44,6 +46,20 @@ static void show_difference(void)
     const uint64_t irqs[] = { outcomes[0].state[S_IRQS / 8], outcomes[1].state[S_IRQS / 8] };
     uint64_t most = irqs[0] > irqs[1] ? irqs[0] : irqs[1], least = irqs[0] < irqs[1] ? irqs[0] : irqs[1];
 
+    for (uint64_t i = 0; i < steps && i < CORNER_HISTORY_ROOM; i++) {
+        const uint64_t *step = outcomes[0].program[i], *a = outcomes[0].history[i], *b = outcomes[1].history[i];
+
+        if (memcmp(a, b, sizeof(outcomes[0].history[0])) == 0)
+            continue;
+        printf("step %llu, %s at CPL %u of 0x%llx 0x%llx 0x%llx 0x%llx 0x%llx 0x%llx, left:\n", (unsigned long long)i,
+               corner_gadget_names[(uint32_t)step[0]], step[0] >> 32 & STEP_AT_CPL0 ? 0 : 3,
+               (unsigned long long)step[1], (unsigned long long)step[2], (unsigned long long)step[3],
+               (unsigned long long)step[4], (unsigned long long)step[5], (unsigned long long)step[6]);
+        for (unsigned k = 0; k < 16; k++)
+            if (a[k] != b[k])
+                printf("    word %u %16llx and %16llx\n", k, (unsigned long long)a[k], (unsigned long long)b[k]);
+        break;
+    }
     /* Older ones of the run that went on are overwritten. */
     for (uint64_t i = most > CORNER_FRAMES_ROOM ? most - CORNER_FRAMES_ROOM : 0; i < least; i++) {
         const uint64_t *a = outcomes[0].frames_seen[i % CORNER_FRAMES_ROOM];
@@ -68,7 +84,8 @@ static bool alike(const struct corner_plan *plan)
 
     if (a->lost_interrupt)
         puts("an interrupt was lost");
-    return a->ended && b->ended && !a->lost_interrupt && !b->lost_interrupt && a->positions == b->positions && a->ram_digest == b->ram_digest &&
+    return a->ended && b->ended && !a->lost_interrupt && !b->lost_interrupt && a->positions == b->positions &&
+           a->ram_digest == b->ram_digest &&
            a->forced_syncs == b->forced_syncs && a->frames == b->frames && strcmp(a->said, b->said) == 0 &&
            memcmp(a->state, b->state, sizeof(a->state)) == 0 && a->state[S_FINISHED / 8] == 1 &&
            a->state[S_TSC_BACK / 8] == 0 && a->state[S_STEPS / 8] >= plan->steps && b->compared == b->positions;

@@ -85,8 +85,9 @@ static bool a_reading_is_the_hosts_time(void)
     memset(seen, 0, sizeof(*seen));
     ended = corner_finish(corner_start(&run, &outcomes[0]));
     unlink(log);
-    printf("%llu readings in %llu ms, %llu forced syncs, %llu timer interrupts: at most %llu ns earlier than when asked "
-           "for, %llu not later than the one before, %llu ahead of time\n", (unsigned long long)atomic_load(&seen->frames),
+    printf("%llu readings in %llu ms, %llu forced syncs, %llu timer interrupts: at most %llu ns before the frame before "
+           "had come, %llu not later than the one before, %llu ahead of time\n",
+           (unsigned long long)atomic_load(&seen->frames),
            (unsigned long long)(atomic_load(&seen->real_ns) / NS_PER_MS), (unsigned long long)outcomes[0].forced_syncs,
            (unsigned long long)outcomes[0].state[S_COUNTS / 8], (unsigned long long)atomic_load(&seen->behind_ns),
            (unsigned long long)atomic_load(&seen->back), (unsigned long long)atomic_load(&seen->ahead));
