@@ -28,7 +28,8 @@
 #define VERBS_WR_HEARD(i) (UINT64_MAX - 16 + (i))
 #define VERBS_HEARD       2 /* each end says two messages */
 
-/* How long one try to join again may take: rdma_cm alone takes 20 to 150 ms. While it lasts no other is made. */
+/* How long one try to join again may take until the connection stands, and then until all is said. rdma_cm alone takes
+ * 20 to 150 ms. No longer, for when its first message is lost it says it again after 4 s only. */
 #define VERBS_AGAIN_NS KEEPER_PATIENCE_NS
 
 /* Writes that take longer: the connection counts as broken, and is joined again. Longer than a card's own patience

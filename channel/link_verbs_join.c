@@ -611,6 +611,8 @@ static int verbs_connect(struct verbs_link *link, const char **why)
     if (result != 0)
         return result;
     join->give_up_ns = clock_now_ns() + join->patience_ns;
+    if (join->session != 0)
+        join->deadline.at_ns = join->give_up_ns; /* it was for the connection; now for what is said */
     result = handshake_sender_meet(&h);
     if (result == 0)
         result = connection_open_to_peer(link, &place);
