@@ -213,6 +213,7 @@ void backup_arrive(struct lockstep *ls)
             ls->time_heard_ns = clock_now_ns();
             /* fall through */
         case EVENT_FRAME:
+        case EVENT_LINK:
         case EVENT_CONSOLE:
         case EVENT_DISK:
         case EVENT_VERIFY:

@@ -148,10 +148,21 @@ static void add_net(cJSON *root, const struct lockstep *ls)
     add(net, "transmitted_frames", statistics.transmitted);
     add(net, "received_bytes", statistics.received_bytes);
     add(net, "transmitted_bytes", statistics.transmitted_bytes);
+    add(net, "received_for_others", statistics.received_for_others);
+    add(net, "segmented_frames", statistics.segmented);
+    add(net, "link_up", net_link_up(ls->net));
     add(net, "dropped_receive_full", statistics.dropped_receive_full);
     add(net, "dropped_oversize", statistics.dropped_oversize);
+    add(net, "dropped_port_missed", statistics.dropped_port_missed);
+    add(net, "dropped_card_receive", COUNT_GET(ls->card_received_dropped));
+    add(net, "dropped_card_send", COUNT_GET(ls->card_sent_dropped));
     add(net, "dropped_hold_full", statistics.dropped_hold_full);
+    add(net, "dropped_hold_oversize", statistics.dropped_hold_oversize);
+    add(net, "dropped_malformed", statistics.dropped_malformed);
     add(net, "dropped_transmit", statistics.dropped_transmit);
+    add(net, "dropped_port_transmit", statistics.dropped_port_transmit);
+    add(net, "hold_full_stalls", COUNT_GET(ls->hold_full_stalls));
+    add(net, "hold_full_ms", COUNT_GET(ls->hold_full_ns) / NS_PER_MS);
     add_percentiles(net, "output_hold", net_hold_histogram(ls->net));
 }
 

@@ -11,6 +11,7 @@
 #include "dpdk-net/receive.h"
 
 #define FRAME_BYTES 60u
+#define FRAME_MAX_BYTES 1518u
 #define CROSSINGS 100000u
 #define DEADLINE_NS (40 * NS_PER_S)
 
@@ -19,7 +20,7 @@ static struct hold *hold_new(uint32_t capacity)
     struct hold *hold = aligned_alloc(alignof(struct hold), sizeof(*hold));
 
     assert_non_null(hold);
-    assert_int_equal(hold_init(hold, capacity), 0);
+    assert_int_equal(hold_init(hold, capacity, 1518), 0);
     return hold;
 }
 
@@ -34,7 +35,7 @@ static int put(struct hold *hold, uint32_t value, uint64_t lsn)
     uint8_t frame[FRAME_BYTES];
 
     frame_fill(frame, sizeof(frame), other_mac, guest_mac, value);
-    return hold_put(hold, frame, sizeof(frame), lsn, 1000);
+    return hold_put(hold, frame, sizeof(frame), &finished, lsn, 1000);
 }
 
 static uint64_t gone(struct hold *hold)
@@ -100,13 +101,13 @@ static void hold_full_queue_refuses_counts_and_numbers(void **state)
 static void hold_refuses_frames_that_are_none(void **state)
 {
     struct hold *hold = hold_new(2);
-    uint8_t frame[NET_FRAME_MAX_BYTES + 1] = { 0 };
+    uint8_t frame[FRAME_MAX_BYTES + 1] = { 0 };
 
     (void)state;
-    assert_int_equal(hold_put(hold, frame, 13, 1, 0), -EMSGSIZE);
-    assert_int_equal(hold_put(hold, frame, sizeof(frame), 1, 0), -EMSGSIZE);
-    assert_int_equal(hold_put(hold, frame, sizeof(frame) - 1, 1, 0), 0);
-    assert_int_equal(hold_put(hold, frame, 14, 1, 0), 0);
+    assert_int_equal(hold_put(hold, frame, 13, &finished, 1, 0), -EMSGSIZE);
+    assert_int_equal(hold_put(hold, frame, sizeof(frame), &finished, 1, 0), -EMSGSIZE);
+    assert_int_equal(hold_put(hold, frame, sizeof(frame) - 1, &finished, 1, 0), 0);
+    assert_int_equal(hold_put(hold, frame, 14, &finished, 1, 0), 0);
     hold_free(hold);
 }
 
@@ -149,7 +150,7 @@ static struct receive *receive_new(uint32_t capacity, const uint8_t mac[6])
     struct receive *receive = aligned_alloc(alignof(struct receive), sizeof(*receive));
 
     assert_non_null(receive);
-    assert_int_equal(receive_init(receive, capacity, mac), 0);
+    assert_int_equal(receive_init(receive, capacity, 1518, mac), 0);
     return receive;
 }
 
@@ -181,7 +182,7 @@ static void receive_drops_oversize_and_segmented(void **state)
 {
     struct receive *receive = receive_new(4, guest_mac);
     uint8_t data[2000];
-    struct receive_frame frame = { .data = data, .bytes = NET_FRAME_MAX_BYTES + 1, .whole = true };
+    struct receive_frame frame = { .data = data, .bytes = FRAME_MAX_BYTES + 1, .whole = true };
 
     (void)state;
     frame_fill(data, sizeof(data), guest_mac, other_mac, 1);
@@ -190,13 +191,13 @@ static void receive_drops_oversize_and_segmented(void **state)
     frame.whole = false;
     assert_false(receive_put(receive, &frame));
     frame.whole = true;
-    frame.bytes = NET_FRAME_MAX_BYTES - 3;
+    frame.bytes = FRAME_MAX_BYTES - 3;
     frame.tagged = true; /* one byte too many once the tag is back */
     assert_false(receive_put(receive, &frame));
     assert_int_equal(atomic_load(&receive->dropped_oversize), 3);
-    frame.bytes = NET_FRAME_MAX_BYTES - 4;
+    frame.bytes = FRAME_MAX_BYTES - 4;
     assert_true(receive_put(receive, &frame));
-    assert_int_equal(frame_ring_at(&receive->ring, 0)->bytes, NET_FRAME_MAX_BYTES);
+    assert_int_equal(frame_ring_at(&receive->ring, 0)->bytes, FRAME_MAX_BYTES);
     receive_free(receive);
 }
 
@@ -254,7 +255,7 @@ static void *hold_producer(void *arg)
 
     for (uint32_t i = 0; i < CROSSINGS && !atomic_load(&give_up); i++) {
         frame_fill(frame, sizeof(frame), other_mac, guest_mac, i);
-        while (hold_put(hold, frame, sizeof(frame), i / 3, 0) == -ENOBUFS && !atomic_load(&give_up))
+        while (hold_put(hold, frame, sizeof(frame), &finished, i / 3, 0) == -ENOBUFS && !atomic_load(&give_up))
             sched_yield();
     }
     return NULL;
