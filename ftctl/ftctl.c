@@ -24,7 +24,8 @@ static const char help[] =
     "  status            role, protection, lag, latencies, log, exits, and how the last failover went\n"
     "  events [--follow] what has become of the pair, and when; --follow: and what comes\n"
     "  failover          primary: move the guest to the backup, now\n"
-    "  unprotect         primary: go on alone; the backup ends\n"
+    "  protect [ADDRESS] alone: give the running guest a new backup, which listens there\n"
+    "  unprotect         primary: go on alone; the backup ends. Alone: seek no new backup\n"
     "  stop              stop the guest in order, on both hosts\n"
     "\n"
     "options\n"
@@ -35,10 +36,11 @@ static const char help[] =
     "\n"
     "exit status: 0 done; 1 refused, failed, or nobody answers; 2 wrong use\n";
 
-static const char *const commands[] = { "status", "events", "failover", "unprotect", "stop" };
+static const char *const commands[] = { "status", "events", "failover", "protect", "unprotect", "stop" };
 
 struct asked {
     const char *command;
+    const char *address; /* protect; NULL: none */
     char socket[108];
     bool follow, json;
 };
@@ -87,8 +89,11 @@ static int parse(struct asked *asked, int argc, char **argv, int *status)
             asked->command = commands[i];
     if (asked->command == NULL)
         return wrong_use("there is no command '%s'", argv[optind]);
-    if (optind + 1 < argc)
-        return wrong_use("'%s' is one word too many", argv[optind + 1]);
+    optind++;
+    if (strcmp(asked->command, "protect") == 0 && optind < argc)
+        asked->address = argv[optind++];
+    if (optind < argc)
+        return wrong_use("'%s' is one word too many", argv[optind]);
     if (asked->follow && strcmp(asked->command, "events") != 0)
         return wrong_use("%s belongs to events", "--follow");
     if (path != NULL && name != NULL)
@@ -156,24 +161,43 @@ static int show(const struct asked *asked, const cJSON *answer)
         show_handover(cJSON_GetObjectItem(answer, "handover"));
     } else if (strcmp(asked->command, "unprotect") == 0) {
         puts("the guest goes on here, without protection; the backup will end");
+    } else if (strcmp(asked->command, "protect") == 0) {
+        puts("the guest has a backup");
     } else if (strcmp(asked->command, "stop") == 0) {
         puts("the guest has ended");
     }
     return 0;
 }
 
+static char *request_of(const struct asked *asked)
+{
+    cJSON *request = cJSON_CreateObject();
+    char *line;
+
+    cJSON_AddStringToObject(request, "command", asked->command);
+    if (asked->follow)
+        cJSON_AddTrueToObject(request, "follow");
+    if (asked->address != NULL)
+        cJSON_AddStringToObject(request, "address", asked->address);
+    line = cJSON_PrintUnformatted(request);
+    cJSON_Delete(request);
+    return line;
+}
+
 static int ask(const struct asked *asked)
 {
     FILE *stream = connect_to(asked->socket);
-    char *line = NULL;
+    char *line = NULL, *request;
     size_t room = 0;
     ssize_t bytes;
     int rc = -1;
 
     if (stream == NULL)
         return 1;
-    fprintf(stream, "{\"command\":\"%s\",\"follow\":%s}\n", asked->command, asked->follow ? "true" : "false");
+    request = request_of(asked);
+    fprintf(stream, "%s\n", request != NULL ? request : "");
     fflush(stream);
+    free(request);
     while ((rc == -1 || asked->follow) && (bytes = getline(&line, &room, stream)) > 0) {
         cJSON *answer = cJSON_ParseWithLength(line, (size_t)bytes);
         bool refused = !cJSON_IsTrue(cJSON_GetObjectItem(answer, "ok")) && cJSON_GetObjectItem(answer, "event") == NULL;

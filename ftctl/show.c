@@ -183,6 +183,25 @@ static void show_protection(const cJSON *status)
     }
 }
 
+/* A new backup: on its way, or how the last one came. */
+static void show_new_backup(const cJSON *protection)
+{
+    const char *state;
+
+    if (protection == NULL)
+        return;
+    state = text(protection, "state");
+    if (find(protection, "why") != NULL)
+        fact("no new backup", "%s", text(protection, "why"));
+    if (strcmp(state, "idle") != 0)
+        fact("new backup", "%s, %s; %s sent in %.0f rounds, %s left at the last", find(protection, "spare") != NULL ?
+             text(protection, "spare") : "?", state, format_bytes(number(protection, "sent_bytes")),
+             number(protection, "rounds"), format_bytes(number(protection, "left_bytes")));
+    else if (number(protection, "took_ms") > 0)
+        fact("new backup", "came after %s, %s sent; the guest stood still for %s", format_ms(number(protection, "took_ms")),
+             format_bytes(number(protection, "sent_bytes")), format_us(number(protection, "pause_us")));
+}
+
 void show_status(const cJSON *status)
 {
     const char *state = text(status, "state");
@@ -199,6 +218,7 @@ void show_status(const cJSON *status)
         fact("guest ended", "%s", text(status, "ended"));
     fact("up", "%s; guest time %s", format_ms(number(status, "uptime_ms")), format_ms(number(status, "virtual_ms")));
     show_protection(status);
+    show_new_backup(find(status, "protection"));
     show_exits(find(status, "exits"));
     show_failover(find(status, "failover"));
     show_handover(find(status, "handover"));

@@ -165,7 +165,7 @@ static int dir_begin(void *place, uint64_t *generation)
     struct directory *directory = place;
     char name[NAME_BYTES];
 
-    for (unsigned tries = 0; tries < 16; tries++) { /* each loss means that somebody else began one */
+    for (unsigned tries = 0; tries < 64; tries++) { /* each loss means that somebody else began one */
         uint64_t highest;
         int rc = highest_generation(directory, &highest);
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/report.h"
+#include "vmm/transfer.h"
 
 /* How often to look for the arbiter's answer; how often to say that there is none. */
 #define ARBITER_LOOK_NS NS_PER_MS
@@ -115,7 +116,7 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
                 return false;
             }
             if (!COUNT_GET(ls->running)) {
-                report_error("the primary has left before the guest began");
+                report_error("the primary has left before this host had the guest: it cannot go on here");
                 ls->failure = -ECONNRESET;
                 return false;
             }
@@ -150,9 +151,9 @@ int backup_fetch_start(struct lockstep *ls, struct event_start *start)
     return rc;
 }
 
-static void note_sent(struct lockstep *ls, uint64_t frames_sent)
+void backup_note_sent(struct lockstep *ls, uint64_t frames_sent)
 {
-    COUNT_SET(ls->peer_sent_count, frames_sent);
+    COUNT_SET(ls->peer_sent_count, frames_sent > ls->frames_before ? frames_sent - ls->frames_before : 0);
 }
 
 static int compare_output(struct lockstep *ls, const struct event_output *output)
@@ -164,6 +165,27 @@ static int compare_output(struct lockstep *ls, const struct event_output *output
                  (unsigned long long)output->frames_built, (unsigned long long)output->digest,
                  (unsigned long long)ls->frames_built, (unsigned long long)ls->output_digest);
     return -EILSEQ;
+}
+
+int backup_receive_machine(struct lockstep *ls)
+{
+    bool whole = false;
+
+    report_info("the guest runs already, on the other host: its state is coming");
+    while (!ls->failure && !whole) {
+        struct channel_record record;
+
+        if (!backup_fetch(ls, &record))
+            return ls->failure;
+        ls->failure = transfer_take(ls, &record, &whole);
+        channel_consume(ls->channel);
+    }
+    if (ls->failure)
+        return ls->failure;
+    ls->stands_at_position = true;
+    report_info("the guest's state is here: it follows from position %llu on",
+                (unsigned long long)ls->machine.position);
+    return 0;
 }
 
 enum lockstep_step backup_before_run(struct lockstep *ls)
@@ -182,7 +204,7 @@ enum lockstep_step backup_before_run(struct lockstep *ls)
             channel_consume(ls->channel);
             return ls->failure ? STEP_END : STEP_SYNCED;
         } else if (record.kind == EVENT_PROGRESS && record.position == ls->machine.position) {
-            note_sent(ls, ((const struct event_progress *)record.payload)->frames_sent);
+            backup_note_sent(ls, ((const struct event_progress *)record.payload)->frames_sent);
             channel_consume(ls->channel);
         } else {
             report_error("the machines differ: a %s record for position %llu comes when this backup is done with "
@@ -222,7 +244,7 @@ void backup_arrive(struct lockstep *ls)
             ls->failure = lockstep_apply(ls, &record);
             break;
         case EVENT_PROGRESS:
-            note_sent(ls, ((const struct event_progress *)record.payload)->frames_sent);
+            backup_note_sent(ls, ((const struct event_progress *)record.payload)->frames_sent);
             break;
         case EVENT_OUTPUT: /* followed in backup_emulated, once we have put out the same */
             ls->position_closed = true;
@@ -242,6 +264,8 @@ void backup_arrive(struct lockstep *ls)
         case EVENT_START:
         case EVENT_PAGES:
         case EVENT_SYNC:
+        case EVENT_SECTORS:
+        case EVENT_MACHINE:
             report_error("the log has a %s record at position %llu, where none can be", event_name(record.kind),
                          (unsigned long long)record.position);
             ls->failure = -EBADMSG;
@@ -268,7 +292,7 @@ void backup_emulated(struct lockstep *ls)
         return;
     }
     ls->failure = compare_output(ls, record.payload);
-    note_sent(ls, ((const struct event_output *)record.payload)->frames_sent);
+    backup_note_sent(ls, ((const struct event_output *)record.payload)->frames_sent);
     COUNT_ADD(ls->output_records, 1);
     channel_consume(ls->channel);
 }

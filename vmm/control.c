@@ -28,7 +28,7 @@
 
 #define CLIENTS          8u
 #define METRICS_CLIENTS  4u /* of their own, so that monitoring cannot lock the operator out */
-#define OUT_MAX_BYTES    32768u /* the largest answer: JOURNAL_ENTRIES events */
+#define OUT_MAX_BYTES    131072u/* the largest answer: JOURNAL_ENTRIES events */
 #define CLIENT_LIMIT_NS  (10 * NS_PER_S) /* to say something whole, or to take what it asked for */
 #define WATCH_MS         50  /* how late an outcome or an event may be told */
 #define ROUND_MS         1000

@@ -16,7 +16,7 @@
 
 static const char *const names[] = {
     [CONTROL_STATUS] = "status",       [CONTROL_EVENTS] = "events", [CONTROL_FAILOVER] = "failover",
-    [CONTROL_UNPROTECT] = "unprotect", [CONTROL_STOP] = "stop",
+    [CONTROL_UNPROTECT] = "unprotect", [CONTROL_STOP] = "stop",     [CONTROL_PROTECT] = "protect",
 };
 
 cJSON *control_error(const char *format, ...)
@@ -121,24 +121,50 @@ static cJSON *begin_failover(struct lockstep *ls)
     return refusal;
 }
 
+/* A guest that is alone has nothing to leave, but may be about to get a backup. */
 static cJSON *begin_unprotect(struct lockstep *ls)
 {
-    cJSON *refusal = refuse_change(ls, "unprotect");
+    bool alone = atomic_load_explicit(&ls->opened, memory_order_acquire) && ls->protector != NULL &&
+                 lockstep_role_now(ls) == ROLE_ALONE && !COUNT_GET(ls->finished);
+    cJSON *refusal = alone ? NULL : refuse_change(ls, "unprotect");
 
-    if (refusal == NULL)
+    if (refusal != NULL)
+        return refusal;
+    if (ls->protector != NULL)
+        protect_cancel(ls->protector);
+    if (!alone)
         COUNT_SET(ls->unprotect_requested, true);
-    return refusal;
+    return NULL;
+}
+
+static cJSON *begin_protect(struct lockstep *ls, const struct control_request *request)
+{
+    if (!atomic_load_explicit(&ls->opened, memory_order_acquire) || !COUNT_GET(ls->running))
+        return control_error("protect: the guest has not begun yet; 'ftctl status' tells when it has");
+    if (COUNT_GET(ls->finished))
+        return control_error("protect: the guest runs here no more");
+    if (lockstep_role_now(ls) == ROLE_BACKUP)
+        return control_error("protect: this is the backup; ask its primary");
+    if (ls->protector == NULL)
+        return control_error("protect: this ftvmm was started without --arbiter; without one both hosts could go live "
+                             "after a network failure");
+    if (!protect_ask(ls->protector, request->address[0] != '\0' ? request->address : NULL))
+        return control_error("protect: where? No --spare was given; name the new backup's address: verbs:HOST:PORT, "
+                             "tcp:HOST:PORT or shm:NAME");
+    return NULL;
 }
 
 static bool parse(cJSON *object, struct control_request *request)
 {
-    const char *command = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, "command"));
+    const char *command = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, "command")), *address;
 
     for (size_t i = 0; command != NULL && i < sizeof(names) / sizeof(names[0]); i++)
         if (strcmp(command, names[i]) == 0) {
             request->command = (enum control_command)i;
             request->follow = i == CONTROL_EVENTS && cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(object, "follow"));
-            return true;
+            address = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, "address"));
+            snprintf(request->address, sizeof(request->address), "%s", address != NULL ? address : "");
+            return address == NULL || strlen(address) < sizeof(request->address);
         }
     return false;
 }
@@ -161,7 +187,7 @@ cJSON *control_request_begin(const struct control_target *target, const char *li
     known = parse(object, request);
     cJSON_Delete(object);
     if (!known)
-        return control_error("\"command\" takes status, events, failover, unprotect or stop");
+        return control_error("\"command\" takes status, events, failover, protect, unprotect or stop");
     switch (request->command) {
     case CONTROL_STATUS:
         answer = fine();
@@ -169,19 +195,20 @@ cJSON *control_request_begin(const struct control_target *target, const char *li
         return answer;
     case CONTROL_EVENTS: return answer_events(target->ls);
     case CONTROL_FAILOVER: return begin_failover(target->ls);
+    case CONTROL_PROTECT: return begin_protect(target->ls, request);
     case CONTROL_UNPROTECT: return begin_unprotect(target->ls);
     case CONTROL_STOP: return begin_stop(target);
     }
     return control_error("no such command");
 }
 
-static cJSON *with_handover(cJSON *answer, const struct lockstep *ls)
+static cJSON *with_handover(cJSON *answer, struct lockstep *ls)
 {
     status_add_handover(answer, ls);
     return answer;
 }
 
-static cJSON *failover_outcome(const struct lockstep *ls)
+static cJSON *failover_outcome(struct lockstep *ls)
 {
     switch (handover_state_now(&ls->handover)) {
     case HANDOVER_DONE: return with_handover(fine(), ls);
@@ -208,12 +235,25 @@ static cJSON *unprotect_outcome(const struct lockstep *ls)
     return lockstep_role_now(ls) == ROLE_ALONE ? fine() : NULL;
 }
 
+/* A new backup that does not come is waited for; one that cannot be had is said. */
+static cJSON *protect_outcome(struct lockstep *ls)
+{
+    struct protect_status status;
+
+    if (lockstep_is_protected(ls))
+        return fine();
+    protect_get_status(ls->protector, &status);
+    return status.why[0] != '\0' ? control_error("protect: %s; it is tried again until 'ftctl unprotect'", status.why)
+                                 : NULL;
+}
+
 static cJSON *outcome_now(const struct control_target *target, enum control_command command, bool closing)
 {
-    const struct lockstep *ls = target->ls;
+    struct lockstep *ls = target->ls;
 
     switch (command) {
     case CONTROL_FAILOVER: return failover_outcome(ls);
+    case CONTROL_PROTECT: return protect_outcome(target->ls);
     case CONTROL_UNPROTECT: return unprotect_outcome(ls);
     case CONTROL_STOP: return closing || atomic_load_explicit(&ls->finished, memory_order_acquire) ? fine() : NULL;
     case CONTROL_STATUS:

@@ -6,7 +6,10 @@
  *                              its own as "event", until the session ends
  *   {"command":"failover"}     primary: hands the guest over to the backup; answered when that is decided, with the
  *                              steps as "handover"
- *   {"command":"unprotect"}    primary: goes on alone; answered when the arbiter has answered
+ *   {"command":"protect"}      alone: the guest is to get a new backup, at "address" or where it was to be last; answered
+ *                              when it has one, or when an attempt has failed
+ *   {"command":"unprotect"}    primary: goes on alone; answered when the arbiter has answered. Alone: no new backup is
+ *                              wanted
  *   {"command":"stop"}         primary, alone: stops the guest in order, on both hosts; answered when it has ended
  */
 #ifndef FTVMM_VMM_CONTROL_REQUEST_H
@@ -15,6 +18,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "vmm/protect.h"
 
 struct cJSON;
 struct journal_entry;
@@ -32,11 +37,13 @@ enum control_command {
     CONTROL_FAILOVER,
     CONTROL_UNPROTECT,
     CONTROL_STOP,
+    CONTROL_PROTECT,
 };
 
 struct control_request {
     enum control_command command;
     bool follow;         /* events: the answer is not the end of it */
+    char address[PROTECT_ADDRESS_BYTES]; /* protect; empty: none was given */
     uint64_t limit_ns;   /* when to answer what is not decided by then */
 };
 

@@ -19,10 +19,12 @@ int dirty_collect(struct lockstep *ls)
     for (uint64_t i = 0; rc == 0 && i < words; i++) {
         if (ls->unsent_pages != NULL)
             ls->unsent_pages[i] |= written[i]; /* what the devices wrote, the backup's devices wrote too */
-        if (ls->verify != NULL) {
+        if (ls->verify != NULL)
             ls->verify->written_pages[i] |= written[i] | memory->dirty[i];
+        if (ls->transfer_pages != NULL)
+            ls->transfer_pages[i] |= written[i] | memory->dirty[i];
+        if (ls->verify != NULL || ls->transfer_pages != NULL)
             memory->dirty[i] = 0;
-        }
     }
     free(written);
     return rc;

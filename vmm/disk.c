@@ -52,6 +52,10 @@ struct disk {
     _Alignas(128) _Atomic uint64_t finished;
     _Atomic bool active, closing, abandoned;
     _Atomic uint64_t reads, read_bytes, writes, write_bytes, flushes, errors;
+    /* One bit a block, NULL while nobody copies. D4: set when a write has ended and cleared before the block is read, so
+     * that whoever reads the old contents, or half of them, finds the bit set again. */
+    _Atomic uint64_t *_Atomic uncopied;
+    _Atomic uint64_t *uncopied_memory;
     struct slot slots[VIRTIO_BLK_REQUESTS_MAX];
 };
 
@@ -97,6 +101,22 @@ static int carry_out_flush(struct disk *disk)
     return disk->flush_failed ? -EIO : 0;
 }
 
+static uint64_t blocks_of(const struct disk *disk)
+{
+    return (disk->bytes + DISK_BLOCK_BYTES - 1) / DISK_BLOCK_BYTES;
+}
+
+/* Disk thread. */
+static void note_written(struct disk *disk, uint64_t offset, uint32_t bytes)
+{
+    _Atomic uint64_t *uncopied = atomic_load(&disk->uncopied);
+
+    if (uncopied == NULL || bytes == 0)
+        return;
+    for (uint64_t block = offset / DISK_BLOCK_BYTES; block <= (offset + bytes - 1) / DISK_BLOCK_BYTES; block++)
+        atomic_fetch_or(&uncopied[block / 64], UINT64_C(1) << (block % 64)); /* D4 */
+}
+
 static void carry_out(struct disk *disk, uint64_t number)
 {
     struct slot *slot = slot_of(disk, number);
@@ -114,6 +134,7 @@ static void carry_out(struct disk *disk, uint64_t number)
         break;
     case VIRTIO_BLK_WRITE:
         rc = transfer(disk, true, data, request->bytes, offset);
+        note_written(disk, offset, request->bytes);
         if (rc == 0 && request->durable)
             rc = carry_out_flush(disk);
         COUNT_ADD(disk->writes, 1);
@@ -162,9 +183,13 @@ static void *disk_thread(void *arg)
 {
     struct disk *disk = arg;
 
-    for (;;) {
-        bool closing = COUNT_GET(disk->closing);
+    for (;;) { /* nothing is looked at before somebody has posted: so disk_begin_at needs no more care */
         uint64_t number;
+        bool closing;
+
+        while (sem_wait(&disk->work) < 0 && errno == EINTR)
+            ;
+        closing = COUNT_GET(disk->closing);
 
         while (atomic_load_explicit(&disk->active, memory_order_acquire) && /* D3 */
                (number = COUNT_GET(disk->finished)) != atomic_load_explicit(&disk->submitted, memory_order_acquire)) {
@@ -176,8 +201,6 @@ static void *disk_thread(void *arg)
         }
         if (closing) /* set before the last look, so that look has seen all */
             return NULL;
-        while (sem_wait(&disk->work) < 0 && errno == EINTR)
-            ;
     }
 }
 
@@ -308,6 +331,7 @@ void disk_close(struct disk *disk, bool abandon)
         sem_destroy(&disk->work);
     if (disk->fd >= 0)
         close(disk->fd);
+    free(disk->uncopied_memory);
     free(disk->data);
     free(disk);
 }
@@ -475,6 +499,100 @@ int disk_activate(struct disk *disk)
     atomic_store_explicit(&disk->active, true, memory_order_release); /* D3 */
     sem_post(&disk->work);
     return 0;
+}
+
+/* ---- copying to another host ---- */
+
+int disk_track(struct disk *disk, bool on)
+{
+    uint64_t blocks = blocks_of(disk), words = (blocks + 63) / 64;
+
+    if (disk->uncopied_memory == NULL && on)
+        disk->uncopied_memory = calloc(words, sizeof(*disk->uncopied_memory)); /* freed at the end: the disk thread
+                                                                                   may still look at it */
+    if (!on) {
+        atomic_store(&disk->uncopied, NULL);
+        return 0;
+    }
+    if (disk->uncopied_memory == NULL)
+        return -ENOMEM;
+    for (uint64_t i = 0; i < words; i++) {
+        uint64_t left = blocks - 64 * i;
+
+        atomic_store(&disk->uncopied_memory[i], left >= 64 ? UINT64_MAX : (UINT64_C(1) << left) - 1);
+    }
+    atomic_store(&disk->uncopied, disk->uncopied_memory);
+    return 0;
+}
+
+uint64_t disk_uncopied(const struct disk *disk)
+{
+    _Atomic uint64_t *uncopied = atomic_load(&disk->uncopied);
+    uint64_t count = 0;
+
+    for (uint64_t i = 0; uncopied != NULL && i < (blocks_of(disk) + 63) / 64; i++)
+        count += (uint64_t)__builtin_popcountll(atomic_load_explicit(&uncopied[i], memory_order_relaxed));
+    return count;
+}
+
+int disk_copy(struct disk *disk, uint64_t *block, uint8_t *data, uint64_t *offset, uint32_t *bytes, bool *zero)
+{
+    _Atomic uint64_t *uncopied = disk->uncopied_memory;
+    uint64_t blocks = blocks_of(disk);
+    int rc;
+
+    while (*block < blocks && !(atomic_load(&uncopied[*block / 64]) >> (*block % 64) & 1))
+        *block += atomic_load(&uncopied[*block / 64]) == 0 ? 64 - *block % 64 : 1;
+    if (*block >= blocks)
+        return 0;
+    atomic_fetch_and(&uncopied[*block / 64], ~(UINT64_C(1) << (*block % 64))); /* D4 */
+    *offset = *block * DISK_BLOCK_BYTES;
+    *bytes = disk->bytes - *offset < DISK_BLOCK_BYTES ? (uint32_t)(disk->bytes - *offset) : DISK_BLOCK_BYTES;
+    ++*block;
+    rc = transfer(disk, false, data, *bytes, *offset);
+    if (rc < 0) {
+        report_error("the disk image '%s' cannot be copied: reading at byte %llu: %s", disk->options.path,
+                     (unsigned long long)*offset, strerror(-rc));
+        return rc;
+    }
+    *zero = is_zero(data, *bytes);
+    return 1;
+}
+
+int disk_put(struct disk *disk, uint64_t offset, const uint8_t *data, uint32_t bytes)
+{
+    static uint8_t zeroes[DISK_BLOCK_BYTES];
+    int rc = 0;
+
+    if (offset > disk->bytes || bytes > disk->bytes - offset || bytes > DISK_BLOCK_BYTES) {
+        report_error("the log has a block of the disk at byte %llu, outside the image '%s'",
+                     (unsigned long long)offset, disk->options.path);
+        return -EBADMSG;
+    }
+    if (data == NULL && fallocate(disk->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, bytes) == 0)
+        return 0; /* where that cannot be done zeroes are written */
+    rc = transfer(disk, true, data != NULL ? (uint8_t *)data : zeroes, bytes, offset);
+    if (rc < 0)
+        report_error("the disk image '%s' cannot be written: %s", disk->options.path, strerror(-rc));
+    return rc;
+}
+
+int disk_settle(struct disk *disk)
+{
+    int error;
+
+    if (fdatasync(disk->fd) == 0)
+        return 0;
+    error = errno;
+    report_error("the disk image '%s' cannot be made durable: %s", disk->options.path, strerror(error));
+    return -error;
+}
+
+void disk_begin_at(struct disk *disk, uint64_t number)
+{
+    COUNT_SET(disk->finished, number);
+    COUNT_SET(disk->consumed, number);
+    atomic_store_explicit(&disk->submitted, number, memory_order_release);
 }
 
 bool disk_result_waiting(const struct disk *disk)

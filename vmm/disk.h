@@ -73,6 +73,30 @@ int disk_learn(struct disk *disk, const struct disk_result *result, const uint8_
  * (-EBUSY: the other host still has it locked; said once). */
 int disk_activate(struct disk *disk);
 
+/*
+ * ---- copying a mirrored disk to another host, while requests are carried out ----
+ *
+ * The image is seen as blocks of DISK_BLOCK_BYTES. From disk_track on, every block counts as not copied; one that is
+ * written later counts so again.
+ */
+#define DISK_BLOCK_BYTES 65536u
+
+/* Begins (`on`), all over again if need be, or ends. Any one thread, the same that copies. 0 or -ENOMEM. */
+int disk_track(struct disk *disk, bool on);
+/* Blocks not copied. Any thread. */
+uint64_t disk_uncopied(const struct disk *disk);
+/* The next block not copied, from number *block on, which moves behind it: *bytes of it at *offset go to `data` (room for
+ * a block), with *zero if they are all zeroes. 1; 0: none left from *block on; -errno, said in words. A block that is
+ * being written comes as a mixture, and will count as not copied again. */
+int disk_copy(struct disk *disk, uint64_t *block, uint8_t *data, uint64_t *offset, uint32_t *bytes, bool *zero);
+/* The other host: puts a piece of the image in its place; `data` NULL: zeroes. No request may be under way. 0; -EBADMSG:
+ * outside the image; -errno; said in words. Machine thread. */
+int disk_put(struct disk *disk, uint64_t offset, const uint8_t *data, uint32_t bytes);
+/* Makes all that was put durable. 0 or -errno, said in words. */
+int disk_settle(struct disk *disk);
+/* Requests before `number` were another host's; none has been submitted here. Machine thread. */
+void disk_begin_at(struct disk *disk, uint64_t number);
+
 /* ---- any thread ---- */
 
 /* A result waits that nobody has consumed. */

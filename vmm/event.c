@@ -19,6 +19,9 @@
 
 _Static_assert(sizeof(struct event_disk) + VIRTIO_BLK_DATA_BYTES_MAX <= CHANNEL_PAYLOAD_MAX_BYTES,
                "a read fits a record");
+_Static_assert(sizeof(struct event_machine) <= CHANNEL_PAYLOAD_MAX_BYTES, "the machine fits a record");
+_Static_assert(sizeof(struct event_sectors) + EVENT_SECTORS_MAX_BYTES <= CHANNEL_PAYLOAD_MAX_BYTES,
+               "a block of the disk fits a record");
 
 const char *event_name(uint16_t kind)
 {
@@ -38,6 +41,8 @@ const char *event_name(uint16_t kind)
     case EVENT_HANDOVER: return "handover";
     case EVENT_DISK: return "disk";
     case EVENT_LINK: return "link";
+    case EVENT_SECTORS: return "sectors";
+    case EVENT_MACHINE: return "machine";
     }
     return "unknown";
 }
@@ -67,7 +72,8 @@ static bool start_fits(const struct channel_record *record)
 {
     const struct event_start *start = record->payload;
 
-    return record->bytes >= sizeof(*start) && start->cpuid_entries <= EVENT_CPUID_MAX &&
+    return record->bytes >= sizeof(*start) && start->cpuid_entries <= EVENT_CPUID_MAX && start->verify <= 1 &&
+           start->transfer <= 1 &&
            record->bytes == sizeof(*start) + start->cpuid_entries * sizeof(struct kvm_cpuid_entry2);
 }
 
@@ -115,6 +121,16 @@ static bool link_fits(const struct channel_record *record)
     return record->bytes == sizeof(*link) && link->up <= 1;
 }
 
+static bool sectors_fit(const struct channel_record *record)
+{
+    const struct event_sectors *sectors = record->payload;
+
+    return record->bytes >= sizeof(*sectors) && sectors->zero <= 1 && sectors->bytes != 0 &&
+           sectors->bytes <= EVENT_SECTORS_MAX_BYTES && sectors->bytes % VIRTIO_BLK_SECTOR_BYTES == 0 &&
+           sectors->offset % VIRTIO_BLK_SECTOR_BYTES == 0 &&
+           record->bytes == sizeof(*sectors) + (sectors->zero ? 0 : sectors->bytes);
+}
+
 int event_check(const struct channel_record *record)
 {
     bool fits = false;
@@ -135,6 +151,8 @@ int event_check(const struct channel_record *record)
     case EVENT_HANDOVER: fits = record->bytes == sizeof(struct event_handover); break;
     case EVENT_DISK: fits = disk_fits(record); break;
     case EVENT_LINK: fits = link_fits(record); break;
+    case EVENT_SECTORS: fits = sectors_fit(record); break;
+    case EVENT_MACHINE: fits = record->bytes == sizeof(struct event_machine); break;
     }
     if (fits)
         return 0;
@@ -193,6 +211,7 @@ static void read_start(const struct event_start *start, const struct event_reade
     reader->number(reader->ctx, "time_ns", start->time_ns);
     reader->hex(reader->ctx, "seed_digest", XXH3_64bits(start->rng_seed, sizeof(start->rng_seed)));
     reader->number(reader->ctx, "verify", start->verify);
+    reader->number(reader->ctx, "transfer", start->transfer);
     reader->number(reader->ctx, "cpuid_leaves", start->cpuid_entries);
     reader->hex(reader->ctx, "cpuid_digest", XXH3_64bits(entries, start->cpuid_entries * sizeof(entries[0])));
     read_cpu_name(entries, start->cpuid_entries, reader);
@@ -309,6 +328,22 @@ static void read_disk(const struct event_disk *disk, const struct event_reader *
     reader->number(reader->ctx, "read_bytes", disk->bytes);
 }
 
+static void read_sectors(const struct event_sectors *sectors, const struct event_reader *reader)
+{
+    reader->number(reader->ctx, "offset", sectors->offset);
+    reader->number(reader->ctx, "image_bytes", sectors->bytes);
+    reader->number(reader->ctx, "zero", sectors->zero);
+}
+
+static void read_machine(const struct event_machine *machine, const struct event_reader *reader)
+{
+    reader->number(reader->ctx, "frames_built", machine->frames_built);
+    reader->hex(reader->ctx, "digest", machine->output_digest);
+    reader->number(reader->ctx, "time_ns", machine->machine.time_ns);
+    reader->number(reader->ctx, "halted", machine->machine.halted);
+    read_vcpu(&machine->machine.vcpu, reader);
+}
+
 void event_read(const struct channel_record *record, const struct event_reader *reader)
 {
     const void *payload = record->payload;
@@ -330,6 +365,8 @@ void event_read(const struct channel_record *record, const struct event_reader *
     case EVENT_LINK:
         reader->text(reader->ctx, "link", ((const struct event_link *)payload)->up ? "up" : "down");
         return;
+    case EVENT_SECTORS: read_sectors(payload, reader); return;
+    case EVENT_MACHINE: read_machine(payload, reader); return;
     case EVENT_PAGES: read_pages(record, reader); return;
     case EVENT_SYNC: read_vcpu(payload, reader); return;
     case EVENT_VERIFY: read_registers(&registers->regs, &registers->sregs, reader); return;

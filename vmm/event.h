@@ -12,6 +12,7 @@
 
 #include "channel/channel.h"
 #include "dpdk-net/net.h"
+#include "vmm/machine_state.h"
 #include "vmm/vcpu.h"
 
 enum event_kind {
@@ -29,7 +30,9 @@ enum event_kind {
     EVENT_END = 12,     /* the guest has ended at this position */
     EVENT_HANDOVER = 13, /* the primary stands at this position and logs no more: the backup is to go on from here */
     EVENT_DISK = 14,    /* input: the disk has answered a request */
-    EVENT_LINK = 15,    /* input: the cable of the network card is in, or out */
+    EVENT_SECTORS = 15, /* part of a transfer: contents of the disk */
+    EVENT_MACHINE = 16, /* the transfer itself: all of the machine but RAM and disk, at this position */
+    EVENT_LINK = 17,    /* input: the cable of the network card is in, or out */
 };
 #define EVENT_KIND_ROOM 64 /* every kind is below */
 
@@ -45,7 +48,10 @@ struct event_start {
     uint64_t time_ns;            /* virtual time, always 0 at present */
     int64_t unix_seconds;        /* of the CMOS clock at virtual time 0 */
     uint8_t rng_seed[32];        /* handed to the guest by the boot protocol */
-    uint32_t verify;             /* 1: VERIFY and SEGMENT records follow */
+    uint64_t disk_identity;      /* disk.h; 0: no disk, or `transfer` */
+    uint8_t verify;              /* 1: VERIFY and SEGMENT records follow */
+    uint8_t transfer;            /* 1: the guest runs already; PAGES, SECTORS and at last a MACHINE record bring it */
+    uint16_t reserved;
     uint32_t cpuid_entries;      /* of what follows this struct: struct kvm_cpuid_entry2 */
 };
 
@@ -90,6 +96,20 @@ struct event_page {
     uint64_t gpa;   /* page-aligned */
     uint32_t bytes; /* 0 (all zeroes) or 4096 that follow */
     uint32_t reserved;
+};
+
+/* EVENT_SECTORS: one block of a mirrored disk; if it is all zeroes no bytes follow. */
+#define EVENT_SECTORS_MAX_BYTES 65536u
+struct event_sectors {
+    uint64_t offset; /* in the image, a multiple of 512 */
+    uint32_t bytes;  /* of the image, a multiple of 512 up to EVENT_SECTORS_MAX_BYTES */
+    uint32_t zero;   /* 1: all zeroes */
+};
+
+struct event_machine {
+    uint64_t frames_built; /* by the guest, since the start; as in event_output */
+    uint64_t output_digest;
+    struct machine_state machine;
 };
 
 struct event_segment_page {

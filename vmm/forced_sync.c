@@ -14,8 +14,7 @@
 
 #include "base/report.h"
 #include "vmm/dirty.h"
-
-#define PAGES_PER_RECORD (CHANNEL_PAYLOAD_MAX_BYTES / (sizeof(struct event_page) + GUEST_PAGE_BYTES))
+#include "vmm/pages.h"
 
 /* Clearing the dirty log write-protects what was written, and each page's next write faults once: a forced sync's
  * size is bought with that. Twice a second the faults are lost in the noise. */
@@ -27,52 +26,19 @@ struct staged_sync {
     uint8_t payload[]; /* of one PAGES record */
 };
 
-static bool page_is_zero(const uint8_t *page)
-{
-    const uint64_t *words = (const void *)page;
-
-    return words[0] == 0 && memcmp(page, page + 8, GUEST_PAGE_BYTES - 8) == 0;
-}
-
-/* Builds one PAGES record from up to PAGES_PER_RECORD unsent pages at or after `*page`; returns how many. */
-static unsigned log_pages(struct lockstep *ls, uint64_t *page)
+/* Logs the unsent pages; returns how many. */
+static uint64_t log_pages(struct lockstep *ls)
 {
     const struct guest_memory *memory = &ls->machine.memory;
-    uint64_t pages = memory->bytes / GUEST_PAGE_BYTES;
-    uint64_t numbers[PAGES_PER_RECORD];
-    bool zero[PAGES_PER_RECORD];
-    size_t bytes = 0;
-    unsigned count = 0;
-    uint8_t *at;
+    struct pages_batch batch;
+    uint64_t page = 0, pages = 0;
 
-    for (; *page < pages && count < PAGES_PER_RECORD; (*page)++) {
-        uint64_t *word = &ls->unsent_pages[*page / 64];
-
-        if (*word == 0) { /* skip to the end of an empty word; the loop adds the last one */
-            *page |= 63;
-            continue;
-        }
-        if (!(*word >> (*page % 64) & 1))
-            continue;
-        *word &= ~(UINT64_C(1) << (*page % 64));
-        numbers[count] = *page;
-        zero[count] = page_is_zero(memory->base + *page * GUEST_PAGE_BYTES);
-        bytes += sizeof(struct event_page) + (zero[count] ? 0 : GUEST_PAGE_BYTES);
-        count++;
+    while (pages_take(&batch, memory, ls->unsent_pages, &page)) {
+        pages_write(&batch, memory, primary_log_begin(ls, EVENT_PAGES, ls->machine.position + 1, batch.bytes));
+        primary_log_end(ls);
+        pages += batch.count;
     }
-    if (count == 0)
-        return 0;
-    at = primary_log_begin(ls, EVENT_PAGES, ls->machine.position + 1, bytes);
-    for (unsigned i = 0; i < count; i++) {
-        struct event_page head = { .gpa = numbers[i] * GUEST_PAGE_BYTES, .bytes = zero[i] ? 0 : GUEST_PAGE_BYTES };
-
-        memcpy(at, &head, sizeof(head));
-        at += sizeof(head);
-        memcpy(at, memory->base + head.gpa, head.bytes);
-        at += head.bytes;
-    }
-    primary_log_end(ls);
-    return count;
+    return pages;
 }
 
 int forced_sync_forget(struct lockstep *ls)
@@ -84,23 +50,21 @@ int forced_sync_forget(struct lockstep *ls)
         return 0;
     ls->forgotten_ns = now_ns;
     rc = dirty_collect(ls);
-    memset(ls->unsent_pages, 0, (ls->machine.memory.bytes / GUEST_PAGE_BYTES + 63) / 64 * sizeof(uint64_t));
+    memset(ls->unsent_pages, 0, pages_words(&ls->machine.memory) * sizeof(uint64_t));
     return rc;
 }
 
 int forced_sync_log(struct lockstep *ls)
 {
     uint64_t began_ns = clock_now_ns();
-    uint64_t page = 0, pages = 0;
-    unsigned count;
+    uint64_t pages;
     int rc;
 
     if (lockstep_role_now(ls) == ROLE_PRIMARY) {
         rc = dirty_collect(ls);
         if (rc < 0)
             return rc;
-        while ((count = log_pages(ls, &page)) > 0)
-            pages += count;
+        pages = log_pages(ls);
         struct vcpu_state state; /* saved before the ring is asked: saving may fail, and a record cannot be undone */
         rc = vcpu_save(&ls->machine.vcpu, &state);
         if (rc < 0)
@@ -132,32 +96,6 @@ int forced_sync_stage(struct lockstep *ls, const struct channel_record *record)
     return 0;
 }
 
-static int load_pages(struct guest_memory *memory, const struct staged_sync *staged)
-{
-    const uint8_t *at = staged->payload;
-
-    while (at < staged->payload + staged->bytes) {
-        struct event_page head;
-        uint8_t *page;
-
-        memcpy(&head, at, sizeof(head));
-        at += sizeof(head);
-        page = guest_memory_at(memory, head.gpa, GUEST_PAGE_BYTES);
-        if (page == NULL) {
-            report_error("a forced sync has a page at 0x%llx, outside the guest's memory",
-                         (unsigned long long)head.gpa);
-            return -EBADMSG;
-        }
-        if (head.bytes == 0)
-            memset(page, 0, GUEST_PAGE_BYTES);
-        else
-            memcpy(page, at, GUEST_PAGE_BYTES);
-        guest_memory_mark(memory, head.gpa, GUEST_PAGE_BYTES);
-        at += head.bytes;
-    }
-    return 0;
-}
-
 int forced_sync_load(struct lockstep *ls, const struct channel_record *record)
 {
     struct vcpu *vcpu = &ls->machine.vcpu;
@@ -166,7 +104,7 @@ int forced_sync_load(struct lockstep *ls, const struct channel_record *record)
     int rc = vcpu_complete(vcpu); /* or the last exit's result would land in the new registers */
 
     for (const struct staged_sync *staged = ls->staged; rc == 0 && staged != NULL; staged = staged->next)
-        rc = load_pages(&ls->machine.memory, staged);
+        rc = pages_load(&ls->machine.memory, staged->payload, staged->bytes);
     forced_sync_discard(ls);
     if (rc < 0)
         return rc;

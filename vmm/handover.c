@@ -114,7 +114,7 @@ void handover_give(struct lockstep *ls)
     COUNT_SET(handover->sent_ns, clock_now_ns());
     primary_log_time(ls); /* the backup's guest continues from the time of this moment */
     record = primary_log_begin(ls, EVENT_HANDOVER, ls->machine.position, sizeof(*record));
-    record->frames_sent = ls->net != NULL ? net_sent_count(ls->net) : 0;
+    record->frames_sent = lockstep_frames_sent(ls);
     lsn = primary_log_end(ls);
     COUNT_SET(handover->logged_ns, clock_now_ns());
     if (lsn != 0) /* else the pair came apart before it was in the log */
@@ -137,7 +137,7 @@ void handover_give(struct lockstep *ls)
 
 void handover_take(struct lockstep *ls, const struct channel_record *record)
 {
-    COUNT_SET(ls->peer_sent_count, ((const struct event_handover *)record->payload)->frames_sent);
+    backup_note_sent(ls, ((const struct event_handover *)record->payload)->frames_sent);
     COUNT_SET(ls->handover.reached_ns, clock_now_ns());
     enter(&ls->handover, HANDOVER_UNDER_WAY);
     journal_note(&ls->journal, JOURNAL_HANDOVER, "the primary hands the guest over at position %llu",

@@ -17,6 +17,7 @@
 
 struct io {
     struct lockstep *ls;
+    enum lockstep_role role; /* of this round */
     struct idle idle;
     uint64_t heartbeat_due_ns;
     uint64_t kicked_ns;
@@ -27,8 +28,7 @@ struct io {
     uint64_t announce_due_ns;
     bool was_backup;
     struct pace pace;
-    bool protected_noted;
-    bool peer_told, peer_left; /* after a handover to this host */
+    bool peer_told; /* after a handover to this host */
     uint64_t rate_since_ns, rate_since_bytes; /* of the log; the last second began so */
 };
 
@@ -164,9 +164,10 @@ static void measure_log(struct io *io, uint64_t now_ns)
     if (probe_lsn == 0)
         /* P3 pairs P4 in primary_log_end: the place is empty before it is filled anew. */
         atomic_store_explicit(&ls->probe_wanted, true, memory_order_release);
-    if (!io->protected_noted && acked_lsn > 0 && ls->arbiter != NULL) {
-        io->protected_noted = true;
-        journal_note(&ls->journal, JOURNAL_PROTECTED, "the backup's host acknowledges the log");
+    if (!COUNT_GET(ls->followed) && ls->arbiter != NULL &&
+        channel_consumed_lsn(ls->channel) >= COUNT_GET(ls->protected_lsn)) {
+        COUNT_SET(ls->followed, true);
+        journal_note(&ls->journal, JOURNAL_PROTECTED, "the backup follows");
     }
     if (now_ns < io->rate_since_ns + NS_PER_S)
         return;
@@ -188,27 +189,48 @@ static void leave_peer(struct io *io, uint64_t now_ns)
     struct lockstep *ls = io->ls;
     uint64_t live_ns = COUNT_GET(ls->handover.live_ns);
 
-    COUNT_SET(ls->log_bytes_per_s, 0);
-    if (live_ns == 0 || io->peer_left)
+    if (COUNT_GET(ls->channel_left))
         return;
-    (void)channel_poll(ls->channel);
-    if (!io->peer_told || now_ns >= io->heartbeat_due_ns) {
-        channel_heartbeat(ls->channel);
-        io->peer_told = true;
-        io->heartbeat_due_ns = now_ns + ls->options.heartbeat_ns;
+    COUNT_SET(ls->log_bytes_per_s, 0);
+    if (live_ns != 0 && now_ns <= live_ns + ls->options.peer_timeout_ns) {
+        (void)channel_poll(ls->channel);
+        if (!io->peer_told || now_ns >= io->heartbeat_due_ns) {
+            channel_heartbeat(ls->channel);
+            io->peer_told = true;
+            io->heartbeat_due_ns = now_ns + ls->options.heartbeat_ns;
+        }
+        return;
     }
-    if (now_ns > live_ns + ls->options.peer_timeout_ns) {
+    if (live_ns != 0)
         (void)channel_fence(ls->channel); /* the arbiter has spoken: what fails here is said, and changes nothing */
-        io->peer_left = true;
+    /* L1 pairs protect.c: nothing of the channel is used from here on. */
+    atomic_store_explicit(&ls->channel_left, true, memory_order_release);
+}
+
+/* Another role begins, with another channel perhaps. */
+static void change_role(struct io *io, enum lockstep_role role)
+{
+    struct lockstep *ls = io->ls;
+
+    if (io->role != role && role == ROLE_PRIMARY) { /* a new backup */
+        COUNT_SET(ls->followed, false);
+        io->rate_since_ns = 0;
+        io->healthy_since_ns = 0;
+        io->pace = (struct pace){ .target_ns = ls->options.max_lag_ns };
+        COUNT_SET(ls->handover.live_ns, 0); /* of the backup that was left; the journal keeps it */
     }
+    io->role = role;
+    if (role != ROLE_ALONE)
+        COUNT_SET(ls->channel_left, false);
+    /* R4 pairs protect.c: from here on this thread acts by the new role. */
+    atomic_store_explicit(&ls->io_role, (int)role, memory_order_release);
 }
 
 static void poll_channel(struct io *io, uint64_t now_ns)
 {
     struct lockstep *ls = io->ls;
-    enum lockstep_role role = lockstep_role_now(ls);
 
-    switch (role) {
+    switch (io->role) {
     case ROLE_PRIMARY:
         (void)channel_poll(ls->channel); /* broken is a hint; the heartbeat decides */
         keep_pace(io, now_ns);
@@ -242,7 +264,7 @@ static unsigned poll_net(struct io *io, uint64_t now_ns)
 
     if (COUNT_GET(ls->lost_arbitration))
         return 0; /* not one frame more */
-    switch (lockstep_role_now(ls)) {
+    switch (io->role) {
     case ROLE_BACKUP:
         io->was_backup = true;
         return net_poll_standby(ls->net, COUNT_GET(ls->peer_sent_count));
@@ -278,13 +300,14 @@ void *io_thread_run(void *arg)
     if (io == NULL)
         report_bug("no memory for the I/O thread");
     io->ls = ls;
+    io->role = lockstep_role_now(ls);
     io->pace.target_ns = ls->options.max_lag_ns;
     for (;;) {
         uint64_t now_ns = clock_now_ns();
         unsigned moved = 0;
 
-        if (ls->channel != NULL)
-            poll_channel(io, now_ns);
+        change_role(io, lockstep_role_now(ls));
+        poll_channel(io, now_ns);
         if (ls->net != NULL)
             moved = poll_net(io, now_ns);
         kick_if_needed(io, now_ns);

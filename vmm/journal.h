@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define JOURNAL_ENTRIES      64u /* far more than a pair can live through; what comes beyond is not kept */
+#define JOURNAL_ENTRIES      256u /* a new backup costs three or four; what comes beyond is not kept */
 #define JOURNAL_DETAIL_BYTES 120u
 
 enum journal_kind {

@@ -64,6 +64,17 @@ uint64_t lockstep_hold_output(struct lockstep *ls)
     return ls->output_lsn;
 }
 
+uint64_t lockstep_frames_sent(const struct lockstep *ls)
+{
+    return ls->frames_before + (ls->net != NULL ? net_sent_count(ls->net) : 0);
+}
+
+bool lockstep_is_protected(const struct lockstep *ls)
+{
+    return lockstep_role_now(ls) == ROLE_PRIMARY && ls->arbiter != NULL && COUNT_GET(ls->followed) &&
+           !COUNT_GET(ls->peer_lost) && !COUNT_GET(ls->lost_arbitration);
+}
+
 void lockstep_frame_out(void *ctx, const uint8_t *frame, size_t bytes, const struct net_offload *offload)
 {
     struct lockstep *ls = ctx;
@@ -128,6 +139,8 @@ int lockstep_apply(struct lockstep *ls, const struct channel_record *record)
     case EVENT_SYNC:
     case EVENT_END:
     case EVENT_HANDOVER:
+    case EVENT_SECTORS:
+    case EVENT_MACHINE:
         break;
     }
     report_bug("a %s record is not applied but followed", event_name(record->kind));
@@ -228,8 +241,9 @@ int lockstep_run(struct lockstep *ls)
 
     COUNT_SET(ls->running, true);
     while (!ls->failure && !stops_here(ls)) {
-        enum lockstep_step step = before_run(ls);
+        enum lockstep_step step = ls->stands_at_position ? STEP_SYNCED : before_run(ls);
 
+        ls->stands_at_position = false;
         if (step == STEP_RUN)
             step = run(ls);
         if (step == STEP_END)

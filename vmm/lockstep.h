@@ -10,6 +10,7 @@
 #ifndef FTVMM_VMM_LOCKSTEP_H
 #define FTVMM_VMM_LOCKSTEP_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -25,6 +26,7 @@
 #include "vmm/journal.h"
 #include "vmm/machine.h"
 #include "vmm/pace.h"
+#include "vmm/protect.h"
 #include "vmm/verify.h"
 
 enum lockstep_role {
@@ -62,9 +64,13 @@ struct lockstep {
     struct machine machine;
     struct net *net;         /* NULL: the guest has no cable */
     struct disk *disk;       /* NULL: the guest has none */
-    struct channel *channel; /* NULL: never had a peer */
-    struct arbiter *arbiter; /* NULL for run, record and replay */
-    uint64_t generation;
+    /* NULL: no peer. While the guest is alone the protector takes it away, and the machine thread sets a new one; others
+     * than these and the I/O thread look at it under the lock. */
+    struct channel *channel;
+    pthread_mutex_t channel_lock;
+    struct arbiter *arbiter; /* NULL for record and replay, and for a run that can have no backup */
+    struct protector *protector; /* NULL where there is no arbiter */
+    _Atomic uint64_t generation;
     struct verify *verify;   /* NULL: not asked for */
     uint64_t began_ns;       /* when this process began */
 
@@ -79,6 +85,9 @@ struct lockstep {
     uint64_t logged_ns;        /* when */
     uint64_t time_heard_ns;    /* backup: when the last TIME record came */
     uint64_t *unsent_pages;    /* pages written since both machines were known equal; one bit a page */
+    uint64_t *transfer_pages;  /* NULL, or as above: pages written since a new backup was sent them */
+    uint64_t frames_before;    /* of the frames built, those that came with a transfer: net.h does not count them */
+    bool stands_at_position;   /* a transfer has brought the machine to its position; it has not arrived there yet */
     uint64_t forgotten_ns;     /* when that was */
     struct staged_sync *staged; /* backup: pages of a forced sync that is not complete yet */
     struct pace_rest rest;     /* primary: what the guest has run and not yet rested for */
@@ -88,6 +97,10 @@ struct lockstep {
 
     /* -- crossing threads; each is a lone value, so relaxed order suffices unless its user says otherwise -- */
     _Atomic int role;                /* machine thread and I/O thread change it, each at one place */
+    _Atomic int io_role;             /* the one by which the I/O thread acts; it follows within a round */
+    _Atomic bool channel_left;       /* I/O thread: alone, and it does not touch the channel any more */
+    _Atomic uint64_t protected_lsn;  /* primary: the backup is a whole one once it has consumed this record, */
+    _Atomic bool followed;           /* I/O thread: and it has */
     _Atomic bool peer_lost;          /* I/O thread: the peer is silent for too long */
     _Atomic bool lost_arbitration;   /* the other side is live: stop at once */
     _Atomic bool stop_requested;
@@ -159,6 +172,12 @@ void lockstep_console_out(void *ctx, uint8_t byte);
  * ack it. Only while an exit is served. */
 uint64_t lockstep_hold_output(struct lockstep *ls);
 
+/* Frames of this guest that have left the primary's port, wherever that was; what is told to the other host. */
+uint64_t lockstep_frames_sent(const struct lockstep *ls);
+
+/* The guest's backup holds the whole of it, and follows. Any thread. */
+bool lockstep_is_protected(const struct lockstep *ls);
+
 /* Makes the machine thread look for inputs, if it sleeps. Any thread. */
 void lockstep_wake(struct lockstep *ls);
 
@@ -168,7 +187,7 @@ bool lockstep_input_overdue(const struct lockstep *ls, uint64_t now_ns);
 /* What the guest does next. */
 enum lockstep_step {
     STEP_RUN,    /* run the guest up to its next position */
-    STEP_SYNCED, /* a forced sync has made the next position already */
+    STEP_SYNCED, /* a forced sync or a transfer has made the next position already */
     STEP_END,    /* no further step; ls->failure says why */
 };
 
@@ -200,6 +219,10 @@ int backup_decide(struct lockstep *ls);
 void backup_go_live(struct lockstep *ls);
 /* Waits for the START record, checks it and copies it out (with its CPUID table). 0 or -errno. */
 int backup_fetch_start(struct lockstep *ls, struct event_start *start);
+/* START announced a transfer: takes the running guest over, to follow it from its next position on. 0 or -errno. */
+int backup_receive_machine(struct lockstep *ls);
+/* The primary reports so many frames as sent (lockstep_frames_sent). */
+void backup_note_sent(struct lockstep *ls, uint64_t frames_sent);
 
 /* ---- lockstep_disk.c ---- */
 /* More of struct machine_output. */

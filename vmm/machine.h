@@ -35,8 +35,7 @@
 struct machine_disk {
     uint64_t sectors;  /* 0: there is none */
     uint64_t readonly; /* 0 or 1 */
-    uint64_t shared;   /* 0 or 1: which disk it is differs in meaning (disk.h) */
-    uint64_t identity; /* of the image; in the configuration's digest only */
+    uint64_t shared;   /* 0 or 1 */
 };
 
 struct machine_options {

@@ -56,6 +56,10 @@ static const char help[] =
     "  --ring MIB           size of the log's ring, a power of two, the same on both hosts; default 16\n"
     "  --verify             primary, record: log digests of registers and RAM, for the other side to compare\n"
     "  --segment MS         --verify: guest time between digests of RAM; default 1000\n"
+    "  --spare ADDRESS      a guest that runs without a backup gets a new one here, without being stopped; default of a\n"
+    "                       primary: its --backup; none\n"
+    "  --max-pause MS       then: the guest stands still no longer than about this; default 50\n"
+    "  --transfer-rate MIB  then: send so much a second at most while the guest runs; default 0: as fast as can be\n"
     "  --max-lag MS         primary: slow the guest rather than let the backup lag more; default 1000; 0: never\n"
     "\n"
     "replay and log\n"
@@ -81,7 +85,8 @@ static const char help[] =
 
 enum option_id {
     OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_DISK, OPT_NET, OPT_MTU, OPT_CONSOLE,
-    OPT_BACKUP, OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_ARBITER, OPT_ARBITER_AUTH, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING,
+    OPT_BACKUP, OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_SPARE, OPT_MAX_PAUSE, OPT_TRANSFER_RATE, OPT_ARBITER,
+    OPT_ARBITER_AUTH, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING,
     OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_UNTIL, OPT_DUMP, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
     OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_CONTROL, OPT_METRICS, OPT_HELP, OPT_VERSION,
 };
@@ -101,6 +106,9 @@ static const struct option long_options[] = {
     { "listen", required_argument, NULL, OPT_LISTEN },
     { "key", required_argument, NULL, OPT_KEY },
     { "ack", required_argument, NULL, OPT_ACK },
+    { "spare", required_argument, NULL, OPT_SPARE },
+    { "max-pause", required_argument, NULL, OPT_MAX_PAUSE },
+    { "transfer-rate", required_argument, NULL, OPT_TRANSFER_RATE },
     { "arbiter", required_argument, NULL, OPT_ARBITER },
     { "arbiter-auth", required_argument, NULL, OPT_ARBITER_AUTH },
     { "join-timeout", required_argument, NULL, OPT_JOIN_TIMEOUT },
@@ -219,7 +227,7 @@ static int parse_kinds(const char *text, uint64_t *kinds)
         kind = event_kind_named(text, (size_t)(end - text));
         if (kind == 0)
             return wrong_use("--kind '%s': the kinds are start, time, frame, console, output, progress, pages, sync, "
-                             "verify, segment-pages, segment, end, handover, disk, link", text);
+                             "verify, segment-pages, segment, end, handover, disk, sectors, machine, link", text);
         *kinds |= UINT64_C(1) << kind;
     }
     return *kinds != 0 ? 0 : wrong_use("--kind takes names of kinds, not '%s'", text);
@@ -249,6 +257,7 @@ static void set_defaults(struct options *options)
         .machine = { .memory_bytes = UINT64_C(256) << 20, .mtu = NET_MTU_DEFAULT },
         .ring_bytes = UINT64_C(16) << 20,
         .join_timeout_ns = 60 * NS_PER_S,
+        .max_pause_ns = 50 * NS_PER_MS,
         .log = { .to = UINT64_MAX },
         .lockstep = {
             .heartbeat_ns = 50 * NS_PER_MS,
@@ -259,6 +268,13 @@ static void set_defaults(struct options *options)
             .idle = { .spin_ns = many_cpus ? 100 * NS_PER_US : 0, .sleep_ns = (many_cpus ? 20 : 50) * NS_PER_US },
         },
     };
+}
+
+/* Of a pair, or alone and then of a pair. */
+static bool can_be_primary(const struct options *options)
+{
+    return options->command == COMMAND_RUN || options->command == COMMAND_PRIMARY ||
+           options->command == COMMAND_BACKUP;
 }
 
 static int parse_option(struct options *options, int id, const char *text, const char **append, bool *have_mac)
@@ -297,11 +313,24 @@ static int parse_option(struct options *options, int id, const char *text, const
         break;
     case OPT_KEY: options->key_path = text; break;
     case OPT_ACK:
-        if (options->command != COMMAND_PRIMARY)
-            return wrong_use("%s belongs to the primary, whose output waits", "--ack");
+        if (!can_be_primary(options))
+            return wrong_use("%s belongs to a host that can be the primary, whose output waits", "--ack");
         if (strcmp(text, "placed") != 0 && strcmp(text, "seen") != 0)
             return wrong_use("--ack takes placed or seen, not '%s'", text);
         options->ack = text[0] == 's' ? CHANNEL_ACK_SEEN : CHANNEL_ACK_PLACED;
+        break;
+    case OPT_SPARE:
+        if (!can_be_primary(options))
+            return wrong_use("%s belongs to run, primary and backup", "--spare");
+        options->spare = text;
+        break;
+    case OPT_MAX_PAUSE:
+        rc = parse_number("max-pause", text, 1, 600000, &number);
+        options->max_pause_ns = number * NS_PER_MS;
+        break;
+    case OPT_TRANSFER_RATE:
+        rc = parse_number("transfer-rate", text, 0, 1000000, &number);
+        options->transfer_bytes_per_s = number << 20;
         break;
     case OPT_ARBITER: options->arbiter = text; break;
     case OPT_ARBITER_AUTH: options->arbiter_auth = text; break;
@@ -366,6 +395,9 @@ static int check_pair(const struct options *options)
 {
     const struct lockstep_options *lockstep = &options->lockstep;
 
+    if (options->command == COMMAND_RUN && options->spare != NULL && options->arbiter == NULL)
+        return wrong_use("%s needs --arbiter WHERE: without one both hosts could go live after a network failure",
+                         "--spare");
     if (options->command != COMMAND_PRIMARY && options->command != COMMAND_BACKUP)
         return 0;
     if (options->peer == NULL)
@@ -404,7 +436,11 @@ static int finish(struct options *options, const char *append, bool have_mac)
         return -ENOMEM;
     }
     options->machine.command_line = options->command_line;
-    options->machine.log_dirty = options->command != COMMAND_RUN;
+    options->machine.log_dirty = options->command != COMMAND_RUN || options->arbiter != NULL;
+    if (options->spare == NULL && options->command == COMMAND_PRIMARY)
+        options->spare = options->peer; /* where the backup was it may be again */
+    if (options->spare != NULL && strcmp(options->spare, "none") == 0)
+        options->spare = NULL;
     if (options->console == NULL)
         options->console = options->command == COMMAND_RUN ? "stdio" : "none";
     return check_pair(options);

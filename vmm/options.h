@@ -23,6 +23,9 @@ struct options {
     const char *peer;       /* channel address: --backup, --listen, or file:PATH of record and replay */
     const char *key_path;   /* NULL: none */
     enum channel_ack ack;
+    const char *spare;      /* where a new backup is to be found; NULL: nobody has said */
+    uint64_t max_pause_ns;  /* of a guest that is given a new backup */
+    uint64_t transfer_bytes_per_s; /* 0: as fast as can be */
     const char *arbiter;
     const char *arbiter_auth; /* NULL: none */
     const char *status_path;

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vmm/state_check.h"
+
 #define ADDRESS_ENABLE          0x80000000u
 #define ADDRESS_WRITABLE        0x80FFFFFCu
 #define CONFIG_VENDOR           0x00u
@@ -265,4 +267,37 @@ void pci_write(struct pci *pci, uint16_t port, unsigned bytes, uint32_t value)
     offset = port - PCI_DATA_PORT;
     config_write(pci, (unsigned)slot, (pci->state.address & 0xFC) + offset, bytes < 4 - offset ? bytes : 4 - offset,
                  value);
+}
+
+/* Which bits of the function's configuration space may differ from ours. */
+static uint8_t changeable(const struct pci_function *function, unsigned offset)
+{
+    return function->writable[offset] | (offset == PCI_CONFIG_STATUS ? PCI_STATUS_INTX : 0);
+}
+
+static bool function_fits(const struct pci_function *ours, const struct pci_function *theirs)
+{
+    if (!STATE_BOOL_FITS(theirs->interrupt) || !STATE_BOOL_FITS(theirs->present) || theirs->present != ours->present ||
+        theirs->irq != ours->irq || memcmp(theirs->bar_bytes, ours->bar_bytes, sizeof(ours->bar_bytes)) != 0 ||
+        memcmp(theirs->writable, ours->writable, sizeof(ours->writable)) != 0)
+        return false;
+    for (unsigned i = 0; i < PCI_CONFIG_BYTES; i++)
+        if ((theirs->config[i] ^ ours->config[i]) & ~changeable(ours, i))
+            return false;
+    return true;
+}
+
+bool pci_take(struct pci *pci, const struct pci_state *state)
+{
+    if (state->address & ~ADDRESS_WRITABLE)
+        return false;
+    for (unsigned slot = 0; slot < PCI_SLOTS; slot++)
+        if (!function_fits(&pci->state.functions[slot], &state->functions[slot]))
+            return false;
+    pci->state.address = state->address;
+    for (unsigned slot = 0; slot < PCI_SLOTS; slot++) {
+        memcpy(pci->state.functions[slot].config, state->functions[slot].config, PCI_CONFIG_BYTES);
+        pci->state.functions[slot].interrupt = state->functions[slot].interrupt;
+    }
+    return true;
 }

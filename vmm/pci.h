@@ -104,4 +104,7 @@ int pci_io_find(const struct pci *pci, uint16_t port, unsigned *bar, uint16_t *o
 uint32_t pci_read(struct pci *pci, uint16_t port, unsigned bytes);
 void pci_write(struct pci *pci, uint16_t port, unsigned bytes, uint32_t value);
 
+/* Takes over what a guest can change of a bus with the same functions. False, and nothing changed: it is none. */
+bool pci_take(struct pci *pci, const struct pci_state *state);
+
 #endif

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "vmm/state_check.h"
+
 #define PIC_CASCADE_INPUT        2u
 #define PIC_MASTER_ELCR_WRITABLE 0xF8u /* inputs 0, 1, 2 are always edge triggered; PIIX3, 2.5.13 */
 #define PIC_SLAVE_ELCR_WRITABLE  0xDEu /* so are 8 and 13 */
@@ -302,4 +304,18 @@ void pic_write(struct pic *pic, uint16_t port, unsigned bytes, uint32_t value)
 {
     for (unsigned i = 0; i < bytes && i < 4; i++)
         pic_write_byte(pic, (uint32_t)port + i, (uint8_t)(value >> (8 * i)));
+}
+
+bool pic_fits(const struct pic *pic)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        const struct pic_chip *chip = &pic->chips[i];
+
+        if (chip->lowest > 7 || chip->init_step == 1 || chip->init_step > 4 || !STATE_BOOL_FITS(chip->needs_icw4) ||
+            !STATE_BOOL_FITS(chip->single) || !STATE_BOOL_FITS(chip->auto_eoi) ||
+            !STATE_BOOL_FITS(chip->rotate_on_auto_eoi) || !STATE_BOOL_FITS(chip->special_fully_nested) ||
+            !STATE_BOOL_FITS(chip->special_mask) || !STATE_BOOL_FITS(chip->poll) || !STATE_BOOL_FITS(chip->read_isr))
+            return false;
+    }
+    return true;
 }

@@ -64,4 +64,7 @@ uint8_t pic_acknowledge(struct pic *pic);
 uint32_t pic_read(struct pic *pic, uint16_t port, unsigned bytes);
 void pic_write(struct pic *pic, uint16_t port, unsigned bytes, uint32_t value);
 
+/* Could a guest have brought the chips into this state, as far as they rely on it? For a state that came from elsewhere. */
+bool pic_fits(const struct pic *pic);
+
 #endif

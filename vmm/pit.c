@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "vmm/state_check.h"
+
 
 #define PIT_NEVER             INT64_MAX
 #define PIT_MODE_PORT         (PIT_PORT + 3)
@@ -394,4 +396,26 @@ void pit_write(struct pit *pit, uint16_t port, unsigned bytes, uint32_t value, u
     for (unsigned i = 0; i < bytes && i < 4; i++)
         pit_write_byte(pit, (uint32_t)port + i, (uint8_t)(value >> (8 * i)));
     pic_set_line(pic, PIT_IRQ, channel_output(&pit->channels[0], pit->tick));
+}
+
+static bool channel_fits(const struct pit_channel *channel)
+{
+    const int64_t limit = INT64_C(1) << 56; /* ticks; no virtual time reaches it, and no sum of such overflows */
+
+    return channel->start_tick >= -limit && channel->start_tick <= limit &&
+           (channel->reload_tick == PIT_NEVER || (channel->reload_tick >= -limit && channel->reload_tick <= limit)) &&
+           channel->count <= 65536 && channel->next_count <= 65536 && (channel->count != 0 || !channel->armed) &&
+           channel->latched_bytes <= 2 && channel->mode <= 5 && channel->access >= PIT_ACCESS_LOW &&
+           channel->access <= PIT_ACCESS_BOTH && STATE_BOOL_FITS(channel->status_latched) &&
+           STATE_BOOL_FITS(channel->bcd) && STATE_BOOL_FITS(channel->gate) && STATE_BOOL_FITS(channel->armed) &&
+           STATE_BOOL_FITS(channel->held) && STATE_BOOL_FITS(channel->write_high) &&
+           STATE_BOOL_FITS(channel->read_high);
+}
+
+bool pit_fits(const struct pit *pit, uint64_t now_ns)
+{
+    for (unsigned i = 0; i < PIT_CHANNELS; i++)
+        if (!channel_fits(&pit->channels[i]))
+            return false;
+    return pit->tick >= 0 && pit->tick <= tick_from_ns(now_ns) && pit->control <= CONTROL_WRITABLE;
 }

@@ -62,4 +62,7 @@ uint64_t pit_deadline_ns(const struct pit *pit);
 uint32_t pit_read(struct pit *pit, uint16_t port, unsigned bytes, uint64_t now_ns, struct pic *pic);
 void pit_write(struct pit *pit, uint16_t port, unsigned bytes, uint32_t value, uint64_t now_ns, struct pic *pic);
 
+/* Could a guest have brought the timer into this state by `now_ns`? For a state that came from elsewhere. */
+bool pit_fits(const struct pit *pit, uint64_t now_ns);
+
 #endif

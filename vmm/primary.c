@@ -235,11 +235,12 @@ static void log_progress(struct lockstep *ls)
     struct event_progress *progress =
         primary_log_begin(ls, EVENT_PROGRESS, ls->machine.position, sizeof(*progress));
 
-    progress->frames_sent = ls->net != NULL ? net_sent_count(ls->net) : 0;
+    progress->frames_sent = lockstep_frames_sent(ls);
     primary_log_end(ls);
 }
 
-/* Rests in proportion to what the guest just ran, so that a lagging backup catches up (pace.h). Nothing of it is
+/* Rests in proportion to what the guest just ran, so that a lagging backup catches up (pace.h), or a transfer gets ahead
+ * of what the guest writes. Nothing of it is
  * seen by the log: the inputs of this position are taken, and their time read, when the rest is over. */
 static void rest(struct lockstep *ls)
 {
@@ -255,7 +256,7 @@ static void rest(struct lockstep *ls)
     if (due_ns == 0)
         return;
     while (now_ns < began_ns + due_ns && !COUNT_GET(ls->stop_requested) && !COUNT_GET(ls->lost_arbitration) &&
-           lockstep_role_now(ls) == ROLE_PRIMARY) {
+           COUNT_GET(ls->pace_permille) != 0) {
         uint64_t left_ns = began_ns + due_ns - now_ns;
 
         clock_sleep_ns(left_ns < REST_STEP_NS ? left_ns : REST_STEP_NS);
@@ -295,6 +296,17 @@ static void wait_for_hold(struct lockstep *ls)
     pace_rest_skip(&ls->rest, now_ns);
 }
 
+/* Who is alone may be about to get a backup. */
+static enum lockstep_step serve_protector(struct lockstep *ls)
+{
+    int rc = ls->protector == NULL || lockstep_role_now(ls) != ROLE_ALONE ? 0 : protect_serve(ls->protector);
+
+    if (rc >= 0)
+        return rc > 0 ? STEP_SYNCED : STEP_RUN;
+    ls->failure = rc;
+    return STEP_END;
+}
+
 enum lockstep_step primary_before_run(struct lockstep *ls)
 {
     publish(ls);
@@ -302,11 +314,15 @@ enum lockstep_step primary_before_run(struct lockstep *ls)
         ls->failure = -ECANCELED;
         return STEP_END;
     }
-    return STEP_RUN;
+    return serve_protector(ls);
 }
 
 enum lockstep_step primary_interrupted(struct lockstep *ls)
 {
+    enum lockstep_step step = serve_protector(ls);
+
+    if (step != STEP_RUN)
+        return step;
     if (!lockstep_input_overdue(ls, clock_now_ns()))
         return STEP_RUN;
     ls->failure = forced_sync_log(ls);
@@ -344,7 +360,7 @@ void primary_emulated(struct lockstep *ls)
         return;
     output = primary_log_begin(ls, EVENT_OUTPUT, ls->machine.position, sizeof(*output));
     output->frames_built = ls->frames_built;
-    output->frames_sent = ls->net != NULL ? net_sent_count(ls->net) : 0;
+    output->frames_sent = lockstep_frames_sent(ls);
     output->digest = ls->output_digest;
     primary_log_end(ls);
     if (building.in_ring && building.record.lsn != ls->output_lsn)
@@ -366,6 +382,8 @@ void primary_sleep(struct lockstep *ls)
         uint64_t deadline_ns, now_ns;
 
         COUNT_SET(ls->beat_ns, clock_now_ns());
+        if (serve_protector(ls) == STEP_SYNCED) /* halted as before, at another position */
+            COUNT_SET(ls->positions, ls->machine.position);
         atomic_store_explicit(&ls->sleeping, true, memory_order_seq_cst);
         atomic_thread_fence(memory_order_seq_cst); /* see lockstep_wake */
         if (primary_take_inputs(ls)) {

@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "vmm/state_check.h"
+
 
 #define RTC_SECOND       0x00u
 #define RTC_SECOND_ALARM 0x01u
@@ -368,4 +370,12 @@ void rtc_write(struct rtc *rtc, uint16_t port, unsigned bytes, uint32_t value, u
             rtc_write_data(rtc, byte);
     }
     rtc_update_line(rtc, pic);
+}
+
+bool rtc_fits(const struct rtc *rtc, uint64_t now_ns)
+{
+    const int64_t limit = INT64_C(1) << 60; /* so that adding a virtual time does not overflow */
+
+    return rtc->now_ns <= now_ns && rtc->index < RTC_CMOS_BYTES && rtc->offset_seconds >= -limit &&
+           rtc->offset_seconds <= limit;
 }

@@ -40,4 +40,7 @@ uint64_t rtc_deadline_ns(const struct rtc *rtc);
 uint32_t rtc_read(struct rtc *rtc, uint16_t port, unsigned bytes, uint64_t now_ns, struct pic *pic);
 void rtc_write(struct rtc *rtc, uint16_t port, unsigned bytes, uint32_t value, uint64_t now_ns, struct pic *pic);
 
+/* Could a guest have brought the clock into this state by `now_ns`? For a state that came from elsewhere. */
+bool rtc_fits(const struct rtc *rtc, uint64_t now_ns);
+
 #endif

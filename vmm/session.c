@@ -39,6 +39,7 @@ struct session {
     bool joining_cancelled;
     bool dump_made; /* the directory */
     struct control *control; /* NULL: none */
+    uint64_t disk_identity;
     int result; /* of the machine thread */
 };
 
@@ -137,14 +138,33 @@ static int open_arbiter(struct session *session)
         .deadline_ns = options->lockstep.peer_timeout_ns / 4,
     };
     struct lockstep *ls = session->ls;
+    uint64_t generation = 0;
     int rc;
 
     if (options->arbiter == NULL)
         return 0;
     rc = arbiter_open(&ls->arbiter, &arbiter);
     if (rc == 0 && options->command == COMMAND_PRIMARY)
-        rc = arbiter_begin(ls->arbiter, &ls->generation);
+        rc = arbiter_begin(ls->arbiter, &generation);
+    COUNT_SET(ls->generation, generation);
     return rc;
+}
+
+static int open_protector(struct session *session, const struct channel_hello *hello)
+{
+    const struct options *options = session->options;
+    struct protect_options protect = {
+        .spare = options->spare,
+        .key_path = options->key_path,
+        .ring_bytes = options->ring_bytes,
+        .ack = options->ack,
+        .hello = *hello,
+        .disk_identity = options->disk.mode == DISK_SHARED ? session->disk_identity : 0,
+        .max_pause_ns = options->max_pause_ns,
+        .rate_bytes_per_s = options->transfer_bytes_per_s,
+    };
+
+    return protect_open(&session->ls->protector, session->ls, &protect);
 }
 
 static int open_net(struct session *session)
@@ -177,7 +197,9 @@ static int open_disk(struct session *session)
     *found = (struct machine_disk){
         .sectors = disk_sectors(session->ls->disk), .readonly = disk.readonly, .shared = disk.mode == DISK_SHARED
     };
-    return options->command == COMMAND_RUN ? 0 : disk_identify(session->ls->disk, &found->identity);
+    if (options->command == COMMAND_RUN && disk.mode == DISK_MIRRORED)
+        return 0; /* a new backup will get the contents as they are then */
+    return disk_identify(session->ls->disk, &session->disk_identity);
 }
 
 static int open_machine(struct session *session)
@@ -249,18 +271,20 @@ static int session_open(struct session *session)
         rc = open_net(session);
     if (rc == 0)
         rc = open_arbiter(session);
+    strncpy(hello.vm, options->vm, sizeof(hello.vm) - 1);
+    if (rc == 0 && ls->arbiter != NULL)
+        rc = open_protector(session, &hello);
     if (rc < 0 || options->peer == NULL)
         return rc;
-    strncpy(hello.vm, options->vm, sizeof(hello.vm) - 1);
-    hello.generation = ls->generation;
+    hello.generation = COUNT_GET(ls->generation);
     rc = open_channel(session, &hello);
     if (rc < 0)
         return rc;
     if (options->command == COMMAND_BACKUP)
-        ls->generation = channel_peer(ls->channel)->generation;
+        COUNT_SET(ls->generation, channel_peer(ls->channel)->generation);
     if (options->arbiter != NULL)
         journal_note(&ls->journal, JOURNAL_JOINED, "as %s of generation %llu, by %.60s",
-                     role_name(lockstep_role_now(ls)), (unsigned long long)ls->generation, options->peer);
+                     role_name(lockstep_role_now(ls)), (unsigned long long)COUNT_GET(ls->generation), options->peer);
     return 0;
 }
 
@@ -268,6 +292,7 @@ static int make_start(const struct session *session, struct event_start *start)
 {
     *start = (struct event_start){
         .unix_seconds = (int64_t)time(NULL),
+        .disk_identity = session->disk_identity,
         .verify = session->options->verify && session->options->command != COMMAND_RUN,
         .cpuid_entries = vcpu_cpuid(&session->ls->machine.vcpu)->nent,
     };
@@ -287,7 +312,22 @@ static void log_start(struct lockstep *ls, const struct event_start *start)
     primary_log_end(ls);
 }
 
-/* Both roles begin alike: the primary makes START and logs it, the backup fetches it; then both boot. */
+static int begin_from_start(struct session *session, const struct event_start *start)
+{
+    bool copied = start->transfer && session->options->disk.mode == DISK_MIRRORED; /* whatever is on it now */
+
+    if (!copied && start->disk_identity != session->disk_identity) {
+        report_error("this host's disk is not the one that the guest began with (%016llx, not %016llx): copy the "
+                     "image, or name the shared one",
+                     (unsigned long long)session->disk_identity, (unsigned long long)start->disk_identity);
+        return -EPROTO;
+    }
+    return start->transfer ? backup_receive_machine(session->ls)
+                           : machine_boot(&session->ls->machine, &session->machine, start);
+}
+
+/* Both roles begin alike: the primary makes START and logs it, the backup fetches it; then both boot. A backup of a guest
+ * that runs already takes it over from the log instead. */
 static int machine_begin(struct session *session)
 {
     struct lockstep *ls = session->ls;
@@ -306,14 +346,14 @@ static int machine_begin(struct session *session)
         rc = backup_fetch_start(ls, &start);
     }
     if (rc == 0)
-        rc = machine_boot(&ls->machine, &session->machine, &start);
-    if (rc == 0 && start.verify) {
-        vcpu_want_registers(&ls->machine.vcpu);
-        rc = verify_open(&ls->verify, ls);
-    }
-    if (rc == 0)
         rc = vcpu_enter_thread(&ls->machine.vcpu);
-    ls->clock_offset_ns = (int64_t)(start.time_ns - clock_now_ns());
+    if (rc == 0 && start.verify)
+        vcpu_want_registers(&ls->machine.vcpu);
+    if (rc == 0)
+        rc = begin_from_start(session, &start);
+    if (rc == 0 && start.verify)
+        rc = verify_open(&ls->verify, ls);
+    ls->clock_offset_ns = (int64_t)(ls->machine.time_ns - clock_now_ns());
     COUNT_SET(ls->beat_ns, clock_now_ns());
     COUNT_SET(ls->arrived_ns, clock_now_ns());
     COUNT_SET(ls->deadline_ns, UINT64_MAX);
@@ -415,7 +455,8 @@ static void session_close(struct session *session)
 {
     struct lockstep *ls = session->ls;
 
-    /* First: a write may still wait for what the channel knows. Who has lost the guest does not touch its disk. */
+    protect_close(ls->protector);
+    /* Next: a write may still wait for what the channel knows. Who has lost the guest does not touch its disk. */
     disk_close(ls->disk, COUNT_GET(ls->lost_arbitration));
     channel_close(ls->channel);
     net_close(ls->net);
@@ -426,6 +467,7 @@ static void session_close(struct session *session)
     free(ls->unsent_pages);
     free(ls->console_in);
     free(ls->console_out);
+    pthread_mutex_destroy(&ls->channel_lock);
     if (ls->wake_fd >= 0)
         close(ls->wake_fd);
     if (session->signal_fd >= 0)
@@ -467,6 +509,8 @@ int session_run(const struct options *options)
     if (session.ls == NULL)
         return 1;
     session.ls->wake_fd = -1;
+    COUNT_SET(session.ls->protected_lsn, 1); /* START */
+    pthread_mutex_init(&session.ls->channel_lock, NULL);
     session.ls->began_ns = clock_now_ns();
     session.ls->machine.vcpu = (struct vcpu){ .kvm_fd = -1, .vm_fd = -1, .fd = -1 };
     rc = session_open(&session);

@@ -39,7 +39,7 @@ static void add_failover(cJSON *root, const struct lockstep *ls)
     add(failover, "resent_frames", COUNT_GET(receipt->resent_frames));
 }
 
-void status_add_handover(cJSON *root, const struct lockstep *ls)
+void status_add_handover(cJSON *root, struct lockstep *ls)
 {
     static const char *const states[] = {
         [HANDOVER_NONE] = "none", [HANDOVER_ASKED] = "asked", [HANDOVER_UNDER_WAY] = "under way",
@@ -208,6 +208,36 @@ static void add_arbiter(cJSON *root, const struct lockstep *ls)
         cJSON_AddStringToObject(arbiter, "why", status.why);
 }
 
+/* How far a new backup is, or why there is none. */
+static void add_protection(cJSON *root, const struct lockstep *ls)
+{
+    struct protect_status status;
+    cJSON *protection;
+
+    if (ls->protector == NULL)
+        return;
+    protect_get_status(ls->protector, &status);
+    protection = cJSON_AddObjectToObject(root, "protection");
+    cJSON_AddStringToObject(protection, "state", protect_state_name(status.state));
+    cJSON_AddBoolToObject(protection, "wanted", status.wanted);
+    if (status.address[0] != '\0')
+        cJSON_AddStringToObject(protection, "spare", status.address);
+    add(protection, "attempts", status.attempts);
+    add(protection, "completed", status.completed);
+    if (status.why[0] != '\0')
+        cJSON_AddStringToObject(protection, "why", status.why);
+    if (status.began_ns == 0)
+        return;
+    add(protection, "rounds", status.rounds);
+    add(protection, "sent_pages", status.sent_pages);
+    add(protection, "zero_pages", status.zero_pages);
+    add(protection, "sent_blocks", status.sent_blocks);
+    add(protection, "sent_bytes", status.sent_bytes);
+    add(protection, "left_bytes", status.left_bytes);
+    add(protection, "took_ms", status.took_ns / NS_PER_MS);
+    add(protection, "pause_us", status.pause_ns / NS_PER_US);
+}
+
 static const char *state_name(const struct lockstep *ls)
 {
     if (COUNT_GET(ls->finished))
@@ -217,7 +247,7 @@ static const char *state_name(const struct lockstep *ls)
     return COUNT_GET(ls->running) ? "running" : "starting";
 }
 
-cJSON *status_build(const char *vm, const struct lockstep *ls)
+cJSON *status_build(const char *vm, struct lockstep *ls)
 {
     uint64_t now_ns = clock_now_ns();
     /* S2 pairs S1 in session.c: the pointers that are followed below. */
@@ -230,13 +260,12 @@ cJSON *status_build(const char *vm, const struct lockstep *ls)
     cJSON_AddStringToObject(root, "role", role_name(lockstep_role_now(ls)));
     cJSON_AddStringToObject(root, "state", state_name(ls));
     add(root, "uptime_ms", (now_ns - ls->began_ns) / NS_PER_MS);
-    cJSON_AddBoolToObject(root, "protected", opened && lockstep_role_now(ls) == ROLE_PRIMARY && ls->arbiter != NULL &&
-                                                 !COUNT_GET(ls->peer_lost) && !COUNT_GET(ls->lost_arbitration));
+    cJSON_AddBoolToObject(root, "protected", opened && lockstep_is_protected(ls));
     cJSON_AddBoolToObject(root, "running", COUNT_GET(ls->running) && !COUNT_GET(ls->finished));
     cJSON_AddBoolToObject(root, "lost_arbitration", COUNT_GET(ls->lost_arbitration));
     if (!opened)
         return root;
-    add(root, "generation", ls->generation);
+    add(root, "generation", COUNT_GET(ls->generation));
     add(root, "virtual_ms", COUNT_GET(ls->virtual_ns) / NS_PER_MS);
     if (ended != NULL) {
         cJSON_AddStringToObject(root, "ended", ended);
@@ -258,17 +287,20 @@ cJSON *status_build(const char *vm, const struct lockstep *ls)
     add(lockstep, "forced_max_pages", COUNT_GET(ls->forced_max_pages));
     add(lockstep, "forced_ms", COUNT_GET(ls->forced_ns) / NS_PER_MS);
     add_exits(root, &ls->machine);
+    pthread_mutex_lock(&ls->channel_lock);
     add_channel(root, ls);
     add_pace(root, ls);
+    pthread_mutex_unlock(&ls->channel_lock);
     add_net(root, ls);
     add_disk(root, ls);
     add_arbiter(root, ls);
+    add_protection(root, ls);
     add_failover(root, ls);
     status_add_handover(root, ls);
     return root;
 }
 
-int status_write(const char *path, const char *vm, const struct lockstep *ls)
+int status_write(const char *path, const char *vm, struct lockstep *ls)
 {
     cJSON *root = status_build(vm, ls);
     char *text = cJSON_Print(root);

@@ -7,11 +7,11 @@
 struct cJSON;
 
 /* The document, to be deleted by the caller; NULL: no memory. Any thread; little of it before ls->opened. */
-struct cJSON *status_build(const char *vm, const struct lockstep *ls);
+struct cJSON *status_build(const char *vm, struct lockstep *ls);
 /* Adds to `root` how a planned switch-over has gone, if there was one. Any thread. */
-void status_add_handover(struct cJSON *root, const struct lockstep *ls);
+void status_add_handover(struct cJSON *root, struct lockstep *ls);
 
 /* Writes `path` anew, atomically (a new file, renamed over it). Main thread. 0 or -errno. */
-int status_write(const char *path, const char *vm, const struct lockstep *ls);
+int status_write(const char *path, const char *vm, struct lockstep *ls);
 
 #endif

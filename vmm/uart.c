@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "vmm/state_check.h"
+
 #define UART_PORTS 8u
 
 #define IER_RECEIVED       0x01u
@@ -270,4 +272,10 @@ void uart_write(struct uart *uart, uint16_t port, unsigned bytes, uint32_t value
             uart_write_byte(uart, offset, (uint8_t)(value >> (8 * i)));
     }
     uart_update_line(uart);
+}
+
+bool uart_fits(const struct uart_state *state)
+{
+    return state->fifo_first < UART_FIFO_BYTES && state->fifo_count <= UART_FIFO_BYTES &&
+           STATE_BOOL_FITS(state->transmit_empty_pending);
 }

@@ -53,4 +53,7 @@ bool uart_can_receive(const struct uart *uart);
 uint32_t uart_read(struct uart *uart, uint16_t port, unsigned bytes);
 void uart_write(struct uart *uart, uint16_t port, unsigned bytes, uint32_t value);
 
+/* Could a guest have brought the UART into this state? For a state that came from elsewhere. */
+bool uart_fits(const struct uart_state *state);
+
 #endif

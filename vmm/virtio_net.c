@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vmm/state_check.h"
+
 #define DEVICE_ID_NET      1u /* virtio 1.2, 5 */
 #define PCI_CLASS_ETHERNET 0x020000u
 
@@ -206,6 +208,19 @@ void virtio_net_set_link(struct virtio_net *net, bool up)
         return;
     net->state.link_up = up;
     virtio_pci_config_changed(&net->card, negotiated(net, VIRTIO_NET_FEATURE_STATUS));
+}
+
+bool virtio_net_state_fits(const struct virtio_net *net, const struct virtio_net_state *state)
+{
+    return STATE_BOOL_FITS(state->link_up) && state->mtu == net->state.mtu &&
+           memcmp(state->reset_mac, net->state.reset_mac, sizeof(state->reset_mac)) == 0 &&
+           state->filter.addresses_used <= NET_FILTER_ADDRESSES;
+}
+
+void virtio_net_take(struct virtio_net *net, const struct virtio_net_state *state)
+{
+    net->state = *state;
+    net->cable.filter(net->cable.ctx, &net->state.filter);
 }
 
 static void net_start(void *ctx)

@@ -110,6 +110,12 @@ int virtio_net_receive(struct virtio_net *net, const uint8_t *frame, size_t byte
 /* The cable, as the guest sees it (an input: log it). Interrupts the guest on a change. */
 void virtio_net_set_link(struct virtio_net *net, bool up);
 
+/* Could `state`, which another host says is its card's, be one of this card's? Its queues and registers are
+ * virtio_pci_take's affair. */
+bool virtio_net_state_fits(const struct virtio_net *net, const struct virtio_net_state *state);
+/* Makes it this card's, and says to the cable which frames the guest wants. */
+void virtio_net_take(struct virtio_net *net, const struct virtio_net_state *state);
+
 /* virtio_net_control.c: serves what waits in the control queue. */
 void virtio_net_control(struct virtio_net *net);
 

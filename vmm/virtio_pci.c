@@ -458,3 +458,14 @@ int virtio_pci_init(struct virtio_pci *card, struct pci *pci, unsigned slot, uin
     device_reset(card);
     return 0;
 }
+
+bool virtio_pci_take(struct virtio_pci *card, const struct virtio_pci_state *state)
+{
+    if ((state->status & STATUS_FEATURES_OK) && (state->driver_features & ~card->features))
+        return false;
+    for (unsigned i = 0; i < VIRTIO_PCI_QUEUES_MAX; i++)
+        if (!virtqueue_fits(&state->queues[i], card->memory))
+            return false;
+    card->state = *state;
+    return true;
+}

@@ -78,4 +78,7 @@ void virtio_pci_signal(struct virtio_pci *card, unsigned queue);
 /* The device's configuration differs from now on; `tell`: the driver has asked for an interrupt. */
 void virtio_pci_config_changed(struct virtio_pci *card, bool tell);
 
+/* Takes over the state of a card of the same kind. False, and nothing changed: it is none. */
+bool virtio_pci_take(struct virtio_pci *card, const struct virtio_pci_state *state);
+
 #endif

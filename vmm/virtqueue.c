@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vmm/state_check.h"
+
 #define DESCRIPTOR_BYTES       16u
 #define DESCRIPTOR_NEXT        1u
 #define DESCRIPTOR_WRITE       2u
@@ -67,20 +69,44 @@ void virtqueue_init(struct virtqueue *queue, uint16_t size)
     queue->size = size;
 }
 
+static bool size_is_bad(const struct virtqueue *queue)
+{
+    return queue->size == 0 || queue->size > VIRTQUEUE_SIZE_MAX || (queue->size & (queue->size - 1)) != 0;
+}
+
+static bool rings_are_misaligned(const struct virtqueue *queue)
+{
+    return queue->descriptors_gpa % 16 != 0 || queue->available_gpa % 2 != 0 || queue->used_gpa % 4 != 0;
+}
+
+static bool rings_are_inside(const struct virtqueue *queue, const struct guest_memory *memory)
+{
+    return guest_memory_at(memory, queue->descriptors_gpa, (uint64_t)queue->size * DESCRIPTOR_BYTES) != NULL &&
+           guest_memory_at(memory, queue->available_gpa, available_bytes(queue)) != NULL &&
+           guest_memory_at(memory, queue->used_gpa, used_bytes(queue)) != NULL;
+}
+
 int virtqueue_enable(struct virtqueue *queue, const struct guest_memory *memory, bool event_idx, bool indirect)
 {
     queue->event_idx = event_idx;
     queue->indirect = indirect;
-    if (queue->size == 0 || queue->size > VIRTQUEUE_SIZE_MAX || (queue->size & (queue->size - 1)) != 0)
+    if (size_is_bad(queue))
         return queue_break(queue, VIRTQUEUE_BAD_SIZE);
-    if (queue->descriptors_gpa % 16 != 0 || queue->available_gpa % 2 != 0 || queue->used_gpa % 4 != 0)
+    if (rings_are_misaligned(queue))
         return queue_break(queue, VIRTQUEUE_MISALIGNED);
-    if (guest_memory_at(memory, queue->descriptors_gpa, (uint64_t)queue->size * DESCRIPTOR_BYTES) == NULL ||
-        guest_memory_at(memory, queue->available_gpa, available_bytes(queue)) == NULL ||
-        guest_memory_at(memory, queue->used_gpa, used_bytes(queue)) == NULL)
+    if (!rings_are_inside(queue, memory))
         return queue_break(queue, VIRTQUEUE_RING_OUTSIDE);
     queue->enabled = true;
     return 0;
+}
+
+bool virtqueue_fits(const struct virtqueue *queue, const struct guest_memory *memory)
+{
+    if (!STATE_BOOL_FITS(queue->enabled) || !STATE_BOOL_FITS(queue->event_idx) || !STATE_BOOL_FITS(queue->indirect) ||
+        queue->fault > VIRTQUEUE_INDIRECT_SIZE)
+        return false;
+    return !queue->enabled ||
+           (!size_is_bad(queue) && !rings_are_misaligned(queue) && rings_are_inside(queue, memory));
 }
 
 uint16_t virtqueue_waiting(const struct virtqueue *queue, const struct guest_memory *memory)

@@ -98,4 +98,7 @@ bool virtqueue_interrupt_due(struct virtqueue *queue, const struct guest_memory 
 /* A fault as a sentence for the operator. */
 const char *virtqueue_fault_text(enum virtqueue_fault fault);
 
+/* Could a driver have brought the queue into this state, its rings in this memory? For a state that came from elsewhere. */
+bool virtqueue_fits(const struct virtqueue *queue, const struct guest_memory *memory);
+
 #endif

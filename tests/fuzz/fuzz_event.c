@@ -74,6 +74,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         case EVENT_DISK:
             fuzz_touch(payload, sizeof(struct event_disk) + ((const struct event_disk *)payload)->bytes);
             break;
+        case EVENT_SECTORS:
+            fuzz_touch(payload, sizeof(struct event_sectors));
+            fuzz_check(((const struct event_sectors *)payload)->bytes <= EVENT_SECTORS_MAX_BYTES);
+            break;
+        case EVENT_MACHINE: fuzz_touch(payload, sizeof(struct event_machine)); break;
         case EVENT_HANDOVER: fuzz_touch(payload, sizeof(struct event_handover)); break;
         case EVENT_PAGES: pages_take(&record); break;
         case EVENT_SYNC: fuzz_touch(payload, sizeof(struct vcpu_state)); break;

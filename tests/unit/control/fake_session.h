@@ -18,6 +18,7 @@ static inline struct lockstep *fake_session_open(enum lockstep_role role, bool o
     COUNT_SET(ls->role, role);
     COUNT_SET(ls->opened, opened);
     COUNT_SET(ls->running, opened);
+    COUNT_SET(ls->followed, opened);
     return ls;
 }
 

@@ -49,7 +49,7 @@ static void say(int fd, const char *words)
 /* One line of answer as JSON, to be deleted; NULL: the other end has closed. */
 static cJSON *hear(int fd)
 {
-    static char line[65536];
+    static char line[262144];
     size_t bytes = 0;
 
     for (;;) {

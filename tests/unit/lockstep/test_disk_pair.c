@@ -281,6 +281,7 @@ static void host_open(enum lockstep_role role, enum disk_mode mode, uint64_t see
     struct channel_options options = { .address = shm_address, .ring_bytes = 1 << 20,
                                        .join_timeout_ns = 20 * NS_PER_S, .hello = { .vm = "disk" } };
     struct machine *machine = &ls->machine;
+    uint64_t generation;
     pthread_t io_thread;
 
     ls->options = (struct lockstep_options){
@@ -301,7 +302,8 @@ static void host_open(enum lockstep_role role, enum disk_mode mode, uint64_t see
     CHECK(disk_open(&ls->disk, &disk, &owner) == 0);
     CHECK(arbiter_open(&ls->arbiter, &(struct arbiter_options){ .address = arbiter_address, .vm = "disk" }) == 0);
     if (role == ROLE_PRIMARY) {
-        CHECK(arbiter_begin(ls->arbiter, &ls->generation) == 0);
+        CHECK(arbiter_begin(ls->arbiter, &generation) == 0);
+        COUNT_SET(ls->generation, generation);
         options.hello.generation = ls->generation;
         CHECK(channel_open_sender(&ls->channel, &options) == 0);
     } else {

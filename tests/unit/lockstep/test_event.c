@@ -171,7 +171,7 @@ static void count_text(void *ctx, const char *name, const char *text)
 /* Whatever the bytes, if the record passes it can be read, in a heap block of its own size, and its texts print. */
 static void event_of_random_bytes_that_passes_can_be_read(void **state)
 {
-    const uint32_t sizes[] = { 8, 14, 16, 24, 60, 1500, 56 + 2 * 40, 16 + 4096, sizeof(struct vcpu_state),
+    const uint32_t sizes[] = { 8, 14, sizeof(struct event_machine), 16, 24, 60, 1500, sizeof(struct event_start) + 2 * 40, 16 + 4096, sizeof(struct vcpu_state),
                                sizeof(struct vcpu_registers), sizeof(struct event_segment) };
     uint32_t passed = 0;
     unsigned seed = 21;
@@ -181,7 +181,7 @@ static void event_of_random_bytes_that_passes_can_be_read(void **state)
     srand(seed);
     words_begin();
     for (int round = 0; round < 20000; round++) {
-        uint16_t kind = (uint16_t)(1 + rand() % EVENT_END);
+        uint16_t kind = (uint16_t)(1 + rand() % EVENT_MACHINE);
         uint32_t bytes = sizes[(size_t)rand() % (sizeof(sizes) / sizeof(sizes[0]))];
         uint8_t *exact = malloc(bytes);
         struct channel_record record = { .lsn = 1, .kind = kind, .bytes = bytes, .payload = exact };
@@ -193,13 +193,17 @@ static void event_of_random_bytes_that_passes_can_be_read(void **state)
         for (uint32_t i = 0; i < bytes; i++)
             exact[i] = (uint8_t)rand();
         if (kind == EVENT_START && bytes >= sizeof(struct event_start))
-            ((struct event_start *)exact)->cpuid_entries = 2;
+            *(struct event_start *)exact = (struct event_start){ .cpuid_entries = 2 };
         if (kind == EVENT_FRAME)
             ((struct event_frame *)exact)->flags &= EVENT_FRAME_CHECKSUM_RIGHT;
         if (kind == EVENT_PAGES) /* one with bytes, or some without */
             for (uint32_t at = 0; at + sizeof(struct event_page) <= bytes && (at == 0 || bytes < 4096); at += 16)
                 *(struct event_page *)(exact + at) =
                     (struct event_page){ .gpa = (uint64_t)rand() << 12, .bytes = bytes == 16 + 4096 ? 4096 : 0 };
+        if (kind == EVENT_DISK && bytes >= sizeof(struct event_disk))
+            *(struct event_disk *)exact = (struct event_disk){ .status = (uint32_t)rand() % 2 };
+        if (kind == EVENT_SECTORS && bytes >= sizeof(struct event_sectors))
+            *(struct event_sectors *)exact = (struct event_sectors){ .bytes = 512, .zero = (uint32_t)rand() % 2 };
         if (event_check(&record) == 0) {
             event_read(&record, &reader);
             assert_true(values > 0);
@@ -208,7 +212,7 @@ static void event_of_random_bytes_that_passes_can_be_read(void **state)
         free(exact);
     }
     words_end();
-    for (uint16_t kind = 1; kind <= EVENT_END; kind++)
+    for (uint16_t kind = 1; kind <= EVENT_MACHINE; kind++)
         if (!(passed >> kind & 1))
             fail_msg("no %s record has passed: the sizes above lack its own", event_name(kind));
 }

@@ -165,6 +165,7 @@ static void pair_open_by(struct pair *pair, enum backup_way way, bool tcp)
     struct channel_options options;
     static unsigned count;
     struct lockstep *ls = machine_without_guest(ROLE_PRIMARY);
+    uint64_t generation;
 
     if (tcp)
         choose_tcp_address();
@@ -175,7 +176,8 @@ static void pair_open_by(struct pair *pair, enum backup_way way, bool tcp)
     assert_true(pair->backup != MAP_FAILED);
     atomic_store(&pair->backup->way, way);
     assert_int_equal(arbiter_open(&ls->arbiter, &place), 0);
-    assert_int_equal(arbiter_begin(ls->arbiter, &ls->generation), 0);
+    assert_int_equal(arbiter_begin(ls->arbiter, &generation), 0);
+    COUNT_SET(ls->generation, generation);
     if (way == BACKUP_WITHOUT_ARBITER)
         assert_int_equal(mkdir(lost_address + 4, 0700), 0);
     options = channel_of();

@@ -100,8 +100,11 @@ static void log_with_every_kind(void)
     struct channel *log = log_create();
     struct event_segment *segment;
     struct vcpu_registers *registers;
+    struct event_machine *machine;
 
     put_start(log);
+    put(log, EVENT_SECTORS, 0, &(struct event_sectors){ .offset = 0x10000, .bytes = 4096, .zero = 1 },
+        sizeof(struct event_sectors));
     put_time(log, 1, 1000000000);
     put_frame(log, 2);
     put(log, EVENT_CONSOLE, 3, "ls\n\x03\"\\", 6);
@@ -124,6 +127,9 @@ static void log_with_every_kind(void)
     put_time(log, 30, 3000000000);
     put(log, EVENT_DISK, 33, &(struct event_disk){ .number = 3, .digest = 7 }, sizeof(struct event_disk));
     put(log, EVENT_LINK, 34, &(struct event_link){ .up = 0 }, sizeof(struct event_link));
+    machine = open_record(log, EVENT_MACHINE, 34, sizeof(*machine));
+    machine->frames_built = 21;
+    channel_commit(log);
     put(log, EVENT_HANDOVER, 35, &(struct event_handover){ .frames_sent = 12 }, sizeof(struct event_handover));
     put(log, EVENT_END, 40,
         &(struct event_end){ .ram_digest = 0x5555666677778888, .vcpu_digest = 9, .reason = EVENT_END_HALTED },
@@ -131,7 +137,7 @@ static void log_with_every_kind(void)
     channel_close(log);
 }
 
-#define EVERY_KIND_RECORDS 16
+#define EVERY_KIND_RECORDS 18
 
 /* Progress at 1, 2, ...: small, so that places in the file are easily known: 64 bytes each. */
 static void log_of_marks(uint64_t records, bool ended)
@@ -211,7 +217,7 @@ static void log_text_says_what_each_record_holds(void **state)
     expect_line(" start ", "clock=\"2023-11-14T22:13:20Z\"");
     expect_line(" start ", "cpu=\"Some CPU of 3 GHz\"");
     assert_null(strstr(printed, "a5a5a5a5")); /* the guest's seed stays in the log */
-    expect_line(" time ", "         2          1 time          time_ns=1000000000");
+    expect_line(" time ", "         3          1 time          time_ns=1000000000");
     expect_line(" frame ", "frame_bytes=60 checksum_right=1 frame=\"ipv4 tcp 192.168.1.2:40000 > 192.168.1.50:6379 PA data 6\"");
     expect_line(" console ", "typed=\"ls\\n\\x03\\\"\\\\\"");
     expect_line(" output ", "frames_built=11 frames_sent=10 digest=0xfeedfacecafebeef");
@@ -267,7 +273,7 @@ static void log_kinds_choose_the_lines_and_not_the_sums(void **state)
     options.json = false;
     assert_int_equal(print(&options), 0);
     assert_null(strstr(printed, "frames_built"));
-    assert_non_null(line_with("records      16 in "));
+    assert_non_null(line_with("records      18 in "));
 }
 
 static void log_positions_choose_lines_and_sums(void **state)

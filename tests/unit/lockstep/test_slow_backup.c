@@ -92,6 +92,7 @@ static void primary_open(struct primary *primary, size_t ring_bytes, uint64_t ma
     struct channel_options options;
     struct lockstep *ls = calloc(1, sizeof(*ls));
     static unsigned count;
+    uint64_t generation;
 
     /* A name of its own for each: the backup of a test that failed may live for a while. */
     snprintf(shm_address, sizeof(shm_address), "shm:slow-%d-%u", (int)getpid(), ++count);
@@ -117,7 +118,8 @@ static void primary_open(struct primary *primary, size_t ring_bytes, uint64_t ma
     pit_init(&ls->machine.pit, 0);
     rtc_init(&ls->machine.rtc, 0, 0);
     assert_int_equal(arbiter_open(&ls->arbiter, &arbiter), 0);
-    assert_int_equal(arbiter_begin(ls->arbiter, &ls->generation), 0);
+    assert_int_equal(arbiter_begin(ls->arbiter, &generation), 0);
+    COUNT_SET(ls->generation, generation);
     assert_int_equal(channel_open_sender(&ls->channel, &options), 0);
     assert_int_equal(vcpu_enter_thread(&ls->machine.vcpu), 0);
     ls->clock_offset_ns = -(int64_t)clock_now_ns();

@@ -1,0 +1,181 @@
+/* Sends and takes over a running guest; see transfer.h. */
+#include "vmm/transfer.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/report.h"
+#include "vmm/lockstep.h"
+#include "vmm/pages.h"
+
+static int open_record(struct transfer *transfer, enum event_kind kind, uint64_t position, size_t bytes, void **payload)
+{
+    int rc;
+
+    while ((rc = channel_reserve(transfer->channel, (uint16_t)kind, position, bytes, payload)) == -EAGAIN) {
+        rc = transfer->pause(transfer->ctx, true);
+        if (rc < 0)
+            return rc;
+    }
+    return rc;
+}
+
+static uint64_t seal_record(struct transfer *transfer, size_t bytes)
+{
+    COUNT_ADD(transfer->sent_bytes, bytes);
+    return channel_commit(transfer->channel);
+}
+
+uint64_t transfer_left_bytes(const struct transfer *transfer)
+{
+    const struct lockstep *ls = transfer->ls;
+    uint64_t pages = 0;
+
+    for (uint64_t i = 0; i < pages_words(&ls->machine.memory); i++)
+        pages += (uint64_t)__builtin_popcountll(transfer->pages[i]);
+    return pages * GUEST_PAGE_BYTES + (ls->disk != NULL ? disk_uncopied(ls->disk) * DISK_BLOCK_BYTES : 0);
+}
+
+int transfer_start(struct transfer *transfer, const struct event_start *start)
+{
+    const struct kvm_cpuid2 *cpuid = vcpu_cpuid(&transfer->ls->machine.vcpu);
+    size_t cpuid_bytes = cpuid->nent * sizeof(cpuid->entries[0]);
+    void *payload;
+    int rc = open_record(transfer, EVENT_START, 0, sizeof(*start) + cpuid_bytes, &payload);
+
+    if (rc < 0)
+        return rc;
+    memcpy(payload, start, sizeof(*start));
+    ((struct event_start *)payload)->cpuid_entries = cpuid->nent;
+    memcpy((uint8_t *)payload + sizeof(*start), cpuid->entries, cpuid_bytes);
+    seal_record(transfer, sizeof(*start) + cpuid_bytes);
+    return transfer->pause(transfer->ctx, false);
+}
+
+static int send_pages(struct transfer *transfer)
+{
+    const struct guest_memory *memory = &transfer->ls->machine.memory;
+    struct pages_batch batch;
+    uint64_t page = 0;
+
+    while (pages_take(&batch, memory, transfer->pages, &page)) {
+        void *payload;
+        int rc = open_record(transfer, EVENT_PAGES, 0, batch.bytes, &payload);
+
+        if (rc < 0)
+            return rc;
+        pages_write(&batch, memory, payload);
+        seal_record(transfer, batch.bytes);
+        for (unsigned i = 0; i < batch.count; i++)
+            COUNT_ADD(*(batch.zero[i] ? &transfer->zero_pages : &transfer->sent_pages), 1);
+        rc = transfer->pause(transfer->ctx, false);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int send_blocks(struct transfer *transfer)
+{
+    static uint8_t data[DISK_BLOCK_BYTES]; /* one transfer at a time, and one thread at a time on it */
+    struct disk *disk = transfer->ls->disk;
+    struct event_sectors head = { 0 };
+    uint64_t block = 0;
+    bool zero;
+    int rc;
+
+    _Static_assert(DISK_BLOCK_BYTES <= EVENT_SECTORS_MAX_BYTES, "a block of the disk is a record");
+    while ((rc = disk_copy(disk, &block, data, &head.offset, &head.bytes, &zero)) > 0) {
+        size_t bytes = sizeof(head) + (zero ? 0 : head.bytes);
+        void *payload;
+
+        head.zero = zero;
+        rc = open_record(transfer, EVENT_SECTORS, 0, bytes, &payload);
+        if (rc < 0)
+            return rc;
+        memcpy(payload, &head, sizeof(head));
+        memcpy((uint8_t *)payload + sizeof(head), data, bytes - sizeof(head));
+        seal_record(transfer, bytes);
+        COUNT_ADD(transfer->sent_blocks, 1);
+        rc = transfer->pause(transfer->ctx, false);
+        if (rc < 0)
+            return rc;
+    }
+    return rc;
+}
+
+int transfer_round(struct transfer *transfer)
+{
+    struct lockstep *ls = transfer->ls;
+    int rc = 0;
+
+    if (ls->disk != NULL && disk_mode_of(ls->disk) == DISK_MIRRORED)
+        rc = send_blocks(transfer);
+    return rc < 0 ? rc : send_pages(transfer);
+}
+
+int transfer_machine(struct transfer *transfer, uint64_t *lsn)
+{
+    static struct event_machine event; /* saved before the ring is asked: saving may fail, a record cannot be undone */
+    struct lockstep *ls = transfer->ls;
+    void *payload;
+    int rc = machine_state_save(&ls->machine, &event.machine);
+
+    event.machine.position++;
+    event.frames_built = ls->frames_built;
+    event.output_digest = ls->output_digest;
+    if (rc == 0)
+        rc = open_record(transfer, EVENT_MACHINE, event.machine.position, sizeof(event), &payload);
+    if (rc < 0)
+        return rc;
+    memcpy(payload, &event, sizeof(event));
+    *lsn = seal_record(transfer, sizeof(event));
+    return 0;
+}
+
+static int take_sectors(struct lockstep *ls, const struct event_sectors *sectors)
+{
+    if (ls->disk == NULL || disk_mode_of(ls->disk) != DISK_MIRRORED) {
+        report_error("the log brings the contents of a disk, and this host has no copy of one; give both hosts the same "
+                     "--disk");
+        return -EBADMSG;
+    }
+    return disk_put(ls->disk, sectors->offset, sectors->zero ? NULL : (const uint8_t *)(sectors + 1), sectors->bytes);
+}
+
+static int take_machine(struct lockstep *ls, const struct channel_record *record)
+{
+    const struct event_machine *event = record->payload;
+    int rc;
+
+    if (event->machine.position != record->position) {
+        report_error("the log brings a machine that stands at position %llu in a record for position %llu",
+                     (unsigned long long)event->machine.position, (unsigned long long)record->position);
+        return -EBADMSG;
+    }
+    rc = machine_state_load(&ls->machine, &event->machine);
+    if (rc == 0 && ls->disk != NULL) {
+        if (disk_mode_of(ls->disk) == DISK_MIRRORED)
+            rc = disk_settle(ls->disk);
+        disk_begin_at(ls->disk, event->machine.disk.completed);
+    }
+    ls->frames_built = ls->frames_before = event->frames_built;
+    ls->output_digest = event->output_digest;
+    COUNT_SET(ls->virtual_ns, event->machine.time_ns);
+    return rc;
+}
+
+int transfer_take(struct lockstep *ls, const struct channel_record *record, bool *whole)
+{
+    *whole = false;
+    switch (record->kind) {
+    case EVENT_PAGES: return pages_load(&ls->machine.memory, record->payload, record->bytes);
+    case EVENT_SECTORS: return take_sectors(ls, record->payload);
+    case EVENT_MACHINE:
+        *whole = true;
+        return take_machine(ls, record);
+    default:
+        report_error("the log has a %s record in the midst of a transfer, where none can be", event_name(record->kind));
+        return -EBADMSG;
+    }
+}
