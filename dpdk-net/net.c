@@ -2,6 +2,7 @@
 #include "dpdk-net/net.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -389,6 +390,15 @@ bool net_receive_waiting(const struct net *net)
 bool net_link_up(const struct net *net)
 {
     return !atomic_load_explicit(&net->link_down, memory_order_relaxed); /* relaxed: a lone value */
+}
+
+void net_describe(const struct net *net, char *text, size_t size)
+{
+    const struct port *port = &net->port;
+
+    snprintf(text, size, "%s, driver %s, link %s; checksums by %s, segmentation by %s", port->name, port->driver,
+             net_link_up(net) ? "up" : "down", port->sums ? "the port" : "software",
+             port->segments ? "the port" : "software");
 }
 
 void net_get_statistics(const struct net *net, struct net_statistics *out)

@@ -81,6 +81,9 @@ bool net_receive_waiting(const struct net *net);
 /* The port has a link, as of a tenth of a second ago; true until it was first looked at. */
 bool net_link_up(const struct net *net);
 
+/* One line for people: the port, its driver, and who does what is left to be done to frames. Any thread. */
+void net_describe(const struct net *net, char *text, size_t size);
+
 struct net_statistics {
     uint64_t received, transmitted;      /* frames on the wire */
     uint64_t received_bytes, transmitted_bytes;

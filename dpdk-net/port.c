@@ -259,6 +259,7 @@ static int start(struct port *port, bool is_pci, uint32_t mtu)
     error = rte_eth_dev_info_get(port->id, &info);
     if (error != 0)
         goto fail;
+    snprintf(port->driver, sizeof(port->driver), "%.31s", info.driver_name);
     choose_offloads(port, &info, &configuration);
     port->keeps = !is_driver(info.driver_name, "net_af_packet") && !is_driver(info.driver_name, "net_tap") &&
                   !is_driver(info.driver_name, "net_pcap");

@@ -27,7 +27,8 @@ struct port {
     bool keeps;    /* what is not taken from it waits there, or is counted by it when it must be dropped */
     int link_fd;   /* a socket to ask Linux about `interface`; -1: the driver knows its link */
     struct rte_mempool *pool;
-    char name[64]; /* DPDK's: "net_af_packet0" */
+    char name[64];   /* DPDK's: "net_af_packet0" */
+    char driver[32]; /* "net_af_packet" */
     char interface[16]; /* the Linux interface below it, or "" */
 };
 

@@ -111,6 +111,42 @@ static void hold_refuses_frames_that_are_none(void **state)
     hold_free(hold);
 }
 
+/* 64 KiB each: the room for bytes ends before the slots do, and comes back. */
+static void hold_of_large_frames_is_full_by_its_bytes(void **state)
+{
+    struct net_offload large = { .segmentation = NET_TCP4, .checksum_missing = 1, .segment_bytes = 1448 };
+    static uint8_t frame[NET_SEGMENTED_MAX_BYTES + 1];
+    struct hold *hold = hold_new(64); /* and 512 KiB */
+    unsigned put_in = 0, taken = 0;
+
+    (void)state;
+    assert_int_equal(hold_put(hold, frame, sizeof(frame), &large, 0, 0), -EMSGSIZE);
+    assert_int_equal(hold_put(hold, frame, FRAME_MAX_BYTES + 1, &finished, 0, 0), -EMSGSIZE);
+    assert_int_equal(atomic_load(&hold->refused_size), 2);
+    assert_false(hold_crowded(hold));
+    for (unsigned round = 0; round < 1000; round++) {
+        size_t bytes = 30000 + round * 7919 % 35000;
+
+        memset(frame, (int)put_in, bytes);
+        if (hold_put(hold, frame, bytes, &large, 0, 0) == 0) {
+            put_in++;
+            continue;
+        }
+        assert_true(hold_crowded(hold));
+        assert_true(put_in - taken >= 6);
+        for (const struct frame_slot *slot; (slot = hold_releasable(hold, 0, 0)) != NULL; taken++) {
+            for (size_t i = 0; i < slot->bytes; i++)
+                assert_int_equal(slot->data[i], (uint8_t)taken);
+            assert_memory_equal(&slot->offload, &large, sizeof(large));
+            hold_release(hold, 1);
+        }
+        assert_int_equal(taken, put_in);
+        assert_false(hold_crowded(hold));
+    }
+    assert_true(taken > 500);
+    hold_free(hold);
+}
+
 static void forget_drops_what_the_peer_sent(void **state)
 {
     struct hold *hold = hold_new(8);
@@ -248,14 +284,19 @@ static void receive_keeps_only_frames_for_the_guest(void **state)
 
 static _Atomic bool give_up;
 
+static size_t bytes_of(uint32_t number)
+{
+    return 60 + number % 97 * 15;
+}
+
 static void *hold_producer(void *arg)
 {
     struct hold *hold = arg;
-    uint8_t frame[FRAME_BYTES];
+    uint8_t frame[FRAME_MAX_BYTES];
 
     for (uint32_t i = 0; i < CROSSINGS && !atomic_load(&give_up); i++) {
-        frame_fill(frame, sizeof(frame), other_mac, guest_mac, i);
-        while (hold_put(hold, frame, sizeof(frame), &finished, i / 3, 0) == -ENOBUFS && !atomic_load(&give_up))
+        frame_fill(frame, bytes_of(i), other_mac, guest_mac, i);
+        while (hold_put(hold, frame, bytes_of(i), &finished, i / 3, 0) == -ENOBUFS && !atomic_load(&give_up))
             sched_yield();
     }
     return NULL;
@@ -265,7 +306,7 @@ static void hold_crosses_threads_whole_and_in_order(void **state)
 {
     struct hold *hold = hold_new(16);
     uint64_t deadline_ns = clock_now_ns() + DEADLINE_NS, acked_lsn = 0, last_gone = 0;
-    uint8_t expected[FRAME_BYTES];
+    uint8_t expected[FRAME_MAX_BYTES];
     pthread_t thread;
     uint32_t next = 0;
     bool in_order = true;
@@ -278,8 +319,9 @@ static void hold_crosses_threads_whole_and_in_order(void **state)
         unsigned ready = 0;
 
         while (ready < 8 && (slot = hold_releasable(hold, ready, acked_lsn)) != NULL) {
-            frame_fill(expected, sizeof(expected), other_mac, guest_mac, next);
-            in_order = in_order && slot->lsn == next / 3 && memcmp(slot->data, expected, sizeof(expected)) == 0;
+            frame_fill(expected, bytes_of(next), other_mac, guest_mac, next);
+            in_order = in_order && slot->lsn == next / 3 && slot->bytes == bytes_of(next) &&
+                       memcmp(slot->data, expected, bytes_of(next)) == 0;
             next++;
             ready++;
         }
@@ -360,6 +402,7 @@ int main(void)
         cmocka_unit_test(hold_unacked_head_blocks_those_behind),
         cmocka_unit_test(hold_full_queue_refuses_counts_and_numbers),
         cmocka_unit_test(hold_refuses_frames_that_are_none),
+        cmocka_unit_test(hold_of_large_frames_is_full_by_its_bytes),
         cmocka_unit_test(forget_drops_what_the_peer_sent),
         cmocka_unit_test(forget_ahead_covers_frames_held_later),
         cmocka_unit_test(receive_full_queue_drops_and_counts),
