@@ -174,8 +174,8 @@ static void offer_buffer(struct driver *driver, uint16_t index, uint64_t gpa, ui
 static size_t collect(struct driver *driver, const uint32_t lengths[RING_SIZE], const uint64_t places[RING_SIZE],
                       struct virtio_net_hdr_v1 *header, uint8_t *frame)
 {
+    uint32_t head = 0, written = 0;
     size_t bytes = 0;
-    uint32_t head, written;
 
     for (unsigned i = 0; i == 0 || i < header->num_buffers; i++) {
         size_t skip = i == 0 ? sizeof(*header) : 0;
