@@ -225,7 +225,7 @@ static void publish(struct lockstep *ls)
     if (ls->net != NULL)
         (void)net_receive_peek(ls->net, &bytes, &ignored);
     COUNT_SET(ls->deadline_ns, deadline_ns == UINT64_MAX ? UINT64_MAX : deadline_ns - (uint64_t)ls->clock_offset_ns);
-    COUNT_SET(ls->taking_frames, machine_can_take_frame(&ls->machine, bytes));
+    COUNT_SET(ls->taking_frames, ls->net != NULL && machine_can_take_frame(&ls->machine, bytes));
     COUNT_SET(ls->card_sent_dropped, ls->machine.net.state.sent_dropped_frames);
     COUNT_SET(ls->card_received_dropped, ls->machine.net.state.received_dropped_frames);
 }

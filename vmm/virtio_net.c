@@ -144,8 +144,7 @@ bool virtio_net_can_receive(const struct virtio_net *net, size_t bytes)
 {
     struct virtqueue look = net->card.state.queues[VIRTIO_NET_RX];
 
-    return virtio_pci_runs(&net->card) && virtqueue_waiting(&look, net->card.memory) != 0 &&
-           chains_filled(net, &look, bytes) != 0;
+    return virtio_pci_runs(&net->card) && chains_filled(net, &look, bytes) != 0;
 }
 
 /* Spreads a frame behind its header over so many chains. -EPROTO: a hostile ring lies where its own frame is written,
@@ -180,9 +179,9 @@ int virtio_net_receive(struct virtio_net *net, const uint8_t *frame, size_t byte
 
     if (bytes < VIRTIO_NET_FRAME_BYTES_MIN || bytes > frame_bytes_max(net))
         return -EINVAL;
-    if (!virtio_net_can_receive(net, bytes))
+    chains = virtio_pci_runs(&net->card) ? chains_filled(net, &look, bytes) : 0;
+    if (chains == 0)
         return -EAGAIN;
-    chains = chains_filled(net, &look, bytes);
     if (chains > 0) {
         header.buffers = (uint16_t)chains;
         err = fill_chains(net, &header, frame, bytes);
