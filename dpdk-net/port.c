@@ -25,6 +25,8 @@
 #define LARGE_FRAME_BYTES 4096u
 #define LARGE_DESCRIPTORS 256u
 #define LARGE_POOL_MBUFS 1023u
+/* AF_XDP's driver takes 2048 at once for the kernel to fill, and has as many in its other rings. */
+#define XDP_POOL_MBUFS 8191u
 #define DEVICE_MAX_BYTES 256u
 /* Drivers that put a header of theirs ahead of a frame (virtio: 12 bytes) want room for it. */
 #define DRIVER_HEADER_BYTES 32u
@@ -45,6 +47,7 @@ struct device {
     char name[64];                    /* its part before the first comma */
     char interface[DEVICE_MAX_BYTES]; /* the Linux interface below it, or "" */
     uint32_t buffer_bytes;            /* that a received frame may need */
+    unsigned buffers;
     bool is_pci;
 };
 
@@ -105,6 +108,7 @@ static int parse_device(const char *text, uint32_t mtu, struct device *device)
 
     memset(device, 0, sizeof(*device));
     device->buffer_bytes = NET_LINK_BYTES + mtu + DRIVER_HEADER_BYTES;
+    device->buffers = NET_LINK_BYTES + mtu > LARGE_FRAME_BYTES ? LARGE_POOL_MBUFS : POOL_MBUFS;
     if ((rest = after(text, "af_packet:")) != NULL) {
         given = rest;
         written = snprintf(device->text, sizeof(device->text), "net_af_packet%u,iface=%s", next_number, rest);
@@ -167,6 +171,8 @@ static int parse_device(const char *text, uint32_t mtu, struct device *device)
     }
     if (!device->is_pci)
         snprintf(device->name, sizeof(device->name), "%.*s", (int)strcspn(device->text, ","), device->text);
+    if (after(device->name, "net_af_xdp") != NULL)
+        device->buffers = XDP_POOL_MBUFS;
     return 0;
 }
 
@@ -239,8 +245,10 @@ static int set_mtu(const struct port *port, const struct rte_eth_dev_info *info,
         error = rte_eth_dev_set_mtu(port->id, (uint16_t)mtu);
     if (error == 0 || error == -ENOTSUP)
         return 0;
-    report_error("port %s (driver %s) does not take an MTU of %u: %s; its most is %u here. Give a smaller --mtu, or "
-                 "another kind of port", port->name, info->driver_name, mtu, strerror(-error), info->max_mtu);
+    report_error("port %s (driver %s) does not take an MTU of %u: %s; its packets have at most %u bytes. Give a smaller --mtu, "
+                 "or another kind of port", port->name, info->driver_name, mtu, strerror(-error),
+                 info->max_mtu + NET_LINK_BYTES < info->max_rx_pktlen ? info->max_mtu
+                                                                      : info->max_rx_pktlen - NET_LINK_BYTES);
     return -EINVAL;
 }
 
@@ -294,10 +302,9 @@ fail:
     return error;
 }
 
-static int make_pool(struct port *port, uint32_t buffer_bytes)
+static int make_pool(struct port *port, const struct device *device)
 {
-    uint32_t room_bytes = (RTE_PKTMBUF_HEADROOM + buffer_bytes + 63) & ~63u;
-    unsigned mbufs = buffer_bytes > LARGE_FRAME_BYTES ? LARGE_POOL_MBUFS : POOL_MBUFS;
+    uint32_t room_bytes = (RTE_PKTMBUF_HEADROOM + device->buffer_bytes + 63) & ~63u;
     static unsigned next_pool;
     char name[32];
 
@@ -305,10 +312,12 @@ static int make_pool(struct port *port, uint32_t buffer_bytes)
         room_bytes = RTE_MBUF_DEFAULT_BUF_SIZE;
     snprintf(name, sizeof(name), "ftvmm_%u", next_pool++);
     /* No per-lcore caches: the I/O thread is not one of EAL's. */
-    port->pool = rte_pktmbuf_pool_create(name, mbufs, 0, 0, (uint16_t)room_bytes, rte_eth_dev_socket_id(port->id));
+    port->pool = rte_pktmbuf_pool_create(name, device->buffers, 0, 0, (uint16_t)room_bytes,
+                                         rte_eth_dev_socket_id(port->id));
     if (port->pool != NULL)
         return 0;
-    report_error("no memory for %u packet buffers of %u bytes: %s", mbufs, room_bytes, strerror(rte_errno));
+    report_error("no memory for %u packet buffers of %u bytes: %s", device->buffers, room_bytes,
+                 strerror(rte_errno));
     return -rte_errno;
 }
 
@@ -333,7 +342,7 @@ int port_open(struct port *port, const char *text, uint32_t mtu)
         port->link_fd = interface_open();
     error = probe(port, &device);
     if (error == 0)
-        error = make_pool(port, device.buffer_bytes);
+        error = make_pool(port, &device);
     if (error != 0)
         goto fail;
     eal_words_clear();
