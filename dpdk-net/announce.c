@@ -90,6 +90,16 @@ void announce_learn(struct announce *announce, const uint8_t *frame, size_t byte
     /* Tagged frames are another network's: an untagged announcement would be wrong there. */
 }
 
+void announce_set_mac(struct announce *announce, const uint8_t mac[6])
+{
+    struct announce fresh = { 0 };
+
+    if (memcmp(announce->mac, mac, 6) == 0)
+        return;
+    *announce = fresh;
+    memcpy(announce->mac, mac, 6);
+}
+
 static size_t build_header(uint8_t *frame, const uint8_t to[6], const uint8_t from[6], unsigned type)
 {
     memcpy(frame, to, 6);

@@ -20,12 +20,15 @@ struct announce_addresses {
     uint32_t learned;                        /* ever; the place of the next is learned % ANNOUNCE_ADDRESSES */
 };
 
-/* Zero-initialise, then set mac. One thread's (the I/O thread's). */
+/* Zero-initialise, then announce_set_mac. One thread's (the I/O thread's). */
 struct announce {
     uint8_t mac[6];
     struct announce_addresses arp, ipv4; /* claimed, merely used */
     struct announce_addresses ndp, ipv6;
 };
+
+/* The guest's MAC address, which it may change; what was learned of another one is forgotten. */
+void announce_set_mac(struct announce *announce, const uint8_t mac[6]);
 
 /* Looks at a frame that the guest sent. */
 void announce_learn(struct announce *announce, const uint8_t *frame, size_t bytes);

@@ -8,10 +8,15 @@
 
 #define ETHERNET_HEADER_BYTES 14u
 
-int hold_init(struct hold *hold, uint32_t capacity)
+/* A guest with TSO sends frames of up to 64 KiB, so room is for more than the wire's size. */
+#define MEAN_FRAME_BYTES 8192u
+
+int hold_init(struct hold *hold, uint32_t capacity, uint32_t frame_max_bytes)
 {
     memset(hold, 0, sizeof(*hold));
-    return frame_ring_init(&hold->ring, capacity);
+    hold->frame_max_bytes = frame_max_bytes;
+    return frame_ring_init(&hold->ring, capacity,
+                           frame_max_bytes > MEAN_FRAME_BYTES ? frame_max_bytes : MEAN_FRAME_BYTES);
 }
 
 void hold_fini(struct hold *hold)
@@ -19,23 +24,31 @@ void hold_fini(struct hold *hold)
     frame_ring_fini(&hold->ring);
 }
 
-int hold_put(struct hold *hold, const void *frame, size_t bytes, uint64_t lsn, uint64_t now_ns)
+bool hold_crowded(struct hold *hold)
+{
+    return !frame_ring_has_room(&hold->ring, (hold->ring.mask + 1) / 2, (hold->ring.room_mask + 1) / 2);
+}
+
+int hold_put(struct hold *hold, const void *frame, size_t bytes, const struct net_offload *offload, uint64_t lsn,
+             uint64_t now_ns)
 {
     /* relaxed: only this thread writes it */
     uint64_t number = atomic_load_explicit(&hold->next_number, memory_order_relaxed);
+    size_t most = offload->segmentation == NET_WHOLE ? hold->frame_max_bytes : NET_SEGMENTED_MAX_BYTES;
     struct frame_slot *slot = NULL;
     int error = 0;
 
-    if (bytes < ETHERNET_HEADER_BYTES || bytes > NET_FRAME_MAX_BYTES) {
+    if (bytes < ETHERNET_HEADER_BYTES || bytes > most) {
+        counter_add(&hold->refused_size, 1);
         error = -EMSGSIZE;
-    } else if ((slot = frame_ring_reserve(&hold->ring)) == NULL) {
+    } else if ((slot = frame_ring_reserve(&hold->ring, (uint32_t)bytes)) == NULL) {
         counter_add(&hold->refused_full, 1);
         error = -ENOBUFS;
     } else {
         slot->number = number;
         slot->lsn = lsn;
         slot->queued_ns = now_ns;
-        slot->bytes = (uint32_t)bytes;
+        slot->offload = *offload;
         memcpy(slot->data, frame, bytes);
         frame_ring_publish(&hold->ring);
     }

@@ -20,7 +20,7 @@
 
 #define PACKET_ANY 0 /* receives nothing until bound: only the permission is asked for */
 
-int interface_check(const char *name)
+int interface_check(const char *name, uint32_t mtu)
 {
     struct ifreq request = { 0 };
     int fd;
@@ -47,8 +47,27 @@ int interface_check(const char *name)
     memcpy(request.ifr_name, name, strlen(name) + 1);
     if (ioctl(fd, SIOCGIFFLAGS, &request) == 0 && (request.ifr_flags & IFF_UP) == 0)
         report_warning("network interface %s is down, no frame will pass; ip link set %s up", name, name);
+    if (ioctl(fd, SIOCGIFMTU, &request) == 0 && request.ifr_mtu < (int)mtu) {
+        report_error("network interface %s has an MTU of %d, and the guest is told %u; ip link set %s mtu %u, or --mtu %d "
+                     "on both hosts", name, request.ifr_mtu, mtu, name, mtu, request.ifr_mtu);
+        close(fd);
+        return -EINVAL;
+    }
     close(fd);
     return 0;
+}
+
+int interface_open(void)
+{
+    return socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+}
+
+bool interface_runs(int fd, const char *name)
+{
+    struct ifreq request = { 0 };
+
+    snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
+    return ioctl(fd, SIOCGIFFLAGS, &request) == 0 && (request.ifr_flags & (IFF_UP | IFF_RUNNING)) == (IFF_UP | IFF_RUNNING);
 }
 
 int interface_check_tun(void)

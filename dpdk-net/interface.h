@@ -2,9 +2,19 @@
 #ifndef FTVMM_DPDK_NET_INTERFACE_H
 #define FTVMM_DPDK_NET_INTERFACE_H
 
-/* The interface exists, this process may open raw sockets, and the interface is up; else reports what
- * mends it. -ENODEV, -EPERM, -EINVAL (name too long); a downed interface is only warned about. */
-int interface_check(const char *name);
+#include <stdbool.h>
+#include <stdint.h>
+
+/* The interface exists, carries packets of `mtu` bytes, this process may open raw sockets, and the interface is up;
+ * else reports what mends it. -ENODEV, -EPERM, -EINVAL (name too long, MTU too small); a downed interface is only
+ * warned about. */
+int interface_check(const char *name, uint32_t mtu);
+
+/* A socket for interface_runs, which finds the interface even if the process moves to another network namespace. -1:
+ * there is none to be had. The caller closes it. */
+int interface_open(void);
+/* The interface is up and has a carrier. An interface that is gone has none. Any thread. */
+bool interface_runs(int fd, const char *name);
 
 /* /dev/net/tun is there and may be used; reports otherwise. -ENODEV, -EPERM. */
 int interface_check_tun(void);

@@ -273,6 +273,7 @@ void backup_arrive(struct lockstep *ls)
             hear_time(ls, ((const struct event_time *)record.payload)->time_ns);
             /* fall through */
         case EVENT_FRAME:
+        case EVENT_LINK:
         case EVENT_CONSOLE:
         case EVENT_DISK:
         case EVENT_VERIFY:

@@ -7,6 +7,8 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include "dpdk-net/net.h"
+#include "dpdk-net/survey.h"
 #include "vmm/arbiter.h"
 #include "vmm/vcpu.h"
 #include "witness/device.h"
@@ -138,6 +140,31 @@ static bool check_memlock(void)
     return say(good, "locked memory", found, "ulimit -l unlimited (RDMA registers the ring)");
 }
 
+static void say_kind(bool good, const char *what, const char *found, const char *remedy)
+{
+    (void)say(good, what, found, remedy);
+}
+
+/* Opens the port as a guest's would be, and closes it again. */
+static bool check_port(const struct options *options)
+{
+    struct net_options ports = { .port = options->net_port, .mtu = options->machine.mtu };
+    char found[256];
+    struct net *net;
+    int rc;
+
+    if (options->net_port == NULL)
+        return true;
+    memcpy(ports.mac, options->machine.mac, sizeof(ports.mac));
+    rc = net_open(&net, &ports); /* says what is wrong */
+    if (rc < 0)
+        return say(false, "--net", options->net_port, "see the error above");
+    (void)net_poll_standby(net, 0); /* looks at the link */
+    net_describe(net, found, sizeof(found));
+    net_close(net);
+    return say(true, "--net", found, "");
+}
+
 int check_run(const struct options *options)
 {
     bool good = check_kvm();
@@ -150,5 +177,7 @@ int check_run(const struct options *options)
     (void)check_atomics();
     if (options->arbiter != NULL)
         good = check_arbiter(options) && good;
+    net_survey(say_kind);
+    good = check_port(options) && good;
     return good ? 0 : 1;
 }

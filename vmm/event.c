@@ -15,6 +15,7 @@
 #include "vmm/guest_memory.h"
 #include "vmm/vcpu.h"
 #include "vmm/virtio_blk.h"
+#include "vmm/virtio_net.h"
 
 _Static_assert(sizeof(struct event_disk) + VIRTIO_BLK_DATA_BYTES_MAX <= CHANNEL_PAYLOAD_MAX_BYTES,
                "a read fits a record");
@@ -39,6 +40,7 @@ const char *event_name(uint16_t kind)
     case EVENT_END: return "end";
     case EVENT_HANDOVER: return "handover";
     case EVENT_DISK: return "disk";
+    case EVENT_LINK: return "link";
     case EVENT_SECTORS: return "sectors";
     case EVENT_MACHINE: return "machine";
     }
@@ -104,6 +106,21 @@ static bool disk_fits(const struct channel_record *record)
            (disk->status == VIRTIO_BLK_OK || (disk->status == VIRTIO_BLK_IOERR && disk->bytes == 0));
 }
 
+static bool frame_fits(const struct channel_record *record)
+{
+    const struct event_frame *frame = record->payload;
+
+    return record->bytes >= sizeof(*frame) + VIRTIO_NET_FRAME_BYTES_MIN &&
+           record->bytes <= sizeof(*frame) + EVENT_FRAME_MAX_BYTES && (frame->flags & ~EVENT_FRAME_CHECKSUM_RIGHT) == 0;
+}
+
+static bool link_fits(const struct channel_record *record)
+{
+    const struct event_link *link = record->payload;
+
+    return record->bytes == sizeof(*link) && link->up <= 1;
+}
+
 static bool sectors_fit(const struct channel_record *record)
 {
     const struct event_sectors *sectors = record->payload;
@@ -121,7 +138,7 @@ int event_check(const struct channel_record *record)
     switch ((enum event_kind)record->kind) {
     case EVENT_START: fits = start_fits(record); break;
     case EVENT_TIME: fits = record->bytes == sizeof(struct event_time); break;
-    case EVENT_FRAME: fits = record->bytes >= 14 && record->bytes <= 65536; break;
+    case EVENT_FRAME: fits = frame_fits(record); break;
     case EVENT_CONSOLE: fits = record->bytes >= 1 && record->bytes <= EVENT_CONSOLE_MAX_BYTES; break;
     case EVENT_OUTPUT: fits = record->bytes == sizeof(struct event_output); break;
     case EVENT_PROGRESS: fits = record->bytes == sizeof(struct event_progress); break;
@@ -133,6 +150,7 @@ int event_check(const struct channel_record *record)
     case EVENT_END: fits = record->bytes == sizeof(struct event_end); break;
     case EVENT_HANDOVER: fits = record->bytes == sizeof(struct event_handover); break;
     case EVENT_DISK: fits = disk_fits(record); break;
+    case EVENT_LINK: fits = link_fits(record); break;
     case EVENT_SECTORS: fits = sectors_fit(record); break;
     case EVENT_MACHINE: fits = record->bytes == sizeof(struct event_machine); break;
     }
@@ -250,10 +268,13 @@ static void read_vcpu(const struct vcpu_state *state, const struct event_reader 
 
 static void read_frame(const struct channel_record *record, const struct event_reader *reader)
 {
+    const struct event_frame *frame = record->payload;
+    size_t bytes = record->bytes - sizeof(*frame);
     char text[FRAME_TEXT_BYTES];
 
-    frame_text(record->payload, record->bytes, text);
-    reader->number(reader->ctx, "frame_bytes", record->bytes);
+    frame_text((const uint8_t *)(frame + 1), bytes, text);
+    reader->number(reader->ctx, "frame_bytes", bytes);
+    reader->number(reader->ctx, "checksum_right", frame->flags & EVENT_FRAME_CHECKSUM_RIGHT);
     reader->text(reader->ctx, "frame", text);
 }
 
@@ -343,6 +364,9 @@ void event_read(const struct channel_record *record, const struct event_reader *
         reader->number(reader->ctx, "frames_sent", ((const struct event_handover *)payload)->frames_sent);
         return;
     case EVENT_DISK: read_disk(payload, reader); return;
+    case EVENT_LINK:
+        reader->text(reader->ctx, "link", ((const struct event_link *)payload)->up ? "up" : "down");
+        return;
     case EVENT_SECTORS: read_sectors(payload, reader); return;
     case EVENT_MACHINE: read_machine(payload, reader); return;
     case EVENT_PAGES: read_pages(record, reader); return;

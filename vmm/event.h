@@ -11,13 +11,14 @@
 #include <stdint.h>
 
 #include "channel/channel.h"
+#include "dpdk-net/net.h"
 #include "vmm/machine_state.h"
 #include "vmm/vcpu.h"
 
 enum event_kind {
     EVENT_START = 1,    /* how the machine began; position 0; first record of every log */
     EVENT_TIME = 2,     /* input: virtual time is now `time_ns` */
-    EVENT_FRAME = 3,    /* input: an Ethernet frame for the guest; payload: the frame */
+    EVENT_FRAME = 3,    /* input: an Ethernet frame for the guest */
     EVENT_CONSOLE = 4,  /* input: bytes typed at the console; payload: the bytes */
     EVENT_OUTPUT = 5,   /* mark: all inputs of this position are logged, and the guest has sent so many frames */
     EVENT_PROGRESS = 6, /* mark: the primary has arrived at this position */
@@ -31,6 +32,7 @@ enum event_kind {
     EVENT_DISK = 14,    /* input: the disk has answered a request */
     EVENT_SECTORS = 15, /* part of a transfer: contents of the disk */
     EVENT_MACHINE = 16, /* the transfer itself: all of the machine but RAM and disk, at this position */
+    EVENT_LINK = 17,    /* input: the cable of the network card is in, or out */
 };
 #define EVENT_KIND_ROOM 64 /* every kind is below */
 
@@ -57,6 +59,20 @@ struct event_time {
     uint64_t time_ns; /* ns of virtual time, never less than the last */
 };
 
+#define EVENT_FRAME_CHECKSUM_RIGHT 1u /* the TCP or UDP checksum was seen to be right */
+#define EVENT_FRAME_MAX_BYTES NET_FRAME_MAX_BYTES
+
+/* EVENT_FRAME: the frame follows, without FCS. */
+struct event_frame {
+    uint32_t flags;
+    uint32_t reserved;
+};
+
+struct event_link {
+    uint32_t up; /* 0 or 1 */
+    uint32_t reserved;
+};
+
 struct event_disk {
     uint64_t number;   /* of the request: 0, 1, 2, ... since the start */
     uint64_t digest;   /* XXH3-64 of the data read or written if the status is OK, else 0; 0 for a flush */
@@ -67,7 +83,8 @@ struct event_disk {
 struct event_output {
     uint64_t frames_built; /* by the guest, since the start */
     uint64_t frames_sent;  /* that have left the primary's port */
-    uint64_t digest;       /* chain over all frames built (XXH3-64 of the frame, seeded with the last digest) */
+    uint64_t digest;       /* chain over all frames built: XXH3-64 of the frame, then of what is left to be done to
+                              it (struct net_offload), each seeded with the digest before */
     uint64_t register_chain; /* over all positions up to this one (lockstep.h) */
 };
 

@@ -80,7 +80,7 @@ bool lockstep_is_protected(const struct lockstep *ls)
            !COUNT_GET(ls->peer_lost) && !COUNT_GET(ls->lost_arbitration);
 }
 
-void lockstep_frame_out(void *ctx, const uint8_t *frame, size_t bytes)
+void lockstep_frame_out(void *ctx, const uint8_t *frame, size_t bytes, const struct net_offload *offload)
 {
     struct lockstep *ls = ctx;
     uint64_t lsn = lockstep_hold_output(ls), now_ns = clock_now_ns();
@@ -89,8 +89,17 @@ void lockstep_frame_out(void *ctx, const uint8_t *frame, size_t bytes)
         ls->output_ns = now_ns;
     ls->frames_built++;
     ls->output_digest = XXH3_64bits_withSeed(frame, bytes, ls->output_digest);
+    ls->output_digest = XXH3_64bits_withSeed(offload, sizeof(*offload), ls->output_digest);
     if (ls->net != NULL)
-        (void)net_hold(ls->net, frame, bytes, lsn, now_ns); /* full: a lost frame, counted there */
+        (void)net_hold(ls->net, frame, bytes, offload, lsn, now_ns); /* full: a lost frame, counted there */
+}
+
+void lockstep_filter_out(void *ctx, const struct net_filter *filter)
+{
+    struct lockstep *ls = ctx;
+
+    if (ls->net != NULL) /* not open yet, the first time: then it has the card's own address, as this filter */
+        net_set_filter(ls->net, filter);
 }
 
 void lockstep_console_out(void *ctx, uint8_t byte)
@@ -104,6 +113,7 @@ void lockstep_console_out(void *ctx, uint8_t byte)
 int lockstep_apply(struct lockstep *ls, const struct channel_record *record)
 {
     const struct event_time *time = record->payload;
+    const struct event_frame *frame = record->payload;
 
     switch ((enum event_kind)record->kind) {
     case EVENT_TIME:
@@ -112,8 +122,12 @@ int lockstep_apply(struct lockstep *ls, const struct channel_record *record)
         COUNT_SET(ls->virtual_ns, time->time_ns);
         return 0;
     case EVENT_FRAME:
-        machine_apply_frame(&ls->machine, record->payload, record->bytes);
+        machine_apply_frame(&ls->machine, (const uint8_t *)(frame + 1), record->bytes - sizeof(*frame),
+                            frame->flags & EVENT_FRAME_CHECKSUM_RIGHT);
         COUNT_ADD(ls->frame_records, 1);
+        return 0;
+    case EVENT_LINK:
+        machine_apply_link(&ls->machine, ((const struct event_link *)record->payload)->up);
         return 0;
     case EVENT_CONSOLE:
         machine_apply_console(&ls->machine, record->payload, record->bytes);

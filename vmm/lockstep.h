@@ -103,6 +103,7 @@ struct lockstep {
     struct staged_sync *staged; /* backup: pages of a forced sync that is not complete yet */
     struct request_steps steps; /* status reads it */
     struct pace_rest rest;     /* primary: what the guest has run and not yet rested for */
+    uint64_t stuck_sent_count; /* live: frames sent, and one, when it was last given up to wait for more; 0: never */
     struct idle idle;
     int failure;               /* -errno that ends the machine thread */
 
@@ -145,6 +146,8 @@ struct lockstep {
     _Atomic uint64_t forced_syncs, forced_pages, forced_max_pages;
     _Atomic uint64_t forced_ns, rested_ns;
     _Atomic uint64_t ring_full_stalls, ring_full_ns; /* how often the vCPU waited for room in the ring; how long */
+    _Atomic uint64_t hold_full_stalls, hold_full_ns; /* the same for room in the hold queue */
+    _Atomic uint64_t card_sent_dropped, card_received_dropped; /* by the network card; struct virtio_net_state */
     _Atomic uint64_t virtual_ns;
     _Atomic uint64_t divergences;    /* the machines were found to differ: 0 or 1, for that ends a backup */
     _Atomic uint32_t ended;          /* enum event_end_reason */
@@ -173,7 +176,8 @@ int lockstep_apply(struct lockstep *ls, const struct channel_record *record);
 uint64_t lockstep_ram_digest(struct lockstep *ls);
 
 /* Machine output callbacks (struct machine_output), ctx = struct lockstep. */
-void lockstep_frame_out(void *ctx, const uint8_t *frame, size_t bytes);
+void lockstep_frame_out(void *ctx, const uint8_t *frame, size_t bytes, const struct net_offload *offload);
+void lockstep_filter_out(void *ctx, const struct net_filter *filter);
 void lockstep_console_out(void *ctx, uint8_t byte);
 
 /* Something leaves at this position: returns the LSN of its OUTPUT record, which must be acked first; 0: nobody has to

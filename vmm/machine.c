@@ -19,13 +19,6 @@
 #define DISK_PCI_SLOT 2
 #define DISK_IO_PORT 0xC080
 
-static void frame_out(void *ctx, const uint8_t *frame, size_t bytes)
-{
-    struct machine *machine = ctx;
-
-    machine->output.frame(machine->output.ctx, frame, bytes);
-}
-
 static void console_out(void *ctx, uint8_t byte)
 {
     struct machine *machine = ctx;
@@ -63,6 +56,7 @@ static int open_memory(struct guest_memory *memory, uint64_t bytes)
 
 int machine_open(struct machine *machine, const struct machine_options *options, const struct machine_output *output)
 {
+    struct virtio_net_cable cable = { .ctx = output->ctx, .transmit = output->frame, .filter = output->filter };
     int rc;
 
     memset(machine, 0, sizeof(*machine));
@@ -77,8 +71,8 @@ int machine_open(struct machine *machine, const struct machine_options *options,
     pit_init(&machine->pit, 0);
     uart_init(&machine->uart, &machine->pic, console_out, machine);
     pci_init(&machine->pci, &machine->pic);
-    rc = virtio_net_init(&machine->net, &machine->pci, NET_PCI_SLOT, NET_IO_PORT, options->mac, &machine->memory,
-                         frame_out, machine);
+    rc = virtio_net_init(&machine->net, &machine->pci, NET_PCI_SLOT, NET_IO_PORT, options->mac, options->mtu,
+                         &machine->memory, &cable);
     machine->cards[NET_PCI_SLOT] = &machine->net.card;
     if (rc == 0 && options->disk.sectors != 0) {
         struct virtio_blk_file file = {
@@ -158,11 +152,13 @@ int machine_configuration_digest(const struct machine_options *options, uint8_t 
 {
     XXH3_state_t state;
     XXH128_canonical_t canonical;
+    uint64_t card[] = { VIRTIO_NET_FEATURES, options->mtu };
     int rc;
 
     XXH3_128bits_reset(&state);
     XXH3_128bits_update(&state, &options->memory_bytes, sizeof(options->memory_bytes));
     XXH3_128bits_update(&state, options->mac, sizeof(options->mac));
+    XXH3_128bits_update(&state, card, sizeof(card));
     XXH3_128bits_update(&state, options->command_line, strlen(options->command_line) + 1);
     if (options->disk.sectors != 0)
         XXH3_128bits_update(&state, &options->disk, sizeof(options->disk));

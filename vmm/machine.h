@@ -44,14 +44,16 @@ struct machine_options {
     const char *initrd_path; /* may be NULL */
     const char *command_line;
     uint8_t mac[6];
+    uint16_t mtu;
     struct machine_disk disk;
     bool log_dirty;      /* forced sync or verification will ask for dirty pages */
 };
 
-/* Where the guest's output goes; called inside machine_emulate. */
+/* Where the guest's output goes; called inside machine_emulate, and `filter` inside machine_open, too. */
 struct machine_output {
     void *ctx;
-    void (*frame)(void *ctx, const uint8_t *frame, size_t bytes);
+    void (*frame)(void *ctx, const uint8_t *frame, size_t bytes, const struct net_offload *offload); /* virtio_net.h */
+    void (*filter)(void *ctx, const struct net_filter *filter);
     void (*console)(void *ctx, uint8_t byte);
     uint8_t *(*disk_data)(void *ctx, uint64_t number); /* as in virtio_blk.h; both NULL without a disk */
     void (*disk_submit)(void *ctx, uint64_t number, const struct virtio_blk_request *request);
@@ -87,7 +89,8 @@ int machine_open(struct machine *machine, const struct machine_options *options,
 void machine_close(struct machine *machine);
 /* Loads the guest and sets the vCPU to its entry, as `start` says. */
 int machine_boot(struct machine *machine, const struct machine_options *options, const struct event_start *start);
-/* Digest of all that both hosts' machines must have in common: sizes, command line, MAC, images' contents. */
+/* Digest of all that both hosts' machines must have in common: sizes, command line, images' contents, and of the network
+ * card MAC, MTU and what it offers. */
 int machine_configuration_digest(const struct machine_options *options, uint8_t digest[16]);
 
 /* Runs the guest up to the next position. INTERRUPTED is not a position: call again (or force a sync).
@@ -109,12 +112,13 @@ bool machine_sleeps(const struct machine *machine);
 
 /* The inputs. Deterministic: what they do depends only on the machine and the arguments. */
 void machine_apply_time(struct machine *machine, uint64_t time_ns);
-void machine_apply_frame(struct machine *machine, const uint8_t *frame, size_t bytes);
+void machine_apply_frame(struct machine *machine, const uint8_t *frame, size_t bytes, bool checksum_right);
+void machine_apply_link(struct machine *machine, bool up);
 void machine_apply_console(struct machine *machine, const uint8_t *bytes, size_t count);
 /* Ends disk request `number`. 0; -EPROTO: it is not under way, or another one's turn; nothing changed. */
 int machine_apply_disk(struct machine *machine, uint64_t number, enum virtio_blk_status status, const uint8_t *data);
-/* Would the guest take one now? If not it need not be logged. */
-bool machine_can_take_frame(const struct machine *machine);
+/* Would the guest take one of so many bytes now? If not it need not be logged. */
+bool machine_can_take_frame(const struct machine *machine, size_t bytes);
 size_t machine_console_room(const struct machine *machine);
 
 #endif

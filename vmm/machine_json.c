@@ -232,8 +232,22 @@ static void add_net(cJSON *devices, const struct virtio_net *net)
 {
     cJSON *object = cJSON_AddObjectToObject(devices, "virtio_net");
 
+    const struct net_filter *filter = &net->state.filter;
+
     add_card(object, &net->card);
-    BYTES(object, &net->state, mac);
+    BYTES(object, filter, mac);
+    NUMBER(object, filter, promiscuous);
+    NUMBER(object, filter, all_unicast);
+    NUMBER(object, filter, all_multicast);
+    NUMBER(object, filter, more_unicast);
+    NUMBER(object, filter, more_multicast);
+    NUMBER(object, filter, no_unicast);
+    NUMBER(object, filter, no_multicast);
+    NUMBER(object, filter, no_broadcast);
+    NUMBER(object, filter, addresses_used);
+    BYTES(object, filter, addresses);
+    BYTES(object, &net->state, reset_mac);
+    NUMBER(object, &net->state, mtu);
     NUMBER(object, &net->state, link_up);
     HEX(object, &net->state, sent_frames);
     HEX(object, &net->state, sent_dropped_frames);

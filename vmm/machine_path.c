@@ -259,9 +259,15 @@ void machine_apply_time(struct machine *machine, uint64_t time_ns)
     rtc_advance(&machine->rtc, time_ns, &machine->pic);
 }
 
-void machine_apply_frame(struct machine *machine, const uint8_t *frame, size_t bytes)
+void machine_apply_frame(struct machine *machine, const uint8_t *frame, size_t bytes, bool checksum_right)
 {
-    (void)virtio_net_receive(&machine->net, frame, bytes); /* a refusal is counted, the same on both hosts */
+    /* a refusal is counted, the same on both hosts */
+    (void)virtio_net_receive(&machine->net, frame, bytes, checksum_right);
+}
+
+void machine_apply_link(struct machine *machine, bool up)
+{
+    virtio_net_set_link(&machine->net, up);
 }
 
 int machine_apply_disk(struct machine *machine, uint64_t number, enum virtio_blk_status status, const uint8_t *data)
@@ -275,9 +281,9 @@ void machine_apply_console(struct machine *machine, const uint8_t *bytes, size_t
         (void)uart_receive(&machine->uart, bytes[i]);
 }
 
-bool machine_can_take_frame(const struct machine *machine)
+bool machine_can_take_frame(const struct machine *machine, size_t bytes)
 {
-    return virtio_net_can_receive(&machine->net);
+    return virtio_net_can_receive(&machine->net, bytes);
 }
 
 size_t machine_console_room(const struct machine *machine)

@@ -59,7 +59,7 @@ static const char *take_devices(struct machine *machine, const struct machine_st
         return "clock";
     if (!uart_fits(&state->uart))
         return "serial console";
-    if (!STATE_BOOL_FITS(state->net.link_up) || memcmp(state->net.mac, machine->net.state.mac, 6) != 0)
+    if (!virtio_net_state_fits(&machine->net, &state->net))
         return "network card";
     if (!disk_fits(machine, &state->disk))
         return "disk";
@@ -73,7 +73,7 @@ static const char *take_devices(struct machine *machine, const struct machine_st
     machine->pit = state->pit;
     machine->rtc = state->rtc;
     machine->uart.state = state->uart;
-    machine->net.state = state->net;
+    virtio_net_take(&machine->net, &state->net);
     machine->blk.state.submitted = machine->blk.state.completed = state->disk.completed;
     machine->blk.state.orphaned = state->disk.orphaned;
     machine->blk.state.refused = state->disk.refused;

@@ -48,6 +48,11 @@ static const struct metric metrics[] = {
     { "net.received_bytes", "net_received_bytes_total", "counter", 1, "Their bytes." },
     { "net.transmitted_frames", "net_transmitted_frames_total", "counter", 1, "Frames to the guest's cable." },
     { "net.transmitted_bytes", "net_transmitted_bytes_total", "counter", 1, "Their bytes." },
+    { "net.segmented_frames", "net_segmented_frames_total", "counter", 1, "Large frames of the guest cut up here." },
+    { "net.link_up", "net_link_up", "gauge", 1, "1 if the port of the guest's cable has a link." },
+    { "net.hold_full_stalls", "net_hold_full_stalls_total", "counter", 1,
+      "How often the guest waited for room for its frames." },
+    { "net.hold_full_ms", "net_hold_full_seconds_total", "counter", 1e-3, "How long it did." },
 };
 
 /* Families of counters that differ in a label. */

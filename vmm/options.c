@@ -37,6 +37,7 @@ static const char help[] =
     "                       the default), or both reach the same one (shared)\n"
     "  --net PORT           its cable: af_packet:IFACE, tap:NAME, memif:SOCKET, or any DPDK device string;\n"
     "                       default: no cable\n"
+    "  --mtu BYTES          the largest packet that its network carries, 576 to 9000; default 1500\n"
     "  --console WHERE      stdio, none, or a file that is appended to; default stdio for run, none otherwise\n"
     "\n"
     "pair\n"
@@ -85,7 +86,7 @@ static const char help[] =
     "4 the two machines differ. SIGTERM and SIGINT stop the guest.\n";
 
 enum option_id {
-    OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_DISK, OPT_NET, OPT_CONSOLE,
+    OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_DISK, OPT_NET, OPT_MTU, OPT_CONSOLE,
     OPT_BACKUP, OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_SPARE, OPT_MAX_PAUSE, OPT_TRANSFER_RATE, OPT_ARBITER,
     OPT_ARBITER_AUTH, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING,
     OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_UNTIL, OPT_DUMP, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
@@ -101,6 +102,7 @@ static const struct option long_options[] = {
     { "mac", required_argument, NULL, OPT_MAC },
     { "disk", required_argument, NULL, OPT_DISK },
     { "net", required_argument, NULL, OPT_NET },
+    { "mtu", required_argument, NULL, OPT_MTU },
     { "console", required_argument, NULL, OPT_CONSOLE },
     { "backup", required_argument, NULL, OPT_BACKUP },
     { "listen", required_argument, NULL, OPT_LISTEN },
@@ -227,7 +229,7 @@ static int parse_kinds(const char *text, uint64_t *kinds)
         kind = event_kind_named(text, (size_t)(end - text));
         if (kind == 0)
             return wrong_use("--kind '%s': the kinds are start, time, frame, console, output, progress, pages, sync, "
-                             "verify, segment-pages, segment, end, handover, disk, sectors, machine", text);
+                             "verify, segment-pages, segment, end, handover, disk, sectors, machine, link", text);
         *kinds |= UINT64_C(1) << kind;
     }
     return *kinds != 0 ? 0 : wrong_use("--kind takes names of kinds, not '%s'", text);
@@ -254,7 +256,7 @@ static void set_defaults(struct options *options)
 
     *options = (struct options){
         .vm = "vm",
-        .machine = { .memory_bytes = UINT64_C(256) << 20 },
+        .machine = { .memory_bytes = UINT64_C(256) << 20, .mtu = NET_MTU_DEFAULT },
         .ring_bytes = UINT64_C(16) << 20,
         .join_timeout_ns = 60 * NS_PER_S,
         .max_pause_ns = 50 * NS_PER_MS,
@@ -298,6 +300,10 @@ static int parse_option(struct options *options, int id, const char *text, const
         break;
     case OPT_DISK: rc = parse_disk(text, options); break;
     case OPT_NET: options->net_port = text; break;
+    case OPT_MTU:
+        rc = parse_number("mtu", text, NET_MTU_MIN, NET_MTU_MAX, &number);
+        options->machine.mtu = (uint16_t)number;
+        break;
     case OPT_CONSOLE: options->console = text; break;
     case OPT_BACKUP:
     case OPT_LISTEN:

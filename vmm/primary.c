@@ -20,6 +20,8 @@
 #define FINISH_NS (5 * NS_PER_S)
 /* A rest is slept in steps, each of them a sign of life and a look whether to go on. */
 #define REST_STEP_NS NS_PER_MS
+/* How long a guest whose frames do not leave is made to wait for them. */
+#define HOLD_PATIENCE_NS NS_PER_S
 
 static uint64_t virtual_now_ns(const struct lockstep *ls)
 {
@@ -138,6 +140,29 @@ static void input_time(struct lockstep *ls, uint64_t now_ns)
     primary_input(ls, EVENT_TIME, &time, sizeof(time));
 }
 
+/* The next frame that arrived, if there is one and the guest has room for it. */
+static bool input_frame(struct lockstep *ls)
+{
+    static struct { /* the machine thread's own */
+        struct event_frame head;
+        uint8_t bytes[EVENT_FRAME_MAX_BYTES];
+    } input;
+    const void *frame;
+    size_t bytes;
+    bool checksum_right;
+
+    frame = net_receive_peek(ls->net, &bytes, &checksum_right);
+    if (frame == NULL || !machine_can_take_frame(&ls->machine, bytes))
+        return false;
+    ls->taken_ns = clock_now_ns();
+    histogram_record(&ls->steps.input_wait_ns, elapsed_ns(net_receive_since_ns(ls->net), ls->taken_ns));
+    input.head.flags = checksum_right ? EVENT_FRAME_CHECKSUM_RIGHT : 0;
+    memcpy(input.bytes, frame, bytes);
+    net_receive_pop(ls->net);
+    primary_input(ls, EVENT_FRAME, &input, sizeof(input.head) + bytes);
+    return true;
+}
+
 /* What the disk has answered; its data travel only if the backup cannot read them for itself. */
 static void input_disk(struct lockstep *ls, const struct disk_result *result)
 {
@@ -167,8 +192,6 @@ bool primary_take_inputs(struct lockstep *ls)
     struct machine *machine = &ls->machine;
     uint64_t now_ns = virtual_now_ns(ls);
     struct disk_result answer;
-    const void *frame;
-    size_t bytes;
     bool any = false;
 
     if (now_ns >= machine_deadline_ns(machine) ||
@@ -176,13 +199,14 @@ bool primary_take_inputs(struct lockstep *ls)
         input_time(ls, now_ns);
         any = true;
     }
-    while (ls->net != NULL && machine_can_take_frame(machine) && (frame = net_receive_peek(ls->net, &bytes))) {
-        ls->taken_ns = now_ns - (uint64_t)ls->clock_offset_ns;
-        histogram_record(&ls->steps.input_wait_ns, elapsed_ns(net_receive_since_ns(ls->net), ls->taken_ns));
-        primary_input(ls, EVENT_FRAME, frame, bytes);
-        net_receive_pop(ls->net);
+    if (ls->net != NULL && net_link_up(ls->net) != machine->net.state.link_up) {
+        struct event_link link = { .up = net_link_up(ls->net) };
+
+        primary_input(ls, EVENT_LINK, &link, sizeof(link));
         any = true;
     }
+    while (ls->net != NULL && input_frame(ls))
+        any = true;
     while (ls->disk != NULL && !ls->failure && disk_result(ls->disk, &answer)) {
         input_disk(ls, &answer);
         any = true;
@@ -203,9 +227,15 @@ bool primary_take_inputs(struct lockstep *ls)
 static void publish(struct lockstep *ls)
 {
     uint64_t deadline_ns = machine_deadline_ns(&ls->machine);
+    size_t bytes = VIRTIO_NET_FRAME_BYTES_MIN; /* of the frame that waits, or of one that may come */
+    bool ignored;
 
+    if (ls->net != NULL)
+        (void)net_receive_peek(ls->net, &bytes, &ignored);
     COUNT_SET(ls->deadline_ns, deadline_ns == UINT64_MAX ? UINT64_MAX : deadline_ns - (uint64_t)ls->clock_offset_ns);
-    COUNT_SET(ls->taking_frames, machine_can_take_frame(&ls->machine));
+    COUNT_SET(ls->taking_frames, ls->net != NULL && machine_can_take_frame(&ls->machine, bytes));
+    COUNT_SET(ls->card_sent_dropped, ls->machine.net.state.sent_dropped_frames);
+    COUNT_SET(ls->card_received_dropped, ls->machine.net.state.received_dropped_frames);
 }
 
 static void log_progress(struct lockstep *ls)
@@ -243,6 +273,36 @@ static void rest(struct lockstep *ls)
     }
     pace_rest_done(&ls->rest, began_ns, now_ns);
     COUNT_ADD(ls->rested_ns, now_ns - began_ns);
+}
+
+/*
+ * Waits while more than half of the hold queue is full: what this position sends shall have room, and so shall it on
+ * the backup, which learns later than we what has gone. The guest sees a position that took long, no lost frame. But
+ * where nothing has left for HOLD_PATIENCE_NS (no ack comes, or the port has lost its link) the guest goes on, and what
+ * then has no room is lost, until something leaves again.
+ */
+static void wait_for_hold(struct lockstep *ls)
+{
+    uint64_t began_ns, now_ns, moved_ns, sent_count;
+
+    if (ls->net == NULL || !net_hold_crowded(ls->net) || net_sent_count(ls->net) + 1 == ls->stuck_sent_count)
+        return;
+    began_ns = now_ns = moved_ns = clock_now_ns();
+    sent_count = net_sent_count(ls->net);
+    while (net_hold_crowded(ls->net) && !COUNT_GET(ls->stop_requested) && !COUNT_GET(ls->lost_arbitration)) {
+        if (net_sent_count(ls->net) != sent_count) {
+            sent_count = net_sent_count(ls->net);
+            moved_ns = now_ns;
+        } else if (now_ns > moved_ns + HOLD_PATIENCE_NS) {
+            ls->stuck_sent_count = sent_count + 1;
+            break;
+        }
+        clock_sleep_ns(50 * NS_PER_US);
+        now_ns = primary_still_here(ls);
+    }
+    COUNT_ADD(ls->hold_full_stalls, 1);
+    COUNT_ADD(ls->hold_full_ns, now_ns - began_ns);
+    pace_rest_skip(&ls->rest, now_ns);
 }
 
 /* Who is alone may be about to get a backup. */
@@ -289,6 +349,7 @@ void primary_arrive(struct lockstep *ls)
     if (ls->failure == 0)
         ls->failure = forced_sync_forget(ls);
     rest(ls);
+    wait_for_hold(ls);
     any = primary_take_inputs(ls);
     if (COUNT_GET(ls->stop_requested) && !ls->machine.ended)
         ls->machine.ended = EVENT_END_STOPPED;

@@ -173,6 +173,7 @@ static int open_net(struct session *session)
 
     if (net.port == NULL)
         return 0;
+    net.mtu = session->options->machine.mtu;
     memcpy(net.mac, session->options->machine.mac, sizeof(net.mac));
     return net_open(&session->ls->net, &net);
 }
@@ -204,7 +205,7 @@ static int open_disk(struct session *session)
 static int open_machine(struct session *session)
 {
     struct machine_output output = {
-        .ctx = session->ls, .frame = lockstep_frame_out, .console = lockstep_console_out,
+        .ctx = session->ls, .frame = lockstep_frame_out, .filter = lockstep_filter_out, .console = lockstep_console_out,
         .disk_data = lockstep_disk_data, .disk_submit = lockstep_disk_submit,
     };
     struct lockstep *ls = session->ls;

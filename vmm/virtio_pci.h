@@ -14,7 +14,7 @@
 #include "vmm/pci.h"
 #include "vmm/virtqueue.h"
 
-#define VIRTIO_PCI_QUEUES_MAX       2u
+#define VIRTIO_PCI_QUEUES_MAX       3u
 #define VIRTIO_PCI_BAR_BYTES        128u
 #define VIRTIO_PCI_CONFIG_BYTES_MAX 48u
 

@@ -212,11 +212,6 @@ int virtqueue_pop(struct virtqueue *queue, const struct guest_memory *memory, st
     return 1;
 }
 
-void virtqueue_unpop(struct virtqueue *queue)
-{
-    queue->available_next--;
-}
-
 void virtqueue_push(struct virtqueue *queue, struct guest_memory *memory, uint16_t head, uint32_t written_bytes)
 {
     uint32_t entry[2] = {head, written_bytes};

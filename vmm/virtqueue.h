@@ -78,9 +78,6 @@ uint16_t virtqueue_waiting(const struct virtqueue *queue, const struct guest_mem
 /* Takes the next chain: 1, 0 if there is none, -EPROTO if the queue is or now gets broken. */
 int virtqueue_pop(struct virtqueue *queue, const struct guest_memory *memory, struct virtqueue_chain *chain);
 
-/* Gives the chain just popped back to the available ring, as if it had not been popped. */
-void virtqueue_unpop(struct virtqueue *queue);
-
 /* Returns a chain to the driver with `written_bytes` written into it. Marks the used ring's pages. */
 void virtqueue_push(struct virtqueue *queue, struct guest_memory *memory, uint16_t head, uint32_t written_bytes);
 

@@ -66,7 +66,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
             fuzz_touch(start + 1, start->cpuid_entries * sizeof(struct kvm_cpuid_entry2));
             break;
         case EVENT_TIME: fuzz_touch(payload, sizeof(struct event_time)); break;
-        case EVENT_FRAME:
+        case EVENT_FRAME: fuzz_check(record.bytes >= sizeof(struct event_frame) + 14); break;
+        case EVENT_LINK: fuzz_check(((const struct event_link *)payload)->up <= 1); break;
         case EVENT_CONSOLE: fuzz_check(record.bytes > 0); break;
         case EVENT_OUTPUT: fuzz_touch(payload, sizeof(struct event_output)); break;
         case EVENT_PROGRESS: fuzz_touch(payload, sizeof(struct event_progress)); break;

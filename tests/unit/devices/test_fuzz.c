@@ -21,7 +21,8 @@ struct whole {
     struct rtc rtc;
     struct uart uart;
     uint64_t uart_digest;
-    uint64_t frame_digest;
+    uint64_t frame_digest; /* and of filters */
+    uint64_t unfinished, large, filters;
     uint64_t read_digest;
     uint8_t *shadow; /* RAM as the guest alone wrote it, on pages that no device has marked */
 };
@@ -35,11 +36,26 @@ static uint64_t digest(uint64_t before, const void *data, size_t bytes)
     return before;
 }
 
-static void whole_transmit(void *ctx, const uint8_t *frame, size_t bytes)
+static void whole_transmit(void *ctx, const uint8_t *frame, size_t bytes, const struct net_offload *offload)
 {
     struct whole *whole = ctx;
 
     whole->frame_digest = digest(whole->frame_digest, frame, bytes);
+    whole->frame_digest = digest(whole->frame_digest, offload, sizeof(*offload));
+    whole->unfinished += offload->checksum_missing;
+    whole->large += offload->segmentation != NET_WHOLE;
+    if (offload->checksum_missing)
+        assert_true(offload->checksum_start + offload->checksum_offset + 2u <= bytes);
+    assert_true(bytes <= (offload->segmentation == NET_WHOLE ? 1518u : NET_SEGMENTED_MAX_BYTES));
+}
+
+static void whole_filter(void *ctx, const struct net_filter *filter)
+{
+    struct whole *whole = ctx;
+
+    whole->frame_digest = digest(whole->frame_digest, filter, sizeof(*filter));
+    whole->filters++;
+    assert_true(filter->addresses_used <= NET_FILTER_ADDRESSES);
 }
 
 static void whole_uart_transmit(void *ctx, uint8_t byte)
@@ -55,8 +71,8 @@ static void whole_init(struct whole *whole)
     machine_init(&whole->machine);
     machine_add_disk(&whole->machine, false);
     whole->machine.slot = TEST_SLOT;
-    whole->machine.net.transmit = whole_transmit;
-    whole->machine.net.ctx = whole;
+    whole->machine.net.cable =
+        (struct virtio_net_cable){.ctx = whole, .transmit = whole_transmit, .filter = whole_filter};
     pit_init(&whole->pit, 0);
     rtc_init(&whole->rtc, START_UNIX_SECONDS, 0);
     uart_init(&whole->uart, &whole->machine.pic, whole_uart_transmit, whole);
@@ -87,6 +103,9 @@ static void whole_copy_state(struct whole *to, const struct whole *from)
     memcpy(to->shadow, from->shadow, TEST_RAM_BYTES);
     to->uart_digest = from->uart_digest;
     to->frame_digest = from->frame_digest;
+    to->unfinished = from->unfinished;
+    to->large = from->large;
+    to->filters = from->filters;
     to->read_digest = from->read_digest;
 }
 
@@ -323,6 +342,64 @@ static void start_disk(struct whole *whole, uint64_t *random)
     machine->slot = TEST_SLOT;
 }
 
+/* A header, mostly of a frame with something left to be done, where one of the transmit queue's buffers begins. */
+static void store_header(struct whole *whole, uint64_t *random)
+{
+    static const uint8_t kinds[] = {VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4,
+                                    VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_TCPV4 | VIRTIO_NET_HDR_GSO_ECN,
+                                    VIRTIO_NET_HDR_GSO_UDP, 0xFF};
+    uint64_t bits = test_random(random);
+    struct virtio_net_hdr_v1 header = {
+        .flags = bits % 8 == 0 ? (uint8_t)(bits >> 8) : VIRTIO_NET_HDR_F_NEEDS_CSUM,
+        .gso_type = kinds[(bits >> 16) % 7],
+        .gso_size = (uint16_t)(bits >> 24 & 1 ? 1448 : bits >> 40),
+        .csum_start = (uint16_t)(bits >> 56 & 7 ? 34 : bits >> 32),
+        .csum_offset = (uint16_t)(bits >> 59 & 7 ? 16 : bits >> 33),
+    };
+    struct vring_desc desc;
+
+    memcpy(&desc, whole->machine.memory.base + 0x5000 + 16 * (test_random(random) % 16), sizeof(desc));
+    if (desc.addr >= 0xA000 && desc.addr < TEST_RAM_BYTES - sizeof(header) && !(desc.flags & VRING_DESC_F_INDIRECT))
+        guest_store(whole, desc.addr, &header, sizeof(header));
+}
+
+/* A command of the control queue, mostly one that makes sense, in descriptors 2 n and 2 n + 1. */
+static void offer_command(struct whole *whole, uint64_t *random)
+{
+    uint64_t bits = test_random(random), place = 0xA000 + bits % 0x1000;
+    unsigned n = bits >> 16 & 7;
+    uint8_t command[2 + 4 + 6 * 70 + 4] = {(uint8_t)(bits >> 20 & 1), (uint8_t)((bits >> 24) % 7), (uint8_t)(bits >> 28 & 1)};
+    uint32_t used = 3, count = (uint32_t)(bits >> 32) % 70;
+    struct vring_desc desc[2] = {
+        {.addr = place, .flags = VRING_DESC_F_NEXT, .next = (uint16_t)(2 * n + 1)},
+        {.addr = place + sizeof(command), .len = 1, .flags = VRING_DESC_F_WRITE},
+    };
+    uint16_t head = (uint16_t)(2 * n), index;
+
+    if (command[0] == 1) { /* the address, or a table of some stations and no groups */
+        command[1] = bits >> 24 & 1;
+        for (unsigned i = 2; i < sizeof(command); i++)
+            command[i] = (uint8_t)(test_random(random) & 0xFE);
+        used = 2 + 6;
+        if (command[1] == 0) {
+            memcpy(command + 2, &count, sizeof(count));
+            memset(command + 6 + 6 * count, 0, 4);
+            used = 2 + 4 + 6 * count + 4;
+        }
+    }
+    desc[0].len = used;
+    if ((bits >> 48) % 16 == 0)
+        desc[0].len = (uint32_t)(1 + test_random(random) % sizeof(command));
+    if ((bits >> 52) % 256 == 0)
+        desc[1].flags = 0; /* no room for an answer */
+    guest_store(whole, place, command, sizeof(command));
+    guest_store(whole, 0x9200 + 32 * n, desc, sizeof(desc));
+    memcpy(&index, whole->machine.memory.base + 0x9300 + 2, 2);
+    guest_store(whole, 0x9300 + 4 + 2 * (index % 16), &head, 2);
+    index++;
+    guest_store(whole, 0x9300 + 2, &index, 2);
+}
+
 static void offer_random_head(struct whole *whole, uint64_t *random)
 {
     uint64_t avail = test_random(random) % 2 ? 0x2000 : 0x6000;
@@ -341,7 +418,7 @@ static void whole_step(struct whole *whole, uint64_t random, uint64_t now_ns)
     static const uint8_t widths[] = {1, 2, 4};
     uint64_t kind = test_random(&random) % 128;
     struct machine *machine = &whole->machine;
-    uint8_t frame[VIRTIO_NET_FRAME_BYTES_MAX + 2];
+    uint8_t frame[1520];
     uint16_t port = random_port(&random);
     unsigned bytes = widths[test_random(&random) % 3];
     uint32_t value;
@@ -363,12 +440,17 @@ static void whole_step(struct whole *whole, uint64_t random, uint64_t now_ns)
         bus_write(whole, port, bytes, random_value(&random), now_ns);
     } else if (kind < 40) {
         store_descriptor(whole, &random);
-    } else if (kind < 90) {
+    } else if (kind < 46) {
+        store_header(whole, &random);
+    } else if (kind < 54) {
+        offer_command(whole, &random);
+        virtio_pci_io_write(&machine->net.card, 0x48, 2, 2);
+    } else if (kind < 94) {
         offer_random_head(whole, &random);
         virtio_pci_io_write(&machine->net.card, 0x46, 2, 1);
     } else if (kind < 110) {
         memset(frame, (int)(random & 0xFF), sizeof(frame));
-        virtio_net_receive(&machine->net, frame, test_random(&random) % sizeof(frame));
+        virtio_net_receive(&machine->net, frame, test_random(&random) % sizeof(frame), random & 1);
     } else if (kind < 114) {
         uart_receive(&whole->uart, (uint8_t)test_random(&random));
     } else if (kind < 118) {
@@ -393,6 +475,7 @@ static void whole_step(struct whole *whole, uint64_t random, uint64_t now_ns)
             whole->driver.rx.avail_gpa = random_value(&random);
         ring_setup(&whole->driver, &whole->driver.rx);
         ring_setup(&whole->driver, &whole->driver.tx);
+        ring_setup(&whole->driver, &whole->driver.control);
         status_put(&whole->driver, 0x0F);
     }
 }
@@ -443,6 +526,11 @@ static void equal_accesses_keep_machines_equal_and_inside_their_bounds(void **un
     assert_true(a->machine.net.state.sent_frames > 500);
     assert_true(a->machine.net.state.received_frames > 500);
     assert_true(a->machine.net.state.received_dropped_frames > 50);
+    print_message("left to the card: checksums %llu, segments %llu; filters %llu\n", (unsigned long long)a->unfinished,
+                  (unsigned long long)a->large, (unsigned long long)a->filters);
+    assert_true(a->unfinished > 100);
+    assert_true(a->large > 50);
+    assert_true(a->filters > 100);
     whole_fini(a);
     whole_fini(b);
     free(a);

@@ -21,7 +21,7 @@ static void probe_finds_every_structure(void **unused)
     assert_int_equal(pci_get(&machine, 0x3C, 2), 0x010B); /* pin A, line 11 */
     driver_probe(&driver, &machine);
     assert_true(driver.common && driver.isr && driver.notify && driver.device && driver.window);
-    assert_int_equal(common_get(&driver, VIRTIO_PCI_COMMON_NUMQ, 2), 2);
+    assert_int_equal(common_get(&driver, VIRTIO_PCI_COMMON_NUMQ, 2), 3);
     assert_int_equal(common_get(&driver, VIRTIO_PCI_COMMON_MSIX, 2), 0xFFFF);
     for (unsigned i = 0; i < 6; i++)
         assert_int_equal(port_get(&machine, (uint16_t)(driver.device + i), 1), test_mac[i]);
@@ -46,7 +46,7 @@ static void negotiation_accepts_offered_features_only(void **unused)
     assert_int_equal(status_get(&driver), 0x0B);
     driver_negotiate(&driver, BASIC_FEATURES);
     assert_int_equal(status_get(&driver), 0x0B);
-    driver_negotiate(&driver, BASIC_FEATURES | UINT64_C(1) << VIRTIO_NET_F_MRG_RXBUF); /* not offered */
+    driver_negotiate(&driver, BASIC_FEATURES | UINT64_C(1) << VIRTIO_NET_F_CTRL_VLAN); /* not offered */
     assert_int_equal(status_get(&driver), 0x03);
     status_put(&driver, 0x07); /* DRIVER_OK without FEATURES_OK */
     assert_int_equal(status_get(&driver), 0x03);
@@ -66,7 +66,7 @@ static void registers_of_absent_queues_read_zero(void **unused)
     (void)unused;
     machine_init(&machine);
     driver_probe(&driver, &machine);
-    common_put(&driver, VIRTIO_PCI_COMMON_Q_SELECT, 2, 2);
+    common_put(&driver, VIRTIO_PCI_COMMON_Q_SELECT, 2, 3);
     assert_int_equal(common_get(&driver, VIRTIO_PCI_COMMON_Q_SIZE, 2), 0);
     common_put(&driver, VIRTIO_PCI_COMMON_Q_DESCLO, 4, 0x1000);
     common_put(&driver, VIRTIO_PCI_COMMON_Q_ENABLE, 2, 1);
@@ -215,18 +215,18 @@ static void frame_received_lands_in_the_guests_buffer(void **unused)
     (void)unused;
     machine_init(&machine);
     driver_probe(&driver, &machine);
-    assert_false(virtio_net_can_receive(&machine.net));
-    assert_int_equal(virtio_net_receive(&machine.net, frame, 60), -EAGAIN);
+    assert_false(virtio_net_can_receive(&machine.net, 60));
+    assert_int_equal(virtio_net_receive(&machine.net, frame, 60, false), -EAGAIN);
     driver_start(&driver, ALL_FEATURES);
-    assert_false(virtio_net_can_receive(&machine.net));
-    assert_int_equal(virtio_net_receive(&machine.net, frame, 60), -EAGAIN);
+    assert_false(virtio_net_can_receive(&machine.net, 60));
+    assert_int_equal(virtio_net_receive(&machine.net, frame, 60, false), -EAGAIN);
     memset(ram(&driver, 0x10FF0), 0xEE, 0x1000);
     ring_describe(&driver, &driver.rx, 9, 0x10FF0, 12 + 1518, VRING_DESC_F_WRITE, 0); /* crosses a page */
     ring_offer(&driver, &driver.rx, 9);
-    assert_true(virtio_net_can_receive(&machine.net));
+    assert_true(virtio_net_can_receive(&machine.net, 60));
     memset(machine.dirty, 0, sizeof(machine.dirty));
     fill(frame, sizeof(frame), 3);
-    assert_int_equal(virtio_net_receive(&machine.net, frame, sizeof(frame)), 0);
+    assert_int_equal(virtio_net_receive(&machine.net, frame, sizeof(frame), false), 0);
     assert_true(ring_take(&driver, &driver.rx, &head, &written));
     assert_int_equal(head, 9);
     assert_int_equal(written, 12 + sizeof(frame));
@@ -240,7 +240,7 @@ static void frame_received_lands_in_the_guests_buffer(void **unused)
     assert_true(machine.dirty[0] == (UINT64_C(1) << 0x10 | UINT64_C(1) << 0x11 | UINT64_C(1) << 3));
     assert_true(machine_interrupted(&machine));
     assert_int_equal(port_get(&machine, driver.isr, 1), 1);
-    assert_false(virtio_net_can_receive(&machine.net));
+    assert_false(virtio_net_can_receive(&machine.net, 60));
     machine_fini(&machine);
 }
 
@@ -248,7 +248,7 @@ static void frame_too_long_for_the_buffer_is_dropped_and_the_buffer_kept(void **
 {
     struct machine machine;
     struct driver driver;
-    uint8_t frame[1518] = {0};
+    uint8_t frame[1519] = {0};
 
     (void)unused;
     machine_init(&machine);
@@ -256,12 +256,12 @@ static void frame_too_long_for_the_buffer_is_dropped_and_the_buffer_kept(void **
     driver_start(&driver, BASIC_FEATURES);
     ring_describe(&driver, &driver.rx, 0, 0x10000, 12 + 100, VRING_DESC_F_WRITE, 0);
     ring_offer(&driver, &driver.rx, 0);
-    assert_int_equal(virtio_net_receive(&machine.net, frame, 13), -EINVAL);
-    assert_int_equal(virtio_net_receive(&machine.net, frame, 1519), -EINVAL);
-    assert_int_equal(virtio_net_receive(&machine.net, frame, 101), -EMSGSIZE);
+    assert_int_equal(virtio_net_receive(&machine.net, frame, 13, false), -EINVAL);
+    assert_int_equal(virtio_net_receive(&machine.net, frame, 1519, false), -EINVAL);
+    assert_int_equal(virtio_net_receive(&machine.net, frame, 101, false), -EMSGSIZE);
     assert_int_equal(machine.net.state.received_dropped_frames, 1);
     assert_int_equal(ring_u16(&driver, driver.rx.used_gpa + 2), 0);
-    assert_int_equal(virtio_net_receive(&machine.net, frame, 100), 0);
+    assert_int_equal(virtio_net_receive(&machine.net, frame, 100, false), 0);
     assert_int_equal(ring_u16(&driver, driver.rx.used_gpa + 2), 1);
     machine_fini(&machine);
 }
@@ -337,7 +337,7 @@ static void reset_stops_everything_and_a_new_start_works(void **unused)
     send_frame(&driver, frame, sizeof(frame), 0);
     ring_notify(&driver, &driver.tx);
     assert_int_equal(machine.frames, 1);
-    assert_false(virtio_net_can_receive(&machine.net));
+    assert_false(virtio_net_can_receive(&machine.net, 60));
     memset(machine.memory.base, 0, 0x10000);
     driver_start(&driver, BASIC_FEATURES);
     send_frame(&driver, frame, sizeof(frame), 0);
@@ -384,12 +384,12 @@ static void broken_receive_ring_needs_reset(void **unused)
     driver_probe(&driver, &machine);
     driver_start(&driver, BASIC_FEATURES);
     ring_put_u16(&driver, driver.rx.avail_gpa + 2, 300);
-    assert_true(virtio_net_can_receive(&machine.net));
-    assert_int_equal(virtio_net_receive(&machine.net, frame, sizeof(frame)), -EPROTO);
+    assert_true(virtio_net_can_receive(&machine.net, 60));
+    assert_int_equal(virtio_net_receive(&machine.net, frame, sizeof(frame), false), -EPROTO);
     assert_int_equal(status_get(&driver), 0x4F);
     assert_int_equal(port_get(&machine, driver.isr, 1), 2);
-    assert_false(virtio_net_can_receive(&machine.net));
-    assert_int_equal(virtio_net_receive(&machine.net, frame, sizeof(frame)), -EAGAIN);
+    assert_false(virtio_net_can_receive(&machine.net, 60));
+    assert_int_equal(virtio_net_receive(&machine.net, frame, sizeof(frame), false), -EAGAIN);
     machine_fini(&machine);
 }
 

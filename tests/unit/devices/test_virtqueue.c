@@ -145,22 +145,6 @@ static void push_fills_the_used_ring_and_marks_it(void **unused)
     bench_fini(&bench);
 }
 
-static void unpop_gives_the_same_chain_again(void **unused)
-{
-    struct bench bench;
-
-    (void)unused;
-    bench_init(&bench, false, false);
-    describe(&bench, DESC, 1, BUFFER, 8, 0, 0);
-    offer(&bench, 1);
-    assert_int_equal(pop(&bench), 1);
-    virtqueue_unpop(&bench.queue);
-    assert_int_equal(pop(&bench), 1);
-    assert_int_equal(bench.chain.head, 1);
-    assert_int_equal(pop(&bench), 0);
-    bench_fini(&bench);
-}
-
 static void indices_wrap_at_65536(void **unused)
 {
     struct bench bench;
@@ -401,7 +385,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chain_gathers_and_scatters_across_buffers),
         cmocka_unit_test(push_fills_the_used_ring_and_marks_it),
-        cmocka_unit_test(unpop_gives_the_same_chain_again),
         cmocka_unit_test(indices_wrap_at_65536),
         cmocka_unit_test(indirect_table_is_followed),
         cmocka_unit_test(enable_refuses_bad_rings),

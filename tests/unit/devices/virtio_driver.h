@@ -43,7 +43,10 @@ struct machine {
     uint64_t dirty[TEST_RAM_BYTES / GUEST_PAGE_BYTES / 64];
     uint64_t frames;
     size_t frame_bytes; /* the last frame sent */
-    uint8_t frame[2048];
+    uint8_t frame[NET_SEGMENTED_MAX_BYTES];
+    struct net_offload offload; /* what it left to be done */
+    uint64_t filters;
+    struct net_filter filter; /* the last one that the guest asked for */
 };
 
 /* Where the driver puts a queue's parts, and its own counters. */
@@ -60,22 +63,33 @@ struct driver {
     uint16_t common, isr, notify, device; /* ports */
     uint32_t notify_multiplier;
     unsigned window; /* access capability, in configuration space */
-    struct ring rx, tx; /* of the network card */
+    struct ring rx, tx, control; /* of the network card */
     struct ring requests; /* of the disk */
 };
 
-static inline void machine_transmit(void *ctx, const uint8_t *frame, size_t bytes)
+static inline void machine_transmit(void *ctx, const uint8_t *frame, size_t bytes, const struct net_offload *offload)
 {
     struct machine *machine = ctx;
 
-    assert_true(bytes <= VIRTIO_NET_FRAME_BYTES_MAX);
+    assert_true(bytes <= sizeof(machine->frame));
     memcpy(machine->frame, frame, bytes);
     machine->frame_bytes = bytes;
+    machine->offload = *offload;
     machine->frames++;
 }
 
-static inline void machine_init(struct machine *machine)
+static inline void machine_filter(void *ctx, const struct net_filter *filter)
 {
+    struct machine *machine = ctx;
+
+    machine->filter = *filter;
+    machine->filters++;
+}
+
+static inline void machine_init_mtu(struct machine *machine, uint16_t mtu)
+{
+    struct virtio_net_cable cable = {.ctx = machine, .transmit = machine_transmit, .filter = machine_filter};
+
     memset(machine, 0, sizeof(*machine));
     machine->slot = TEST_SLOT;
     machine->memory.base = calloc(1, TEST_RAM_BYTES);
@@ -84,9 +98,14 @@ static inline void machine_init(struct machine *machine)
     assert_non_null(machine->memory.base);
     pic_init(&machine->pic);
     pci_init(&machine->pci, &machine->pic);
-    assert_int_equal(virtio_net_init(&machine->net, &machine->pci, TEST_SLOT, TEST_PORT, test_mac, &machine->memory,
-                                     machine_transmit, machine),
+    assert_int_equal(virtio_net_init(&machine->net, &machine->pci, TEST_SLOT, TEST_PORT, test_mac, mtu,
+                                     &machine->memory, &cable),
                      0);
+}
+
+static inline void machine_init(struct machine *machine)
+{
+    machine_init_mtu(machine, NET_MTU_DEFAULT);
 }
 
 static inline void machine_fini(struct machine *machine)
@@ -311,6 +330,8 @@ static inline void driver_negotiate(struct driver *driver, uint64_t features)
     status_put(driver, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK);
     driver->rx = (struct ring){.queue = 0, .size = 256, .desc_gpa = 0x1000, .avail_gpa = 0x2000, .used_gpa = 0x3000};
     driver->tx = (struct ring){.queue = 1, .size = 256, .desc_gpa = 0x5000, .avail_gpa = 0x6000, .used_gpa = 0x7000};
+    driver->control =
+        (struct ring){.queue = 2, .size = 16, .desc_gpa = 0x9200, .avail_gpa = 0x9300, .used_gpa = 0x9400};
     driver->requests = (struct ring){.size = 64, .desc_gpa = 0x8000, .avail_gpa = 0x8400, .used_gpa = 0x8800};
 }
 
@@ -323,6 +344,7 @@ static inline void driver_start(struct driver *driver, uint64_t features)
     } else {
         ring_setup(driver, &driver->rx);
         ring_setup(driver, &driver->tx);
+        ring_setup(driver, &driver->control);
     }
     status_put(driver, 0x0F);
 }
@@ -374,8 +396,14 @@ static inline void ring_notify(struct driver *driver, struct ring *ring)
 }
 
 #define BASIC_FEATURES (UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_NET_F_MAC)
+/* As Linux names them. */
 #define ALL_FEATURES                                                                                                   \
     (BASIC_FEATURES | UINT64_C(1) << VIRTIO_NET_F_STATUS | UINT64_C(1) << VIRTIO_NET_F_MTU |                           \
+     UINT64_C(1) << VIRTIO_NET_F_CSUM | UINT64_C(1) << VIRTIO_NET_F_GUEST_CSUM |                                       \
+     UINT64_C(1) << VIRTIO_NET_F_HOST_TSO4 | UINT64_C(1) << VIRTIO_NET_F_HOST_TSO6 |                                   \
+     UINT64_C(1) << VIRTIO_NET_F_HOST_ECN | UINT64_C(1) << VIRTIO_NET_F_MRG_RXBUF |                                    \
+     UINT64_C(1) << VIRTIO_NET_F_CTRL_VQ | UINT64_C(1) << VIRTIO_NET_F_CTRL_RX |                                       \
+     UINT64_C(1) << VIRTIO_NET_F_CTRL_RX_EXTRA | UINT64_C(1) << VIRTIO_NET_F_CTRL_MAC_ADDR |                           \
      UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC | UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX)
 
 #endif

@@ -5,9 +5,11 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "dpdk-net/net.h"
+#include "dpdk-net/survey.h"
 
 /* net_open's result; its sentences (stderr) go to `said`. */
 static int open_saying(const struct net_options *options, char *said, size_t size)
@@ -79,6 +81,22 @@ static void open_bad_capacity_says_why(void **state)
     assert_non_null(strstr(said, "receive_frames is 2147483648"));
 }
 
+static void open_bad_mtu_says_why(void **state)
+{
+    struct net_options options = { .port = "net_null0", .mtu = NET_MTU_MAX + 1 };
+    char said[4096];
+
+    (void)state;
+    assert_int_equal(open_saying(&options, said, sizeof(said)), -EINVAL);
+    assert_non_null(strstr(said, "an MTU of 9001: give 576 to 9000"));
+    options.mtu = NET_MTU_MIN - 1;
+    assert_int_equal(open_saying(&options, said, sizeof(said)), -EINVAL);
+    options = (struct net_options){ .port = "net_af_packet8,iface=lo", .mtu = 9000 };
+    assert_int_equal(open_saying(&options, said, sizeof(said)), -EINVAL);
+    assert_non_null(strstr(said, "room for frames of 2048 bytes"));
+    assert_non_null(strstr(said, "framesz=12288,blocksz=12288"));
+}
+
 static void open_leaves_the_cpu_affinity_alone(void **state)
 {
     struct net_options options = { .port = "net_null1" };
@@ -105,13 +123,59 @@ static void open_close_open_again(void **state)
     }
 }
 
+/* ---- what a host could open ---- */
+
+static unsigned kinds_usable, kinds_told;
+static bool remedies_told, packet_usable, tap_usable;
+
+static void hear_kind(bool good, const char *what, const char *found, const char *remedy)
+{
+    kinds_told++;
+    kinds_usable += good;
+    remedies_told = remedies_told && found[0] != '\0' && good == (remedy[0] == '\0' || strcmp(found, "no network card") == 0);
+    packet_usable = packet_usable || (good && strcmp(what, "port af_packet") == 0);
+    tap_usable = tap_usable || (good && strcmp(what, "port tap") == 0);
+}
+
+static void survey(void)
+{
+    kinds_usable = kinds_told = 0;
+    packet_usable = tap_usable = false;
+    remedies_told = true;
+    net_survey(hear_kind);
+}
+
+static void survey_tells_what_is_usable_and_what_mends_the_rest(void **state)
+{
+    int status;
+    pid_t child;
+
+    (void)state;
+    survey();
+    assert_true(kinds_told >= 6);
+    if (geteuid() != 0)
+        skip();
+    assert_true(packet_usable && tap_usable);
+    child = fork();
+    if (child == 0) { /* the same, of nobody */
+        if (setgid(65534) != 0 || setuid(65534) != 0)
+            _exit(9);
+        survey();
+        _exit(packet_usable || tap_usable ? 1 : !remedies_told ? 2 : kinds_usable == 0 ? 3 : 0); /* memif is for all */
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(open_bad_port_says_why),
         cmocka_unit_test(open_bad_capacity_says_why),
+        cmocka_unit_test(open_bad_mtu_says_why),
         cmocka_unit_test(open_leaves_the_cpu_affinity_alone),
         cmocka_unit_test(open_close_open_again),
+        cmocka_unit_test(survey_tells_what_is_usable_and_what_mends_the_rest),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

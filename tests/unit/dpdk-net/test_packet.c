@@ -103,7 +103,7 @@ static const uint8_t *guest_receive(size_t *bytes)
     uint64_t deadline_ns = clock_now_ns() + WAIT_NS;
     const uint8_t *frame;
 
-    while ((frame = net_receive_peek(net, bytes)) == NULL && clock_now_ns() < deadline_ns)
+    while ((frame = net_receive_peek(net, bytes, &checksum_right)) == NULL && clock_now_ns() < deadline_ns)
         if (net_poll_live(net, 0) == 0)
             clock_sleep_ns(NS_PER_MS);
     return frame;
@@ -111,12 +111,12 @@ static const uint8_t *guest_receive(size_t *bytes)
 
 static void held_frame_reaches_the_wire_only_when_acked(void **state)
 {
-    uint8_t frame[NET_FRAME_MAX_BYTES], seen[4096];
+    uint8_t frame[NET_LINK_BYTES + NET_MTU_DEFAULT], seen[4096];
 
     (void)state;
     for (uint32_t i = 0; i < 3; i++) {
         frame_fill(frame, sizeof(frame) - i * 700, other_mac, guest_mac, 0x01020304 + i);
-        assert_int_equal(net_hold(net, frame, sizeof(frame) - i * 700, 5 + i, clock_now_ns()), 0);
+        assert_int_equal(net_hold(net, frame, sizeof(frame) - i * 700, &finished, 5 + i, clock_now_ns()), 0);
     }
     assert_int_equal(peer_receive(seen, sizeof(seen), 4, 100 * NS_PER_MS), 0);
     for (uint32_t i = 0; i < 3; i++) {
@@ -214,7 +214,7 @@ static void standby_sends_nothing_and_live_sends_the_rest(void **state)
     (void)state;
     for (uint32_t i = 0; i < 4; i++) {
         frame_fill(frame, sizeof(frame), other_mac, guest_mac, i);
-        net_hold(net, frame, sizeof(frame), 0, clock_now_ns());
+        net_hold(net, frame, sizeof(frame), &finished, 0, clock_now_ns());
     }
     for (int i = 0; i < 20; i++) {
         net_poll_standby(net, first + 3);
@@ -246,7 +246,7 @@ static void interface_outage_blocks_nobody_and_ends(void **state)
 
         frame_fill(frame, sizeof(frame), other_mac, guest_mac, 1);
         for (int i = 0; i < 10; i++)
-            (void)net_hold(net, frame, sizeof(frame), 0, clock_now_ns());
+            (void)net_hold(net, frame, sizeof(frame), &finished, 0, clock_now_ns());
         before_ns = clock_now_ns();
         net_poll_live(net, 0);
         if (clock_now_ns() - before_ns > worst_ns)
@@ -259,7 +259,7 @@ static void interface_outage_blocks_nobody_and_ends(void **state)
     assert_true(run("ip link set " PORT_INTERFACE " up"));
     deadline_ns = clock_now_ns() + WAIT_NS;
     frame_fill(frame, sizeof(frame), other_mac, guest_mac, 0x77777777);
-    while (net_hold(net, frame, sizeof(frame), 0, clock_now_ns()) != 0 && clock_now_ns() < deadline_ns)
+    while (net_hold(net, frame, sizeof(frame), &finished, 0, clock_now_ns()) != 0 && clock_now_ns() < deadline_ns)
         net_poll_live(net, 0);
     while (!arrived && clock_now_ns() < deadline_ns)
         arrived = peer_receive(seen, sizeof(seen), 0, 10 * NS_PER_MS) == sizeof(frame) &&

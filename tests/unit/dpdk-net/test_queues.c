@@ -11,6 +11,7 @@
 #include "dpdk-net/receive.h"
 
 #define FRAME_BYTES 60u
+#define FRAME_MAX_BYTES 1518u
 #define CROSSINGS 100000u
 #define DEADLINE_NS (40 * NS_PER_S)
 
@@ -19,7 +20,7 @@ static struct hold *hold_new(uint32_t capacity)
     struct hold *hold = aligned_alloc(alignof(struct hold), sizeof(*hold));
 
     assert_non_null(hold);
-    assert_int_equal(hold_init(hold, capacity), 0);
+    assert_int_equal(hold_init(hold, capacity, 1518), 0);
     return hold;
 }
 
@@ -34,7 +35,7 @@ static int put(struct hold *hold, uint32_t value, uint64_t lsn)
     uint8_t frame[FRAME_BYTES];
 
     frame_fill(frame, sizeof(frame), other_mac, guest_mac, value);
-    return hold_put(hold, frame, sizeof(frame), lsn, 1000);
+    return hold_put(hold, frame, sizeof(frame), &finished, lsn, 1000);
 }
 
 static uint64_t gone(struct hold *hold)
@@ -101,13 +102,49 @@ static void hold_full_queue_refuses_counts_and_numbers(void **state)
 static void hold_refuses_frames_that_are_none(void **state)
 {
     struct hold *hold = hold_new(2);
-    uint8_t frame[NET_FRAME_MAX_BYTES + 1] = { 0 };
+    uint8_t frame[FRAME_MAX_BYTES + 1] = { 0 };
 
     (void)state;
-    assert_int_equal(hold_put(hold, frame, 13, 1, 0), -EMSGSIZE);
-    assert_int_equal(hold_put(hold, frame, sizeof(frame), 1, 0), -EMSGSIZE);
-    assert_int_equal(hold_put(hold, frame, sizeof(frame) - 1, 1, 0), 0);
-    assert_int_equal(hold_put(hold, frame, 14, 1, 0), 0);
+    assert_int_equal(hold_put(hold, frame, 13, &finished, 1, 0), -EMSGSIZE);
+    assert_int_equal(hold_put(hold, frame, sizeof(frame), &finished, 1, 0), -EMSGSIZE);
+    assert_int_equal(hold_put(hold, frame, sizeof(frame) - 1, &finished, 1, 0), 0);
+    assert_int_equal(hold_put(hold, frame, 14, &finished, 1, 0), 0);
+    hold_free(hold);
+}
+
+/* 64 KiB each: the room for bytes ends before the slots do, and comes back. */
+static void hold_of_large_frames_is_full_by_its_bytes(void **state)
+{
+    struct net_offload large = { .segmentation = NET_TCP4, .checksum_missing = 1, .segment_bytes = 1448 };
+    static uint8_t frame[NET_SEGMENTED_MAX_BYTES + 1];
+    struct hold *hold = hold_new(64); /* and 512 KiB */
+    unsigned put_in = 0, taken = 0;
+
+    (void)state;
+    assert_int_equal(hold_put(hold, frame, sizeof(frame), &large, 0, 0), -EMSGSIZE);
+    assert_int_equal(hold_put(hold, frame, FRAME_MAX_BYTES + 1, &finished, 0, 0), -EMSGSIZE);
+    assert_int_equal(atomic_load(&hold->refused_size), 2);
+    assert_false(hold_crowded(hold));
+    for (unsigned round = 0; round < 1000; round++) {
+        size_t bytes = 30000 + round * 7919 % 35000;
+
+        memset(frame, (int)put_in, bytes);
+        if (hold_put(hold, frame, bytes, &large, 0, 0) == 0) {
+            put_in++;
+            continue;
+        }
+        assert_true(hold_crowded(hold));
+        assert_true(put_in - taken >= 6);
+        for (const struct frame_slot *slot; (slot = hold_releasable(hold, 0, 0)) != NULL; taken++) {
+            for (size_t i = 0; i < slot->bytes; i++)
+                assert_int_equal(slot->data[i], (uint8_t)taken);
+            assert_memory_equal(&slot->offload, &large, sizeof(large));
+            hold_release(hold, 1);
+        }
+        assert_int_equal(taken, put_in);
+        assert_false(hold_crowded(hold));
+    }
+    assert_true(taken > 500);
     hold_free(hold);
 }
 
@@ -150,7 +187,7 @@ static struct receive *receive_new(uint32_t capacity, const uint8_t mac[6])
     struct receive *receive = aligned_alloc(alignof(struct receive), sizeof(*receive));
 
     assert_non_null(receive);
-    assert_int_equal(receive_init(receive, capacity, mac), 0);
+    assert_int_equal(receive_init(receive, capacity, 1518, mac), 0);
     return receive;
 }
 
@@ -182,7 +219,7 @@ static void receive_drops_oversize_and_segmented(void **state)
 {
     struct receive *receive = receive_new(4, guest_mac);
     uint8_t data[2000];
-    struct receive_frame frame = { .data = data, .bytes = NET_FRAME_MAX_BYTES + 1, .whole = true };
+    struct receive_frame frame = { .data = data, .bytes = FRAME_MAX_BYTES + 1, .whole = true };
 
     (void)state;
     frame_fill(data, sizeof(data), guest_mac, other_mac, 1);
@@ -191,13 +228,13 @@ static void receive_drops_oversize_and_segmented(void **state)
     frame.whole = false;
     assert_false(receive_put(receive, &frame));
     frame.whole = true;
-    frame.bytes = NET_FRAME_MAX_BYTES - 3;
+    frame.bytes = FRAME_MAX_BYTES - 3;
     frame.tagged = true; /* one byte too many once the tag is back */
     assert_false(receive_put(receive, &frame));
     assert_int_equal(atomic_load(&receive->dropped_oversize), 3);
-    frame.bytes = NET_FRAME_MAX_BYTES - 4;
+    frame.bytes = FRAME_MAX_BYTES - 4;
     assert_true(receive_put(receive, &frame));
-    assert_int_equal(frame_ring_at(&receive->ring, 0)->bytes, NET_FRAME_MAX_BYTES);
+    assert_int_equal(frame_ring_at(&receive->ring, 0)->bytes, FRAME_MAX_BYTES);
     receive_free(receive);
 }
 
@@ -248,14 +285,19 @@ static void receive_keeps_only_frames_for_the_guest(void **state)
 
 static _Atomic bool give_up;
 
+static size_t bytes_of(uint32_t number)
+{
+    return 60 + number % 97 * 15;
+}
+
 static void *hold_producer(void *arg)
 {
     struct hold *hold = arg;
-    uint8_t frame[FRAME_BYTES];
+    uint8_t frame[FRAME_MAX_BYTES];
 
     for (uint32_t i = 0; i < CROSSINGS && !atomic_load(&give_up); i++) {
-        frame_fill(frame, sizeof(frame), other_mac, guest_mac, i);
-        while (hold_put(hold, frame, sizeof(frame), i / 3, 0) == -ENOBUFS && !atomic_load(&give_up))
+        frame_fill(frame, bytes_of(i), other_mac, guest_mac, i);
+        while (hold_put(hold, frame, bytes_of(i), &finished, i / 3, 0) == -ENOBUFS && !atomic_load(&give_up))
             sched_yield();
     }
     return NULL;
@@ -265,7 +307,7 @@ static void hold_crosses_threads_whole_and_in_order(void **state)
 {
     struct hold *hold = hold_new(16);
     uint64_t deadline_ns = clock_now_ns() + DEADLINE_NS, acked_lsn = 0, last_gone = 0;
-    uint8_t expected[FRAME_BYTES];
+    uint8_t expected[FRAME_MAX_BYTES];
     pthread_t thread;
     uint32_t next = 0;
     bool in_order = true;
@@ -278,8 +320,9 @@ static void hold_crosses_threads_whole_and_in_order(void **state)
         unsigned ready = 0;
 
         while (ready < 8 && (slot = hold_releasable(hold, ready, acked_lsn)) != NULL) {
-            frame_fill(expected, sizeof(expected), other_mac, guest_mac, next);
-            in_order = in_order && slot->lsn == next / 3 && memcmp(slot->data, expected, sizeof(expected)) == 0;
+            frame_fill(expected, bytes_of(next), other_mac, guest_mac, next);
+            in_order = in_order && slot->lsn == next / 3 && slot->bytes == bytes_of(next) &&
+                       memcmp(slot->data, expected, bytes_of(next)) == 0;
             next++;
             ready++;
         }
@@ -360,6 +403,7 @@ int main(void)
         cmocka_unit_test(hold_unacked_head_blocks_those_behind),
         cmocka_unit_test(hold_full_queue_refuses_counts_and_numbers),
         cmocka_unit_test(hold_refuses_frames_that_are_none),
+        cmocka_unit_test(hold_of_large_frames_is_full_by_its_bytes),
         cmocka_unit_test(forget_drops_what_the_peer_sent),
         cmocka_unit_test(forget_ahead_covers_frames_held_later),
         cmocka_unit_test(receive_full_queue_drops_and_counts),

@@ -56,9 +56,9 @@ bool corner_whole_cpu(void)
     return cpu_has(" svm", " vmx");
 }
 
-static void frame_out(void *ctx, const uint8_t *frame, size_t bytes)
+static void frame_out(void *ctx, const uint8_t *frame, size_t bytes, const struct net_offload *offload)
 {
-    lockstep_frame_out(ctx, frame, bytes);
+    lockstep_frame_out(ctx, frame, bytes, offload);
     if (frame_hook != NULL)
         frame_hook(ls, frame, bytes);
 }

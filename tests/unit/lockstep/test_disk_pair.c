@@ -158,7 +158,7 @@ static void guest_send(uint64_t number, uint64_t data)
 {
     uint64_t frame[3] = { number, data, guest->written };
 
-    lockstep_frame_out(ls, (const uint8_t *)frame, sizeof(frame));
+    lockstep_frame_out(ls, (const uint8_t *)frame, sizeof(frame), &(struct net_offload){ 0 });
 }
 
 static void guest_ended(unsigned slot)

@@ -19,11 +19,18 @@ static char directory[] = "/tmp/ftvmm-dump.XXXXXX";
 static struct machine machine;
 static struct vcpu_state vcpu;
 
-static void frame_nowhere(void *ctx, const uint8_t *frame, size_t bytes)
+static void frame_nowhere(void *ctx, const uint8_t *frame, size_t bytes, const struct net_offload *offload)
 {
     (void)ctx;
     (void)frame;
     (void)bytes;
+    (void)offload;
+}
+
+static void filter_nowhere(void *ctx, const struct net_filter *filter)
+{
+    (void)ctx;
+    (void)filter;
 }
 
 static void console_nowhere(void *ctx, uint8_t byte)
@@ -35,6 +42,7 @@ static void console_nowhere(void *ctx, uint8_t byte)
 static int machine_setup(void **state)
 {
     const uint8_t mac[6] = { 0x52, 0x54, 0, 1, 2, 3 };
+    const struct virtio_net_cable cable = { .transmit = frame_nowhere, .filter = filter_nowhere };
 
     (void)state;
     memset(&machine, 0, sizeof(machine));
@@ -54,7 +62,7 @@ static int machine_setup(void **state)
     vcpu.regs.rip = UINT64_C(0xffffffff81000001);
     vcpu.sregs.cs.selector = 0x10;
     vcpu.msrs[0] = 0xd01;
-    return virtio_net_init(&machine.net, &machine.pci, 1, 0xC000, mac, &machine.memory, frame_nowhere, NULL);
+    return virtio_net_init(&machine.net, &machine.pci, 1, 0xC000, mac, NET_MTU_DEFAULT, &machine.memory, &cable);
 }
 
 static int machine_teardown(void **state)
@@ -207,7 +215,8 @@ static void dump_state_shows_every_bit(void **state)
     assert_int_equal(hidden_bytes(&machine.pit, sizeof(machine.pit)), 3 * 2 + 7);
     assert_int_equal(hidden_bytes(&machine.rtc, sizeof(machine.rtc)), 7);
     assert_int_equal(hidden_bytes(&machine.uart.state, sizeof(machine.uart.state)), 0);
-    assert_int_equal(hidden_bytes(&machine.net.card.state.queues, sizeof(machine.net.card.state.queues)), 2 * 4);
+    assert_int_equal(hidden_bytes(&machine.net.card.state.queues, sizeof(machine.net.card.state.queues)), 3 * 4);
+    assert_int_equal(hidden_bytes(&machine.net.state, sizeof(machine.net.state)), 7);
 }
 
 static void dump_is_never_written_over_anything(void **state)

@@ -70,11 +70,32 @@ static void event_disk_answers_must_be_possible(void **state)
     assert_int_equal(check(EVENT_DISK, sizeof(*disk)), -EBADMSG);
 }
 
+static void event_frame_and_link_have_no_other_flags(void **state)
+{
+    struct event_frame *frame = (void *)payload;
+    struct event_link *link = (void *)payload;
+
+    (void)state;
+    memset(payload, 0, sizeof(*frame));
+    assert_int_equal(check(EVENT_FRAME, sizeof(*frame) + 13), -EBADMSG);
+    assert_int_equal(check(EVENT_FRAME, sizeof(*frame) + 14), 0);
+    assert_int_equal(check(EVENT_FRAME, sizeof(*frame) + EVENT_FRAME_MAX_BYTES), 0);
+    assert_int_equal(check(EVENT_FRAME, sizeof(*frame) + EVENT_FRAME_MAX_BYTES + 1), -EBADMSG);
+    frame->flags = EVENT_FRAME_CHECKSUM_RIGHT;
+    assert_int_equal(check(EVENT_FRAME, sizeof(*frame) + 60), 0);
+    frame->flags = 2;
+    assert_int_equal(check(EVENT_FRAME, sizeof(*frame) + 60), -EBADMSG);
+    assert_int_equal(check(EVENT_LINK, sizeof(*link)), -EBADMSG);
+    link->up = 1;
+    assert_int_equal(check(EVENT_LINK, sizeof(*link)), 0);
+    assert_int_equal(check(EVENT_LINK, sizeof(*link) - 1), -EBADMSG);
+}
+
 static void event_unknown_kinds_are_refused(void **state)
 {
     (void)state;
     assert_int_equal(check(0, 8), -EBADMSG);
-    for (unsigned kind = EVENT_DISK + 1; kind < 65536; kind += 997)
+    for (unsigned kind = EVENT_LINK + 1; kind < 65536; kind += 997)
         assert_int_equal(check((uint16_t)kind, 8), -EBADMSG);
 }
 
@@ -173,6 +194,8 @@ static void event_of_random_bytes_that_passes_can_be_read(void **state)
             exact[i] = (uint8_t)rand();
         if (kind == EVENT_START && bytes >= sizeof(struct event_start))
             *(struct event_start *)exact = (struct event_start){ .cpuid_entries = 2 };
+        if (kind == EVENT_FRAME)
+            ((struct event_frame *)exact)->flags &= EVENT_FRAME_CHECKSUM_RIGHT;
         if (kind == EVENT_PAGES) /* one with bytes, or some without */
             for (uint32_t at = 0; at + sizeof(struct event_page) <= bytes && (at == 0 || bytes < 4096); at += 16)
                 *(struct event_page *)(exact + at) =
@@ -257,6 +280,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(event_fixed_kinds_pass_at_their_size_only),
         cmocka_unit_test(event_disk_answers_must_be_possible),
+        cmocka_unit_test(event_frame_and_link_have_no_other_flags),
         cmocka_unit_test(event_unknown_kinds_are_refused),
         cmocka_unit_test(event_start_count_must_match_its_size),
         cmocka_unit_test(event_pages_must_be_whole),

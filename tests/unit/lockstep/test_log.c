@@ -74,6 +74,15 @@ static const uint8_t tcp_frame[FRAME_BYTES] = {
     'I', 'N', 'C', 'R', 'x', '!',
 };
 
+static void put_frame(struct channel *log, uint64_t position)
+{
+    struct event_frame *frame = open_record(log, EVENT_FRAME, position, sizeof(*frame) + sizeof(tcp_frame));
+
+    frame->flags = EVENT_FRAME_CHECKSUM_RIGHT;
+    memcpy(frame + 1, tcp_frame, sizeof(tcp_frame));
+    channel_commit(log);
+}
+
 static struct channel *log_create(void)
 {
     struct channel_options options = {
@@ -97,7 +106,7 @@ static void log_with_every_kind(void)
     put(log, EVENT_SECTORS, 0, &(struct event_sectors){ .offset = 0x10000, .bytes = 4096, .zero = 1 },
         sizeof(struct event_sectors));
     put_time(log, 1, 1000000000);
-    put(log, EVENT_FRAME, 2, tcp_frame, sizeof(tcp_frame));
+    put_frame(log, 2);
     put(log, EVENT_CONSOLE, 3, "ls\n\x03\"\\", 6);
     put(log, EVENT_OUTPUT, 4,
         &(struct event_output){ .frames_built = 11, .frames_sent = 10, .digest = 0xfeedfacecafebeef },
@@ -117,6 +126,7 @@ static void log_with_every_kind(void)
     channel_commit(log);
     put_time(log, 30, 3000000000);
     put(log, EVENT_DISK, 33, &(struct event_disk){ .number = 3, .digest = 7 }, sizeof(struct event_disk));
+    put(log, EVENT_LINK, 34, &(struct event_link){ .up = 0 }, sizeof(struct event_link));
     machine = open_record(log, EVENT_MACHINE, 34, sizeof(*machine));
     machine->frames_built = 21;
     channel_commit(log);
@@ -127,7 +137,7 @@ static void log_with_every_kind(void)
     channel_close(log);
 }
 
-#define EVERY_KIND_RECORDS 17
+#define EVERY_KIND_RECORDS 18
 
 /* Progress at 1, 2, ...: small, so that places in the file are easily known: 64 bytes each. */
 static void log_of_marks(uint64_t records, bool ended)
@@ -208,7 +218,7 @@ static void log_text_says_what_each_record_holds(void **state)
     expect_line(" start ", "cpu=\"Some CPU of 3 GHz\"");
     assert_null(strstr(printed, "a5a5a5a5")); /* the guest's seed stays in the log */
     expect_line(" time ", "         3          1 time          time_ns=1000000000");
-    expect_line(" frame ", "frame_bytes=60 frame=\"ipv4 tcp 192.168.1.2:40000 > 192.168.1.50:6379 PA data 6\"");
+    expect_line(" frame ", "frame_bytes=60 checksum_right=1 frame=\"ipv4 tcp 192.168.1.2:40000 > 192.168.1.50:6379 PA data 6\"");
     expect_line(" console ", "typed=\"ls\\n\\x03\\\"\\\\\"");
     expect_line(" output ", "frames_built=11 frames_sent=10 digest=0xfeedfacecafebeef");
     expect_line(" progress ", "frames_sent=12");
@@ -263,7 +273,7 @@ static void log_kinds_choose_the_lines_and_not_the_sums(void **state)
     options.json = false;
     assert_int_equal(print(&options), 0);
     assert_null(strstr(printed, "frames_built"));
-    assert_non_null(line_with("records      17 in "));
+    assert_non_null(line_with("records      18 in "));
 }
 
 static void log_positions_choose_lines_and_sums(void **state)

@@ -41,6 +41,7 @@ static int tear_down(void **state)
 /* An exit by which the guest sends `frames`, as lockstep_run goes through it. */
 static void exit_that_sends(unsigned frames)
 {
+    const struct net_offload finished = { 0 };
     const uint8_t frame[64] = { 0 };
 
     COUNT_SET(ls->arrived_ns, clock_now_ns());
@@ -48,7 +49,7 @@ static void exit_that_sends(unsigned frames)
     ls->output_ns = 0;
     clock_sleep_ns(2 * NS_PER_MS);
     for (unsigned i = 0; i < frames; i++)
-        lockstep_frame_out(ls, frame, sizeof(frame));
+        lockstep_frame_out(ls, frame, sizeof(frame), &finished);
     primary_emulated(ls);
 }
 

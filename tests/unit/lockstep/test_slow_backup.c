@@ -249,9 +249,12 @@ static void primary_keeps_a_slow_backup_near_the_target(void **state)
 {
     const uint64_t target_ns = 250 * NS_PER_MS;
     struct primary primary;
+    uint64_t rate;
 
     (void)state;
-    primary_open(&primary, 4u << 20, target_ns, 1200);
+    primary_open(&primary, 4u << 20, target_ns, 1000000);
+    rate = primary_run(&primary, NS_PER_S, "fast backup"); /* as fast as this machine is just now */
+    atomic_store(&primary.backup->records_per_s, rate / 3);
     primary_run(&primary, 4 * NS_PER_S, "slow backup, search");
     assert_true(COUNT_GET(primary.ls->rested_ns) > 0);
     primary_run(&primary, 2 * NS_PER_S, "slow backup, settled");
@@ -281,10 +284,13 @@ static void primary_keeps_a_slow_backup_near_the_target(void **state)
 static void primary_never_fills_the_ring_of_a_backup_that_is_slow_with_much(void **state)
 {
     struct primary primary;
+    uint64_t rate;
 
     (void)state;
-    primary_open(&primary, 16u << 20, 60 * NS_PER_S, 800); /* a target that the ring cannot hold */
+    primary_open(&primary, 16u << 20, 60 * NS_PER_S, 1000000); /* a target that the ring cannot hold */
     primary.record_bytes = 16384;
+    rate = primary_run(&primary, NS_PER_S, "bulk, fast backup");
+    atomic_store(&primary.backup->records_per_s, rate / 3);
     primary_run(&primary, 4 * NS_PER_S, "bulk, search");
     primary_run(&primary, 2 * NS_PER_S, "bulk, settled");
     assert_int_equal(COUNT_GET(primary.ls->ring_full_stalls), 0);
