@@ -265,7 +265,7 @@ static int run_redis_benchmark(const struct overhead *overhead, const struct gue
 {
     char port[8], count[16], pipeline[8], output[4096];
     char *const argv[] = { "redis-benchmark", "-h", (char *)target->host, "-p", port, "-c", "10", "-n", count, "-P",
-                           pipeline, "-t", "incr", "-q", NULL };
+                           pipeline, "-t", "incr", "--csv", NULL };
     int pipes[2], status = 0, result, probe = connect_to(target, overhead->redis_port);
     pid_t child;
 
@@ -297,9 +297,8 @@ static int run_redis_benchmark(const struct overhead *overhead, const struct gue
             kill(child, SIGKILL);
         waitpid(child, &status, 0);
     }
-    /* "INCR: 12345.67 requests per second", after lines of progress; an error otherwise, and often status 0 with it */
-    if (result == 0 && (!WIFEXITED(status) || WEXITSTATUS(status) != 0 || strstr(output, "INCR: ") == NULL ||
-                        strstr(output, "requests per second") == NULL))
+    /* a line that begins with "INCR", and no lines of progress before it; an error comes with status 0, too */
+    if (result == 0 && (!WIFEXITED(status) || WEXITSTATUS(status) != 0 || strstr(output, "\"INCR\",") == NULL))
         result = -EPROTO;
     if (result != 0)
         report_error("redis-benchmark against the %s guest at %s:%u: %.200s", target->side, target->host,
