@@ -181,6 +181,10 @@ int witness_client_open(struct witness_client **out, const struct sockaddr_stora
     client->hello.head = witness_head_of(WITNESS_HELLO, sizeof(client->hello));
     snprintf(client->hello.vm, sizeof(client->hello.vm), "%s", vm);
     rc = connected(client, why);
+    if (rc == 0)
+        rc = ask_once(client, WITNESS_FIND, why); /* of generation 0: so that the witness knows us, and waits */
+    if (rc == -ENOENT)
+        rc = 0;
     if (rc != 0) {
         witness_client_close(client);
         return rc;

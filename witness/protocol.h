@@ -38,7 +38,7 @@ enum witness_type { /* on the wire: never renumber */
 
 enum witness_operation { /* on the wire: never renumber */
     WITNESS_BEGIN = 1, /* the next unused generation */
-    WITNESS_FIND = 2,  /* the place of `generation`; of this `pair`, unless 0 */
+    WITNESS_FIND = 2,  /* the place of `generation`; of this `pair`, unless 0. Of 0, which is never: only a proof */
 };
 
 enum witness_status { /* on the wire: never renumber */

@@ -160,8 +160,8 @@ static int wire_connect(struct witness_wire *wire, const struct sockaddr *addres
         rc = resources_open(wire, why);
     if (rc != 0)
         return rc;
-    if (rdma_resolve_route(wire->id, VERBS_RESOLVE_TIMEOUT_MS) != 0)
-        return failed(errno, "there is no way to its address", why);
+    if (rdma_resolve_route(wire->id, VERBS_RESOLVE_TIMEOUT_MS) != 0) /* ENODEV: 127.0.0.1 */
+        return errno == ENODEV ? not_rdma(why) : failed(errno, "there is no way to its address", why);
     rc = event_expect(wire, RDMA_CM_EVENT_ROUTE_RESOLVED, limit, why);
     if (rc != 0)
         return rc;

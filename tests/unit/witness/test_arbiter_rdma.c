@@ -423,6 +423,19 @@ static void arbiter_refuses_with_a_sentence(void **state)
     refused(&options, -EHOSTUNREACH, address, "nobody listens");
 }
 
+/* A backup may wait for its primary for long before it asks for anything: the witness should know whom it keeps. */
+static void arbiter_opened_has_proven_itself(void **state)
+{
+    struct arbiter *arbiter = opened();
+    uint64_t generation;
+
+    (void)state;
+    assert_int_equal(atomic_load(&witness.manners->requests), 1);
+    assert_int_equal(arbiter_begin(arbiter, &generation), 0);
+    assert_int_equal(generation, 1);
+    arbiter_close(arbiter);
+}
+
 static void arbiter_of_a_full_witness_is_refused(void **state)
 {
     struct arbiter_options options;
@@ -499,6 +512,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(arbiter_answer_that_is_not_proven_decides_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(arbiter_begin_refused_keeps_the_old_generation, set_up, tear_down),
         cmocka_unit_test_setup_teardown(arbiter_refuses_with_a_sentence, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(arbiter_opened_has_proven_itself, set_up, tear_down),
         cmocka_unit_test_setup_teardown(arbiter_of_a_full_witness_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(arbiter_backup_at_another_witness_is_told, set_up, tear_down),
     };
