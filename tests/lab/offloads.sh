@@ -23,14 +23,16 @@ images=$(guest_images)
 load=tcp-load+10.8.0.3+$mib
 for setting in "${settings[@]}"; do load+=+$setting; done
 
-# The other end: one listener for each file that comes, and one for each that goes.
+# The other end: for each setting a listener that fetches the guest's file when asked, and one that gives it back.
+# shellcheck disable=SC2016 # the other end's
+echo 'busybox wget -q -O "/tmp/tcp.$1" http://10.8.0.10:8000/out' >"$dir/fetch"
 cat >"$dir/serve" <<'SERVE'
 bytes=$(($1 << 20))
 shift
-seq 1 $((bytes / 8)) | head -c $bytes >/tmp/tcp.out
+seq 1 $((bytes / 4)) | head -c $bytes >/tmp/tcp.out
 for pair in "$@"; do
     port=${pair%%=*}
-    socat -u TCP-LISTEN:$port,reuseaddr CREATE:/tmp/tcp.$port &
+    socat -t 300 TCP-LISTEN:$port,reuseaddr EXEC:"sh ${0%/*}/fetch $port" &
     socat -u OPEN:/tmp/tcp.out TCP-LISTEN:$((port + 1)),reuseaddr &
 done
 echo ready
