@@ -107,12 +107,12 @@ static void log_start(const struct event_start *start)
 static void open_machine(const struct corner_run *run)
 {
     const struct machine_options options = {
-        .memory_bytes = RAM_BYTES, .command_line = "", .mac = { 0x52, 0x54, 0, 1, 2, 3 },
+        .memory_bytes = RAM_BYTES, .command_line = "", .mac = { 0x52, 0x54, 0, 1, 2, 3 }, .mtu = 1500,
         .disk = { .sectors = DISK_SECTORS }, .log_dirty = true,
     };
     const struct machine_output output = {
-        .ctx = ls, .frame = frame_out, .console = console_out, .disk_data = lockstep_disk_data,
-        .disk_submit = lockstep_disk_submit,
+        .ctx = ls, .frame = frame_out, .filter = lockstep_filter_out, .console = console_out,
+        .disk_data = lockstep_disk_data, .disk_submit = lockstep_disk_submit,
     };
     const struct disk_owner owner = { .ctx = ls, .finished = lockstep_disk_finished,
                                       .may_write = lockstep_disk_may_write };
