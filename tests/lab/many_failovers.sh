@@ -1,12 +1,13 @@
 #!/bin/bash
-# One guest, started once, outlives its hosts' ftvmm again and again: killed, or asked to hand over, in turn; each time
-# the survivor gives the running guest a new backup by itself. A client counts all the while over connections that it
-# opened at the beginning.
-# usage: many_failovers.sh [LAPS]   (default 4)
+# One guest, started once, outlives its hosts, and each time gets a new backup by itself. A client counts all the while
+# over connections that it opened at the beginning.
+# usage: many_failovers.sh [WHAT...]   one after the other: power (the host where the guest lives loses it), kill (only
+#        its ftvmm), backup (that of the other host is killed), rail (cut, both alive), handover. Default: one of each
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$(readlink -f "$0")")/lib.sh"
 
-laps=${1:-4}
+laps=("$@")
+[ $# -gt 0 ] || laps=(power backup rail handover kill)
 lap_limit_s=150
 guest_address=10.8.0.50
 shared=$(shared_dir)
@@ -32,6 +33,7 @@ leave() {
 }
 trap leave EXIT
 
+# shellcheck disable=SC2119 # of the usual image
 guest="--name many $(guest_images) --append ftvmm.ip=$guest_address/24 --net af_packet:lan --arbiter dir:/shared/arbiter-many \
     --control $control --key /run/many.key --max-pause 400 $pace $silence"
 
@@ -58,12 +60,24 @@ status() { # HOST PATH: a value of its status; "none" if nobody answers
     json "$run_dir/$1.json" "status.$2" 2>/dev/null || echo none
 }
 
-await() { # HOST PATH VALUE
-    local begun=$SECONDS
-    until [ "$(status "$1" "$2")" = "$3" ]; do
-        [ $((SECONDS - begun)) -lt $lap_limit_s ] || fail "$1's $2 is not $3 after $lap_limit_s s: $(tail -n 5 "$run_dir/$1.log")"
+other_of() { [ "$1" = alpha ] && echo beta || echo alpha; }
+
+# The host that has the guest, protected in a later generation than that one.
+await_protected() { # GENERATION
+    local begun=$SECONDS host found
+    until [ $((SECONDS - begun)) -ge $lap_limit_s ]; do
+        for host in alpha beta; do
+            [ "$(status $host role)" = '"primary"' ] || continue
+            [ "$(json "$run_dir/$host.json" status.protected)" = true ] || continue
+            found=$(json "$run_dir/$host.json" status.generation)
+            [ "$found" -gt "$1" ] || continue
+            live=$host generation=$found
+            return
+        done
+        [ ! -s "$run_dir/counter.rc" ] || fail "the client has ended: $(tail -n 3 "$run_dir/counter.log")"
         sleep 1
     done
+    fail "the guest is not protected after $lap_limit_s s: $(tail -n 5 "$run_dir/alpha.log" "$run_dir/beta.log")"
 }
 
 supervise beta backup alpha
@@ -73,30 +87,38 @@ until [ "$(lab run --timeout 10 gamma -- "timeout 3 redis-cli -h $guest_address 
     [ $((SECONDS - begun)) -lt 240 ] || fail "redis in the guest does not answer: $(tail -n 5 "$run_dir/alpha.log")"
     sleep 2
 done
-await alpha protected true
+await_protected 0
 echo "the guest is up after $((SECONDS - begun)) s"
 pid[gamma]=$(lab run --background --log "$host_dir/gamma.log" gamma -- "/src/build/bench/ftbench counter --host $guest_address \
     --connections 4 --pipeline 4 --seconds 3600 --patience 60 --json $host_dir/counter.json >$host_dir/counter.log 2>&1; \
     echo \$? >$host_dir/counter.rc" 2>/dev/null) || fail "the client does not start"
 
-live=alpha other=beta
-for lap in $(seq "$laps"); do
+for what in "${laps[@]}"; do
     sleep 4
-    began=$SECONDS
-    if [ $((lap % 3)) = 0 ]; then
-        how="hands over"
-        lab run --timeout 60 $live -- "/src/build/ftctl/ftctl --socket $control failover" >/dev/null || fail "$live does not hand over"
-    else
-        how="is killed"
-        lab run $live -- "kill -KILL \$(cat /run/many.pid)" || fail "ftvmm on $live cannot be killed"
-    fi
-    [ $live = alpha ] && live=beta other=alpha || live=alpha other=beta
-    await $live role '"primary"' # it was alone in between, and did not stay so
-    await $live protected true
-    await $other role '"backup"'
-    [ ! -s "$run_dir/counter.rc" ] || fail "the client has ended: $(tail -n 3 "$run_dir/counter.log")"
-    echo "lap $lap: $other $how, $live protected again after $((SECONDS - began)) s; transfer $(status $live protection.took_ms) ms," \
-        "$(($(status $live protection.sent_bytes) >> 20)) MiB in $(status $live protection.rounds) rounds, pause $(status $live protection.pause_us) us"
+    began=$SECONDS was=$live
+    case $what in
+    power) lab kill "$live" ;;
+    kill) lab run "$live" -- "kill -KILL \$(cat /run/many.pid)" ;;
+    backup) lab run "$(other_of "$live")" -- "kill -KILL \$(cat /run/many.pid)" ;;
+    rail) lab cut alpha rail ;;
+    handover) lab run --timeout 60 "$live" -- "/src/build/ftctl/ftctl --socket $control failover" >/dev/null ;;
+    *) fail "'$what' is none of power, kill, backup, rail, handover" ;;
+    esac || fail "no $what"
+    case $what in
+    power)
+        sleep 5
+        lab up "$was" || fail "$was does not boot again"
+        supervise "$was" backup "$(other_of "$was")"
+        ;;
+    rail)
+        sleep 8
+        lab join alpha rail
+        ;;
+    esac
+    await_protected "$generation"
+    echo "$what: the guest was on $was and is on $live, protected again after $((SECONDS - began)) s; transfer" \
+        "$(json "$run_dir/$live.json" status.protection.took_ms) ms, $(($(json "$run_dir/$live.json" status.protection.sent_bytes) >> 20)) MiB in" \
+        "$(json "$run_dir/$live.json" status.protection.rounds) rounds, pause $(json "$run_dir/$live.json" status.protection.pause_us) us"
 done
 sleep 4
 lab run gamma -- "kill -TERM \$(pidof ftbench)" || fail "the client cannot be stopped"
@@ -105,5 +127,5 @@ for _ in $(seq 60); do [ -s "$run_dir/counter.rc" ] && break; sleep 1; done
 expect_json "$run_dir/counter.json" lost 0
 expect_json "$run_dir/counter.json" duplicated 0
 expect_json "$run_dir/counter.json" reconnects 0
-echo "$laps failovers of one guest; $(json "$run_dir/counter.json" acknowledged) increments, none lost, none twice, no new connection; longest gap" \
+echo "one guest, ${#laps[@]} failures; $(json "$run_dir/counter.json" acknowledged) increments, none lost, none twice, no new connection; longest gap" \
     "$(json "$run_dir/counter.json" longest_gap_ms) ms"

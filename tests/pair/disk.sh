@@ -49,7 +49,8 @@ if [ "$mode" = mirrored ]; then
     # The copy has changed by now, so a replay cannot be the same: said at the start, not after a while.
     lab run --timeout 60 alpha -- "$ftvmm replay $work.log $images --disk $copy --append 'ftvmm.run=$load' --join-timeout 2 \
         >$there/refused.log 2>&1 </dev/null" && fail "a replay with another image was not refused"
-    grep -q configuration "$dir/refused.log" || fail "the refusal does not name its cause: $(tail -n 1 "$dir/refused.log")"
+    grep -q "this host's disk is not the one that the guest began with" "$dir/refused.log" ||
+        fail "the refusal does not name its cause: $(tail -n 1 "$dir/refused.log")"
 fi
 echo "disk records $(json "$dir/replay.json" lockstep.disk_records), RAM $(json "$dir/replay.json" ram_digest), image $recorded," \
     "log $(lab run alpha -- "stat -c %s $work.log") bytes, positions $(json "$dir/replay.json" lockstep.positions)"
