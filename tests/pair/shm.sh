@@ -1,8 +1,10 @@
 #!/bin/bash
 # A pair of two processes on one host, over shared memory: both end in order, with RAM equal to the last byte.
+# usage: shm.sh HOST
 # shellcheck source-path=SCRIPTDIR source=../lab/lib.sh
 source "$(dirname "$(readlink -f "$0")")/../lab/lib.sh"
 
+host=$1
 dir=$(mktemp -d "$(shared_dir)/shm.XXXXXX")
 trap 'cp -f "$dir"/*.json "$dir"/*.log "$dir"/*.console "$TEST_OUT"/ 2>/dev/null; rm -rf --one-file-system "$dir"' EXIT
 there=/shared/$(basename "$dir")
@@ -11,7 +13,7 @@ images=$(guest_images)
 common="$images --append 'ftvmm.run=redis-up&&redis-benchmark+-q+-n+50+-t+incr' --arbiter dir:/tmp --name shm-pair --peer-timeout 5000"
 
 rc=0
-lab run --timeout 480 alpha -- "
+lab run --timeout 480 "$host" -- "
     $ftvmm backup --listen shm:pair-test $common --status $there/backup.json --console $there/backup.console \
         >$there/backup.log 2>&1 </dev/null & backup=\$!
     sleep 1
