@@ -40,7 +40,7 @@ await_reports() { # NUMBER LIMIT_S
 # The images outlive their hosts; a host that loses its power loses all that it had only cached of them.
 for host in alpha beta; do truncate -s 16M "$dir/$host.img"; done
 disk() { if [ "$mode" = mirrored ]; then echo "$there/$1.img"; else echo "$there/alpha.img,mode=shared"; fi; }
-guest="$images --name disk --append 'ftvmm.ip=10.8.0.10/24 ftvmm.run=disk-load+append+10.8.0.3+7000' --net af_packet:lan \
+guest="$images --name disk --append 'quiet ftvmm.ip=10.8.0.10/24 ftvmm.run=disk-load+append+10.8.0.3+7000' --net af_packet:lan \
     --arbiter dir:$there/arbiter $silence"
 listener=$(lab run --background --log /tmp/disk-reports.log gamma -- "socat -u TCP-LISTEN:7000,reuseaddr OPEN:$there/reports,creat,append")
 lab run --background --log "$there/beta.log" beta -- "$ftvmm backup --listen verbs:10.9.0.2:7471 $guest --disk $(disk beta) \

@@ -34,7 +34,7 @@ leave() {
 trap leave EXIT
 
 # shellcheck disable=SC2119 # of the usual image
-guest="--name many $(guest_images) --append ftvmm.ip=$guest_address/24 --net af_packet:lan --arbiter dir:/shared/arbiter-many \
+guest="--name many $(guest_images) --append 'quiet ftvmm.ip=$guest_address/24' --net af_packet:lan --arbiter dir:/shared/arbiter-many \
     --control $control --key /run/many.key --max-pause 400 $pace $silence"
 
 # What a unit with Restart=always does: whoever ends is a backup next.

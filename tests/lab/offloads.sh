@@ -42,7 +42,7 @@ server=$(lab run --background --log /tmp/tcp.log gamma -- sh "$there/serve" "$mi
 
 rc=0
 lab run --timeout 420 alpha -- "$ftvmm record $log $images --net af_packet:lan \
-    --append 'ftvmm.ip=10.8.0.10/24 ftvmm.run=$load' $pace --status $there/record.json \
+    --append 'quiet ftvmm.ip=10.8.0.10/24 ftvmm.run=$load' $pace --status $there/record.json \
     --console $there/console >$there/record.log 2>&1 </dev/null" || rc=$?
 [ $rc = 0 ] || fail "record ended with status $rc: $(tail -n 1 "$dir/record.log")"
 grep -q 'tcp-load: all equal' "$dir/console" || fail "the load in the guest failed; the console's end: $(tail -n 3 "$dir/console")"
@@ -86,7 +86,7 @@ COSTS
 
 lab run alpha -- mv "$log" "$there/log"
 lab run --timeout 300 beta -- "$ftvmm replay $there/log $images \
-    --append 'ftvmm.ip=10.8.0.10/24 ftvmm.run=$load' --status $there/replay.json \
+    --append 'quiet ftvmm.ip=10.8.0.10/24 ftvmm.run=$load' --status $there/replay.json \
     >$there/replay.log 2>&1 </dev/null" || rc=$?
 [ $rc = 0 ] || fail "replay ended with status $rc: $(tail -n 1 "$dir/replay.log")"
 expect_json "$dir/replay.json" end_compared true

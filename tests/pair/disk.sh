@@ -20,7 +20,7 @@ lab run "$host" -- "head -c 1234567 /dev/urandom >$work.img; truncate -s 2000025
 copy=$([ "$mode" = mirrored ] && echo $work.copy || echo $work.img)
 
 rc=0
-lab run --timeout 250 "$host" -- "$ftvmm record $work.log $images --disk $work.img,mode=$mode --append 'ftvmm.run=$load' $pace $* \
+lab run --timeout 250 "$host" -- "$ftvmm record $work.log $images --disk $work.img,mode=$mode --append 'quiet ftvmm.run=$load' $pace $* \
     --status $there/record.json --console $there/console >$there/record.log 2>&1 </dev/null" || rc=$?
 [ $rc = 0 ] || fail "record ended with status $rc: $(tail -n 1 "$dir/record.log")"
 grep -q 'disk-load: all equal' "$dir/console" || fail "the load in the guest failed; the console's end: $(tail -n 5 "$dir/console")"
@@ -31,7 +31,7 @@ expect_more_than "$dir/record.json" disk.write_bytes 12000000
 expect_more_than "$dir/record.json" disk.flushes 0
 recorded=$(lab run "$host" -- "sha256sum <$work.img")
 
-lab run --timeout 250 "$host" -- "$ftvmm replay $work.log $images --disk $copy,mode=$mode --append 'ftvmm.run=$load' \
+lab run --timeout 250 "$host" -- "$ftvmm replay $work.log $images --disk $copy,mode=$mode --append 'quiet ftvmm.run=$load' \
     --status $there/replay.json >$there/replay.log 2>&1 </dev/null" || rc=$?
 [ $rc = 0 ] || fail "replay ended with status $rc: $(tail -n 1 "$dir/replay.log")"
 expect_json "$dir/replay.json" end_compared true
@@ -47,7 +47,7 @@ if [ "$mode" = shared ]; then
 fi
 if [ "$mode" = mirrored ]; then
     # The copy has changed by now, so a replay cannot be the same: said at the start, not after a while.
-    lab run --timeout 60 "$host" -- "$ftvmm replay $work.log $images --disk $copy --append 'ftvmm.run=$load' --join-timeout 2 \
+    lab run --timeout 60 "$host" -- "$ftvmm replay $work.log $images --disk $copy --append 'quiet ftvmm.run=$load' --join-timeout 2 \
         >$there/refused.log 2>&1 </dev/null" && fail "a replay with another image was not refused"
     grep -q "this host's disk is not the one that the guest began with" "$dir/refused.log" ||
         fail "the refusal does not name its cause: $(tail -n 1 "$dir/refused.log")"

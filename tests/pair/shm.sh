@@ -10,7 +10,7 @@ trap 'cp -f "$dir"/*.json "$dir"/*.log "$dir"/*.console "$TEST_OUT"/ 2>/dev/null
 there=/shared/$(basename "$dir")
 images=$(guest_images)
 # Two guests, both ends and the lab's other hosts share two processors here: silence of 5 s is no death yet.
-common="$images --append 'ftvmm.run=redis-up&&redis-benchmark+-q+-n+50+-t+incr' --arbiter dir:/tmp --name shm-pair --peer-timeout 5000"
+common="$images --append 'quiet ftvmm.run=redis-up&&redis-benchmark+-q+-n+50+-t+incr' --arbiter dir:/tmp --name shm-pair --peer-timeout 5000"
 
 rc=0
 lab run --timeout 480 "$host" -- "
