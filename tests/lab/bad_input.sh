@@ -1,6 +1,6 @@
 #!/bin/bash
 # What is wrong with the input is said in a sentence, soon, and leaves nothing behind.
-# usage: bad_input.sh CASE | --list
+# usage: bad_input.sh CASE alpha|beta | --list
 cases=(no-command unknown-command unknown-option missing-kernel missing-kernel-option truncated-kernel kernel-is-text
     missing-initrd bad-nic bad-memory bad-name no-arbiter arbiter-missing arbiter-read-only wrong-arbiter-kind no-listener
     witness-no-auth witness-nobody witness-not-rdma witness-port-missing witness-is-a-backup
@@ -17,6 +17,9 @@ fi
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$(readlink -f "$0")")/lib.sh"
 
+host=$2 own=10.9.0.1 other=10.9.0.2
+[ "$host" = alpha ] || own=10.9.0.2 other=10.9.0.1
+# shellcheck disable=SC2119 # of the usual image
 images=$(guest_images)
 kernel=${images#--kernel }
 kernel=${kernel%% *}
@@ -40,42 +43,42 @@ missing-initrd) run="$ftvmm run --kernel $kernel --initrd /nowhere/initrd" statu
 bad-nic) run="$ftvmm run $images --net af_packet:nonic" status=1 word=nonic ;;
 bad-memory) run="$ftvmm run $images --memory 12" status=2 word=--memory ;;
 bad-name) run="$ftvmm primary $images --arbiter dir:/tmp --name 'a/b' --backup shm:bad" status=1 word=a/b ;;
-no-arbiter) run="$ftvmm primary $images --backup verbs:10.9.0.2:7471" status=2 word=--arbiter ;;
+no-arbiter) run="$ftvmm primary $images --backup verbs:$other:7471" status=2 word=--arbiter ;;
 arbiter-missing) run="$ftvmm primary $images --arbiter dir:/nowhere --backup shm:bad" status=1 word=/nowhere ;;
 arbiter-read-only) run="$ftvmm primary $images --arbiter dir:/src --backup shm:bad" status=1 word=/src ;;
 wrong-arbiter-kind) run="$ftvmm primary $images --arbiter oracle:delphi --backup shm:bad" status=1 word=oracle:delphi ;;
 witness-no-auth) run="$ftvmm primary $images --arbiter rdma:10.9.0.3:7998 --backup shm:bad" status=1 word=--arbiter-auth ;;
-witness-nobody) prepare=$auth run="$ftvmm primary $images --arbiter rdma:10.9.0.1:7998 $asked" status=1 word='nobody listens' ;;
+witness-nobody) prepare=$auth run="$ftvmm primary $images --arbiter rdma:$own:7998 $asked" status=1 word='nobody listens' ;;
 witness-not-rdma) prepare=$auth run="$ftvmm primary $images --arbiter rdma:127.0.0.1:7998 $asked" status=1 word='RDMA device' ;;
 witness-port-missing) prepare=$auth run="$ftvmm primary $images --arbiter rdma:10.9.0.3 $asked" status=1 word=HOST:PORT ;;
 witness-is-a-backup)
-    prepare="$auth; $ftvmm backup $pair --join-timeout 6 --listen verbs:10.9.0.1:7999 >/dev/null 2>&1 </dev/null & sleep 2"
-    run="$ftvmm primary $images --arbiter rdma:10.9.0.1:7999 $asked" status=1 word='does not speak'
+    prepare="$auth; $ftvmm backup $pair --join-timeout 6 --listen verbs:$own:7999 >/dev/null 2>&1 </dev/null & sleep 2"
+    run="$ftvmm primary $images --arbiter rdma:$own:7999 $asked" status=1 word='does not speak'
     after_s=7
     ;;
-ftwitness-as-root) run="$witness --listen 10.9.0.1:7480 --keys /tmp --state /tmp" status=2 word=--user ;;
+ftwitness-as-root) run="$witness --listen $own:7480 --keys /tmp --state /tmp" status=2 word=--user ;;
 ftwitness-not-rdma)
     prepare="$auth; install -d -m 700 -o nobody /tmp/bad-state"
     run="$witness --listen 127.0.0.1:7480 --keys /tmp/bad-auth --state /tmp/bad-state --user nobody" status=1 word='RDMA device'
     ;;
-ftwitness-no-state) prepare=$auth run="$witness --listen 10.9.0.1:7480 --keys /tmp/bad-auth --state /nowhere --user nobody" status=1 word=/nowhere ;;
-ftwitness-option) run="$witness --listen 10.9.0.1:7480 --vms 0" status=2 word=--vms ;;
-etcd-no-port) run="$ftvmm primary $images --arbiter etcd:https://10.9.0.2 --backup shm:bad" status=1 word='port is missing' ;;
-etcd-password-in-url) run="$ftvmm primary $images --arbiter etcd:https://me:secret@10.9.0.2:2379 --backup shm:bad" status=1 word='command line' ;;
+ftwitness-no-state) prepare=$auth run="$witness --listen $own:7480 --keys /tmp/bad-auth --state /nowhere --user nobody" status=1 word=/nowhere ;;
+ftwitness-option) run="$witness --listen $own:7480 --vms 0" status=2 word=--vms ;;
+etcd-no-port) run="$ftvmm primary $images --arbiter etcd:https://$other --backup shm:bad" status=1 word='port is missing' ;;
+etcd-password-in-url) run="$ftvmm primary $images --arbiter etcd:https://me:secret@$other:2379 --backup shm:bad" status=1 word='command line' ;;
 etcd-nobody) run="$ftvmm primary $images --arbiter etcd:http://127.0.0.1:7998 --backup shm:bad" status=1 word=127.0.0.1:7998 ;;
 etcd-nonsense)
     prepare="timeout 20 socat TCP-LISTEN:7998,reuseaddr SYSTEM:'read request; echo nonsense; sleep 1' >/dev/null 2>&1 & sleep 1"
     run="$ftvmm primary $images --arbiter etcd:http://127.0.0.1:7998 --backup shm:bad" status=1 word='no etcd'
     ;;
-etcd-auth-over-http) run="$ftvmm primary $images --arbiter etcd:http://10.9.0.2:2379 --arbiter-auth /etc --backup shm:bad" status=1 word=https:// ;;
+etcd-auth-over-http) run="$ftvmm primary $images --arbiter etcd:http://$other:2379 --arbiter-auth /etc --backup shm:bad" status=1 word=https:// ;;
 etcd-auth-for-all)
     prepare="mkdir -p /tmp/bad-auth; echo me:secret >/tmp/bad-auth/user; chmod 644 /tmp/bad-auth/user"
-    run="$ftvmm primary $images --arbiter etcd:https://10.9.0.2:2379 --arbiter-auth /tmp/bad-auth --backup shm:bad" status=1 word='chmod 600'
+    run="$ftvmm primary $images --arbiter etcd:https://$other:2379 --arbiter-auth /tmp/bad-auth --backup shm:bad" status=1 word='chmod 600'
     ;;
-no-listener) run="$primary --backup verbs:10.9.0.2:7999" status=1 word=10.9.0.2:7999 ;;
+no-listener) run="$primary --backup verbs:$other:7999" status=1 word=$other:7999 ;;
 backup-alone) run="$ftvmm backup $pair --join-timeout 2 --listen shm:bad" status=1 word='no sender' ;;
 bad-address) run="$primary --backup pigeon:beta" status=1 word=pigeon:beta ;;
-port-missing) run="$primary --backup verbs:10.9.0.2" status=1 word=10.9.0.2 ;;
+port-missing) run="$primary --backup verbs:$other" status=1 word=$other ;;
 replay-no-log) run="$ftvmm replay /nowhere/log $images --join-timeout 2" status=1 word=/nowhere/log ;;
 replay-text) run="$ftvmm replay /etc/passwd $images --join-timeout 2" status=1 word='no log of ftvmm' ;;
 replay-other-guest)
@@ -128,12 +131,12 @@ esac
 limit_s=30
 after_s=${after_s:-0} # what was prepared ends by itself after so long
 remains='pidof ftvmm; ls -A /dev/shm | grep ftvmm; ls -A /tmp | grep "^\.\(claim\|probe\)\."; true'
-before=$(lab run alpha -- "$remains")
+before=$(lab run "$host" -- "$remains")
 rc=0
-lab run --timeout $((limit_s + 40)) alpha -- "$prepare
+lab run --timeout $((limit_s + 40)) "$host" -- "$prepare
     timeout -k 2 $limit_s $run </dev/null >/tmp/bad-out 2>/tmp/bad-err; rc=\$?; sleep $after_s; exit \$rc" || rc=$?
-said=$(lab run alpha -- 'cat /tmp/bad-err; rm -rf /tmp/bad-*')
-after=$(lab run alpha -- "$remains")
+said=$(lab run "$host" -- 'cat /tmp/bad-err; rm -rf /tmp/bad-*')
+after=$(lab run "$host" -- "$remains")
 echo "status $rc: $said"
 [ $rc != 124 ] || fail "not done after $limit_s s"
 [ $rc = "$status" ] || fail "exit status $rc instead of $status"
