@@ -40,6 +40,7 @@ static const struct line {
     { "failover", "drained_us", "drained", "what was left replayed", 1e3, false },
     { "failover", "decided_us", "decided", "the arbiter's answer", 1e3, false },
     { "failover", "live_us", "live", "live", 1e3, false },
+    { "failover", "first_frame_us", "first_frame", "the guest's first frame sent", 1e3, false },
     { "counter", "longest_gap_ms", "client_gap", "the client's longest wait", 1e6, false },
     { "failover", "resent_frames", "resent_frames", "held frames sent again", 0, false },
     { "counter", "lost", "lost", "acknowledged and lost", 0, true },

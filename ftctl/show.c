@@ -134,6 +134,7 @@ static void show_failover(const cJSON *failover)
         { "drained_us", "what was left replayed" },
         { "decided_us", "the arbiter's answer" },
         { "live_us", "live" },
+        { "first_frame_us", "the guest's first frame sent" },
     };
 
     if (failover == NULL)
@@ -151,6 +152,7 @@ void show_handover(const cJSON *handover)
         { "taken_us", "heard that the backup has the guest" },
         { "decided_us", "the arbiter's answer" },
         { "live_us", "live" },
+        { "first_frame_us", "the guest's first frame sent" },
     };
     bool on_backup;
 

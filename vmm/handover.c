@@ -26,6 +26,12 @@ bool handover_ask(struct lockstep *ls)
 
     if (state == HANDOVER_ASKED || state == HANDOVER_UNDER_WAY)
         return false;
+    COUNT_SET(ls->handover.stopped_ns, 0); /* there may have been one before */
+    COUNT_SET(ls->handover.sent_ns, 0);
+    COUNT_SET(ls->handover.logged_ns, 0);
+    COUNT_SET(ls->handover.taken_ns, 0);
+    COUNT_SET(ls->handover.reached_ns, 0);
+    COUNT_SET(ls->handover.live_ns, 0);
     COUNT_SET(ls->handover.asked_ns, clock_now_ns());
     enter(&ls->handover, HANDOVER_ASKED);
     lockstep_wake(ls); /* a guest that computes is brought to a position by the I/O thread: lockstep_input_overdue */

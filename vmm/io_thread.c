@@ -112,6 +112,19 @@ static void decide_alone(struct io *io, uint64_t now_ns)
     }
 }
 
+/* A host may have been through a failover before, and been given a new backup. */
+static void receipt_begin(struct failover_receipt *receipt, uint64_t peer_seen_ns, uint64_t detected_ns)
+{
+    COUNT_SET(receipt->fenced_ns, 0);
+    COUNT_SET(receipt->drained_ns, 0);
+    COUNT_SET(receipt->decided_ns, 0);
+    COUNT_SET(receipt->live_ns, 0);
+    COUNT_SET(receipt->first_frame_ns, 0);
+    COUNT_SET(receipt->resent_frames, 0);
+    COUNT_SET(receipt->peer_seen_ns, peer_seen_ns);
+    COUNT_SET(receipt->detected_ns, detected_ns);
+}
+
 static void watch_peer(struct io *io, uint64_t now_ns)
 {
     struct lockstep *ls = io->ls;
@@ -129,8 +142,7 @@ static void watch_peer(struct io *io, uint64_t now_ns)
         if (!overdue && (now_ns < seen_ns + ls->options.peer_timeout_ns ||
                          now_ns < io->healthy_since_ns + ls->options.peer_timeout_ns / 2))
             return;
-        COUNT_SET(ls->receipt.peer_seen_ns, seen_ns);
-        COUNT_SET(ls->receipt.detected_ns, now_ns);
+        receipt_begin(&ls->receipt, seen_ns, now_ns);
         COUNT_SET(ls->peer_lost, true);
         if (overdue)
             report_warning("the backup does not take the guest over");
@@ -257,6 +269,17 @@ static void poll_channel(struct io *io, uint64_t now_ns)
     watch_peer(io, now_ns);
 }
 
+static unsigned poll_net_alone(struct lockstep *ls)
+{
+    bool awaited = COUNT_GET(ls->receipt.live_ns) != 0 && COUNT_GET(ls->receipt.first_frame_ns) == 0;
+    uint64_t sent = awaited ? net_sent_count(ls->net) : 0;
+    unsigned moved = net_poll_live(ls->net, UINT64_MAX);
+
+    if (awaited && net_sent_count(ls->net) != sent)
+        COUNT_SET(ls->receipt.first_frame_ns, clock_now_ns());
+    return moved;
+}
+
 static unsigned poll_net(struct io *io, uint64_t now_ns)
 {
     struct lockstep *ls = io->ls;
@@ -283,7 +306,7 @@ static unsigned poll_net(struct io *io, uint64_t now_ns)
             io->announcements_left--;
             io->announce_due_ns = now_ns + ANNOUNCE_NS;
         }
-        moved = net_poll_live(ls->net, UINT64_MAX);
+        moved = poll_net_alone(ls);
         break;
     }
     if (COUNT_GET(ls->taking_frames) && net_receive_waiting(ls->net))

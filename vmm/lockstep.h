@@ -45,6 +45,7 @@ struct failover_receipt {
     _Atomic uint64_t drained_ns;   /* all that was in the ring is replayed */
     _Atomic uint64_t decided_ns;   /* the arbiter has answered */
     _Atomic uint64_t live_ns;      /* the guest runs on as the live one */
+    _Atomic uint64_t first_frame_ns; /* the first frame of the guest that the port has taken since */
     _Atomic uint64_t resent_frames; /* held frames sent again */
 };
 

@@ -25,12 +25,12 @@ static void add_failover(cJSON *root, const struct lockstep *ls)
     } steps[] = {
         { "detected_us", COUNT_GET(receipt->detected_ns) }, { "fenced_us", COUNT_GET(receipt->fenced_ns) },
         { "drained_us", COUNT_GET(receipt->drained_ns) },   { "decided_us", COUNT_GET(receipt->decided_ns) },
-        { "live_us", COUNT_GET(receipt->live_ns) },
+        { "live_us", COUNT_GET(receipt->live_ns) },         { "first_frame_us", COUNT_GET(receipt->first_frame_ns) },
     };
     cJSON *failover;
 
-    if (COUNT_GET(receipt->detected_ns) == 0 || COUNT_GET(ls->handover.reached_ns) != 0)
-        return; /* no silence, or none that mattered */
+    if (COUNT_GET(receipt->detected_ns) <= COUNT_GET(ls->handover.reached_ns))
+        return; /* no silence, or none since the guest came here as planned */
     /* Times count from the peer's last sign of life. */
     failover = cJSON_AddObjectToObject(root, "failover");
     for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
@@ -59,6 +59,7 @@ void status_add_handover(cJSON *root, struct lockstep *ls)
         /* backup: since the record was reached */
         { "decided_us", reached_ns != 0 ? COUNT_GET(ls->receipt.decided_ns) : 0 },
         { "live_us", COUNT_GET(handover->live_ns) },
+        { "first_frame_us", reached_ns != 0 ? COUNT_GET(ls->receipt.first_frame_ns) : 0 },
     };
     cJSON *object;
 

@@ -94,12 +94,14 @@ static void status_is_text_for_people_and_json_for_machines(void **state)
     COUNT_SET(ls->receipt.peer_seen_ns, 1000 * NS_PER_MS);
     COUNT_SET(ls->receipt.detected_ns, 2001 * NS_PER_MS);
     COUNT_SET(ls->receipt.decided_ns, 2003 * NS_PER_MS);
+    COUNT_SET(ls->receipt.first_frame_ns, 2010 * NS_PER_MS);
     assert_int_equal(ask("status"), 0);
     expect_said("fake: primary, running, protected, generation 7\n");
     expect_said("mmio 4321");
     expect_said("divergences        0\n");
     expect_said("1.00 s  silence noticed\n");
     expect_said("1.00 s  the arbiter's answer\n");
+    expect_said("1.01 s  the guest's first frame sent\n");
     assert_int_equal(ask("--json status"), 0);
     assert_int_equal(said[0], '{');
     expect_said("\"mmio\":4321");
