@@ -71,8 +71,10 @@ if [ "$again" = again ]; then
     survivor=alpha
 fi
 lab kill beta
-[ $survivor = beta ] || await_reports $(($(reports) + 20)) 120
-lab kill $survivor
+if [ $survivor = alpha ]; then
+    await_reports $(($(reports) + 20)) 120
+    lab kill alpha
+fi
 sleep 1
 python3 - "$dir" "$mode" "$before" "$survivor" <<'PYTHON' || fail "what the guest has reported is not on disk"
 import sys
