@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/fault_point.h"
 #include "base/report.h"
 #include "vmm/transfer.h"
 
@@ -25,11 +26,13 @@ int backup_decide(struct lockstep *ls)
     uint64_t said_ns = 0;
 
     COUNT_SET(ls->receipt.drained_ns, clock_now_ns());
+    fault_point("drained");
     for (;;) {
         COUNT_SET(ls->beat_ns, clock_now_ns());
         switch (arbiter_ask(ls->arbiter, ls->generation)) {
         case ARBITER_WON:
             COUNT_SET(ls->receipt.decided_ns, clock_now_ns());
+            fault_point("decided");
             journal_note(&ls->journal, JOURNAL_DECIDED, "generation %llu is this host's",
                          (unsigned long long)ls->generation);
             return 0;
@@ -88,6 +91,7 @@ void backup_go_live(struct lockstep *ls)
     COUNT_SET(ls->receipt.live_ns, now_ns);
     /* R3: the I/O thread sends what is held only after it has seen the role. */
     atomic_store_explicit(&ls->role, ROLE_ALONE, memory_order_release);
+    fault_point("live");
     report_info("live at position %llu, generation %llu: the guest goes on here",
                 (unsigned long long)ls->machine.position, (unsigned long long)ls->generation);
     journal_note(&ls->journal, JOURNAL_LIVE, "at position %llu", (unsigned long long)ls->machine.position);
@@ -123,6 +127,7 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
                     return false;
                 if (COUNT_GET(ls->receipt.fenced_ns) == 0) {
                     COUNT_SET(ls->receipt.fenced_ns, clock_now_ns());
+                    fault_point("fenced");
                     journal_note(&ls->journal, JOURNAL_FENCED, "nothing of the primary's can arrive any more");
                 }
                 idle_wait(&ls->idle, &ls->options.idle); /* what remains in the ring, until -ENODATA */
@@ -217,6 +222,7 @@ int backup_receive_machine(struct lockstep *ls)
             return ls->failure;
         ls->failure = transfer_take(ls, &record, &whole);
         channel_consume(ls->channel);
+        fault_point(whole ? "transfer-machine-taken" : "transfer-part-taken");
     }
     if (ls->failure)
         return ls->failure;

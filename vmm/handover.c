@@ -7,6 +7,7 @@
 
 #include <errno.h>
 
+#include "base/fault_point.h"
 #include "base/report.h"
 #include "vmm/lockstep.h"
 
@@ -73,6 +74,7 @@ static void await_outcome(struct lockstep *ls, uint64_t lsn)
 
         if (consumed_now_lsn >= lsn) { /* it consumes this record only when it has won */
             COUNT_SET(ls->handover.taken_ns, now_ns);
+            fault_point("handover-taken");
             COUNT_SET(ls->lost_arbitration, true);
             break;
         }
@@ -110,6 +112,7 @@ void handover_give(struct lockstep *ls)
     }
     COUNT_SET(handover->overdue, false);
     COUNT_SET(handover->stopped_ns, clock_now_ns());
+    fault_point("handover-stopped");
     enter(handover, HANDOVER_UNDER_WAY);
     journal_note(&ls->journal, JOURNAL_HANDOVER, "the guest stands at position %llu, to go on at the backup",
                  (unsigned long long)ls->machine.position);
@@ -123,6 +126,7 @@ void handover_give(struct lockstep *ls)
     record->frames_sent = lockstep_frames_sent(ls);
     lsn = primary_log_end(ls);
     COUNT_SET(handover->logged_ns, clock_now_ns());
+    fault_point("handover-logged");
     if (lsn != 0) /* else the pair came apart before it was in the log */
         await_outcome(ls, lsn);
 
@@ -145,6 +149,7 @@ void handover_take(struct lockstep *ls, const struct channel_record *record)
 {
     backup_note_sent(ls, ((const struct event_handover *)record->payload)->frames_sent);
     COUNT_SET(ls->handover.reached_ns, clock_now_ns());
+    fault_point("handover-reached");
     enter(&ls->handover, HANDOVER_UNDER_WAY);
     journal_note(&ls->journal, JOURNAL_HANDOVER, "the primary hands the guest over at position %llu",
                  (unsigned long long)ls->machine.position);
@@ -156,6 +161,7 @@ void handover_take(struct lockstep *ls, const struct channel_record *record)
     /* The peer's silence means nothing from here on; the I/O thread fences when the primary has been told. */
     COUNT_SET(ls->peer_lost, true);
     channel_consume(ls->channel);
+    fault_point("handover-consumed");
     /* A shared disk is free when the primary, who has been told now, has let go of it. */
     if (ls->disk != NULL)
         ls->failure = lockstep_disk_go_live(ls);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/fault_point.h"
 #include "base/report.h"
 
 /* What may leave when the guest has ended: held frames get this long. */
@@ -82,6 +83,7 @@ static void decide_alone(struct io *io, uint64_t now_ns)
     switch (verdict) {
     case ARBITER_WON:
         COUNT_SET(ls->receipt.decided_ns, clock_now_ns());
+        fault_point("alone-decided");
         COUNT_SET(ls->receipt.live_ns, clock_now_ns());
         COUNT_SET(ls->pace_permille, 0);
         atomic_store_explicit(&ls->role, ROLE_ALONE, memory_order_release); /* R3 */
@@ -143,6 +145,7 @@ static void watch_peer(struct io *io, uint64_t now_ns)
                          now_ns < io->healthy_since_ns + ls->options.peer_timeout_ns / 2))
             return;
         receipt_begin(&ls->receipt, seen_ns, now_ns);
+        fault_point("detected");
         COUNT_SET(ls->peer_lost, true);
         if (overdue)
             report_warning("the backup does not take the guest over");

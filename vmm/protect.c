@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fault_point.h"
 #include "base/report.h"
 #include "vmm/dirty.h"
 #include "vmm/lockstep.h"
@@ -223,6 +224,7 @@ static int leave_old_channel(struct protector *protector)
     ls->channel = NULL;
     pthread_mutex_unlock(&ls->channel_lock);
     channel_close(old);
+    fault_point("transfer-left");
     return 0;
 }
 
@@ -268,6 +270,8 @@ static int join(struct protector *protector)
     if (rc < 0 && rc != -ECANCELED)
         say_why(protector, "'%s' does not join: %s", address, strerror(-rc));
     if (rc == 0)
+        fault_point("transfer-joined");
+    if (rc == 0)
         journal_note(&ls->journal, JOURNAL_JOINED, "a new backup, generation %llu, by %.60s",
                      (unsigned long long)protector->generation, address);
     return rc;
@@ -293,9 +297,11 @@ static int copy(struct protector *protector)
         rc = hand_turn(protector, turn, true);
         if (rc != 0)
             break;
+        fault_point("transfer-begun");
         COUNT_ADD(protector->rounds, 1);
         slow_down(protector);
         rc = transfer_round(transfer);
+        fault_point("transfer-round");
         protector->ns_per_byte = (double)(clock_now_ns() - COUNT_GET(protector->began_ns)) /
                                  (double)COUNT_GET(transfer->sent_bytes);
     }
@@ -468,6 +474,7 @@ static int finish(struct protector *protector)
 
     if (!settle(protector))
         return ls->failure;
+    fault_point("transfer-paused");
     rc = dirty_collect(ls);
     if (rc < 0)
         return rc;
@@ -480,9 +487,11 @@ static int finish(struct protector *protector)
         COUNT_SET(protector->broken, rc);
         return 0;
     }
+    fault_point("transfer-logged");
     ls->transfer_pages = NULL;
     verify_begin(ls->verify, ls);
     become_primary(protector, began_ns);
+    fault_point("transfer-done");
     report_info("protected again, generation %llu: %llu MiB sent in %llu rounds and %llu ms; the guest stood still for "
                 "%.1f ms", (unsigned long long)COUNT_GET(ls->generation),
                 (unsigned long long)(COUNT_GET(transfer->sent_bytes) >> 20),

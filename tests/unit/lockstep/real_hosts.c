@@ -1,0 +1,243 @@
+/* Hosts of a test as real ftvmm processes, and their guest (real_hosts.h). */
+#include "tests/unit/lockstep/real_hosts.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "tests/unit/boot/fake_kernel.h"
+#include "tests/unit/cmocka_prelude.h"
+
+#define LIMIT_NS (60 * NS_PER_S)
+
+/*
+ * The guest: reads the clock again and again, mixes what it has read, writes that into pages all over 16 MiB, computes a
+ * while without any exit, and prints how far it is. No stack, no interrupts.
+ */
+extern const uint8_t guest_code[], guest_code_end[];
+__asm__(".pushsection .rodata\n"
+        ".globl guest_code, guest_code_end\n"
+        "guest_code:\n"
+        "  xor %ebx, %ebx\n"
+        "  mov $0x1234567, %r12\n"
+        "  mov $0x2000000, %r13\n"
+        "  movabs $0x9E3779B97F4A7C15, %r14\n"
+        "1: inc %rbx\n"
+        "  in $0xF5, %eax\n" /* the machine's clock; RDX has its high half */
+        "  xor %rax, %r12\n"
+        "  imul %r14, %r12\n"
+        "  mov %r12, %rcx\n"
+        "  shr $29, %rcx\n"
+        "  xor %rcx, %r12\n"
+        "  mov %r12, %rcx\n"
+        "  and $0xFFF000, %ecx\n"
+        "  mov %r12, (%r13, %rcx)\n"
+        "  add %rbx, 8(%r13, %rcx)\n"
+        "  test $63, %bl\n"
+        "  jnz 1b\n"
+        "  mov $20000, %ecx\n"
+        "2: dec %ecx\n"
+        "  jnz 2b\n"
+        "  test $511, %ebx\n"
+        "  jnz 1b\n"
+        "  mov $0x3F8, %dx\n"
+        "  mov $16, %ecx\n"
+        "3: rol $4, %rbx\n"
+        "  mov %bl, %al\n"
+        "  and $15, %al\n"
+        "  add $0x41, %al\n" /* A to P */
+        "  out %al, %dx\n"
+        "  dec %ecx\n"
+        "  jnz 3b\n"
+        "  mov $10, %al\n"
+        "  out %al, %dx\n"
+        "  jmp 1b\n"
+        "guest_code_end:\n"
+        ".popsection\n");
+
+static const char *ftvmm, *ftctl;
+static char directory[64], kernel[96];
+
+static void kernel_write(void)
+{
+    static struct fake_kernel fake;
+    size_t bytes;
+    uint8_t *image;
+    FILE *file;
+
+    fake_kernel_build(&fake);
+    memcpy(fake.text, (const uint8_t[]){ 0xe9, 0xfb, 0x03, 0, 0 }, 5); /* jmp to 0x400 */
+    memcpy(fake.text + 0x400, guest_code, (size_t)(guest_code_end - guest_code));
+    image = fake_bzimage(fake.bytes, fake.size, FAKE_LZ4, &bytes);
+    snprintf(kernel, sizeof(kernel), "%s/kernel", directory);
+    file = fopen(kernel, "w");
+    assert_non_null(file);
+    assert_int_equal(fwrite(image, 1, bytes, file), bytes);
+    fclose(file);
+    free(image);
+}
+
+struct host host_start(unsigned number, const char *command, const char *arguments)
+{
+    static char line[2048];
+    struct host host = { .number = number };
+    char *words[64], *rest = line;
+    int count = 0;
+
+    snprintf(host.control, sizeof(host.control), "%s/%u.sock", directory, number);
+    snprintf(host.console, sizeof(host.console), "%s/%u.console", directory, number);
+    snprintf(host.said, sizeof(host.said), "%s/%u.said", directory, number);
+    snprintf(line, sizeof(line),
+             "%s %s --kernel %s --memory 64 --name many --arbiter dir:%s --control %s --console %s --peer-timeout 1000 "
+             "--heartbeat 20 --max-input-delay 5000 --segment 20 --ring 1 --max-pause 100 %s",
+             ftvmm, command, kernel, directory, host.control, host.console, arguments);
+    while ((words[count] = strsep(&rest, " ")) != NULL)
+        count += *words[count] != '\0';
+    host.pid = fork();
+    assert_true(host.pid >= 0);
+    if (host.pid == 0) {
+        int said = open(host.said, O_WRONLY | O_CREAT | O_APPEND, 0600);
+
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(said, 2);
+        execv(ftvmm, words);
+        _exit(99);
+    }
+    return host;
+}
+
+void host_fail(const struct host *host, const char *what)
+{
+    char command[256];
+
+    fprintf(stderr, "host %u: %s; all have said:\n", host->number, what);
+    snprintf(command, sizeof(command), "cd %s && tail -n +1 *.said >&2", directory);
+    if (system(command) != 0)
+        fprintf(stderr, "nothing\n");
+    fail();
+}
+
+cJSON *host_ask(const struct host *host, const char *words)
+{
+    static char said[65536];
+    char command[512];
+    FILE *pipe;
+    size_t bytes;
+
+    snprintf(command, sizeof(command), "timeout 40 %s --socket %s --json %s 2>/dev/null", ftctl, host->control, words);
+    pipe = popen(command, "r");
+    assert_non_null(pipe);
+    bytes = fread(said, 1, sizeof(said) - 1, pipe);
+    said[bytes] = '\0';
+    pclose(pipe);
+    return cJSON_Parse(said);
+}
+
+void host_await(const struct host *host, const char *role, bool protected)
+{
+    uint64_t limit_ns = clock_now_ns() + LIMIT_NS;
+
+    while (clock_now_ns() < limit_ns) {
+        siginfo_t info = { 0 };
+        cJSON *answer = host_ask(host, "status"), *status = cJSON_GetObjectItem(answer, "status");
+        const char *now = cJSON_GetStringValue(cJSON_GetObjectItem(status, "role"));
+        bool is = now != NULL && strcmp(now, role) == 0 && cJSON_IsTrue(cJSON_GetObjectItem(status, "running")) &&
+                  cJSON_IsTrue(cJSON_GetObjectItem(status, "protected")) == protected;
+
+        cJSON_Delete(answer);
+        if (is)
+            return;
+        if (waitid(P_PID, (id_t)host->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0)
+            host_fail(host, "it has ended");
+        clock_sleep_ns(20 * NS_PER_MS);
+    }
+    host_fail(host, role);
+}
+
+int host_end(const struct host *host)
+{
+    uint64_t limit_ns = clock_now_ns() + LIMIT_NS;
+    int status;
+
+    while (waitpid(host->pid, &status, WNOHANG) == 0) {
+        if (clock_now_ns() > limit_ns) {
+            kill(host->pid, SIGKILL);
+            host_fail(host, "it does not end");
+        }
+        clock_sleep_ns(10 * NS_PER_MS);
+    }
+    return status;
+}
+
+bool host_has_said(const struct host *host, const char *words)
+{
+    static char text[65536];
+    FILE *file = fopen(host->said, "r");
+
+    assert_non_null(file);
+    text[fread(text, 1, sizeof(text) - 1, file)] = '\0';
+    fclose(file);
+    return strstr(text, words) != NULL;
+}
+
+uint64_t host_number(const struct host *host, const char *object, const char *name)
+{
+    cJSON *answer = host_ask(host, "status");
+    const cJSON *part = cJSON_GetObjectItem(cJSON_GetObjectItem(answer, "status"), object);
+    double number = cJSON_GetNumberValue(cJSON_GetObjectItem(part, name));
+
+    cJSON_Delete(answer);
+    return number > 0 ? (uint64_t)number : 0; /* not a number: there is none yet */
+}
+
+void host_await_number(const struct host *host, const char *object, const char *name, uint64_t least)
+{
+    uint64_t limit_ns = clock_now_ns() + LIMIT_NS;
+
+    while (host_number(host, object, name) < least) {
+        if (clock_now_ns() > limit_ns)
+            host_fail(host, name);
+        clock_sleep_ns(20 * NS_PER_MS);
+    }
+}
+
+struct host host_protect(const struct host *live, unsigned number)
+{
+    char arguments[96], words[96];
+    struct host backup;
+    cJSON *answer;
+
+    snprintf(arguments, sizeof(arguments), "--listen shm:many-%d-%u", (int)getpid(), number);
+    backup = host_start(number, "backup", arguments);
+    snprintf(words, sizeof(words), "protect shm:many-%d-%u", (int)getpid(), number);
+    answer = host_ask(live, words);
+    if (!cJSON_IsTrue(cJSON_GetObjectItem(answer, "ok"))) {
+        fprintf(stderr, "%s\n", cJSON_GetStringValue(cJSON_GetObjectItem(answer, "error")));
+        host_fail(live, "it gets no backup");
+    }
+    cJSON_Delete(answer);
+    host_await(live, "primary", true);
+    return backup;
+}
+
+int hosts_open(const char *ftvmm_path, const char *ftctl_path)
+{
+    ftvmm = ftvmm_path;
+    ftctl = ftctl_path;
+    snprintf(directory, sizeof(directory), "/tmp/ftvmm-hosts.XXXXXX");
+    if (mkdtemp(directory) == NULL)
+        return -1;
+    kernel_write();
+    return 0;
+}
+
+int hosts_close(void)
+{
+    char command[96];
+
+    snprintf(command, sizeof(command), "rm -rf %s", directory);
+    return system(command);
+}
