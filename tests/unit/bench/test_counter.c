@@ -137,6 +137,42 @@ static int bench_wait(pid_t bench)
     return STATUS_HUNG;
 }
 
+/* How often it has told, once a second, what was acknowledged so far. */
+static unsigned bench_count_progress(void)
+{
+    char path[64], text[16384];
+    unsigned told = 0;
+    ssize_t bytes;
+    int fd;
+
+    snprintf(path, sizeof(path), "%s/log", directory);
+    fd = open(path, O_RDONLY);
+    bytes = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
+    if (fd >= 0)
+        close(fd);
+    text[bytes > 0 ? bytes : 0] = '\0';
+    for (const char *line = text; (line = strstr(line, " acknowledged, ")) != NULL; line++)
+        told++;
+    return told;
+}
+
+static void bench_await_progress(unsigned times)
+{
+    unsigned before = bench_count_progress();
+
+    for (int i = 0; bench_count_progress() < before + times; i++) {
+        if (i == 3000)
+            fail_msg("no progress in 30 s");
+        clock_sleep_ns(10 * NS_PER_MS);
+    }
+}
+
+static int bench_stop(pid_t bench)
+{
+    kill(bench, SIGTERM);
+    return bench_wait(bench);
+}
+
 static cJSON *result(void)
 {
     char path[64], text[65536];
@@ -189,18 +225,19 @@ static void stalled_service_shows_as_the_longest_gap(void **state)
 
     (void)state;
     redis_start(false);
-    bench = bench_start("3", "30");
-    clock_sleep_ns(NS_PER_S);
+    bench = bench_start("60", "30");
+    bench_await_progress(1);
     kill(redis, SIGSTOP);
     kill(bench, SIGUSR1);
-    clock_sleep_ns(700 * NS_PER_MS);
+    clock_sleep_ns(2 * NS_PER_S);
     kill(redis, SIGCONT);
-    assert_int_equal(bench_wait(bench), 0);
+    bench_await_progress(2);
+    assert_int_equal(bench_stop(bench), 0);
     object = result();
-    assert_true(number(object, "longest_gap_ms") > 650);
-    assert_true(number(object, "longest_gap_ms") < 2000);
-    assert_true(number(object, "longest_gap_begin_from_mark_s") > -0.3);
-    assert_true(number(object, "longest_gap_begin_from_mark_s") < 0.3);
+    assert_true(number(object, "longest_gap_ms") > 1900);
+    assert_true(number(object, "longest_gap_ms") < 20000);
+    assert_true(number(object, "longest_gap_begin_from_mark_s") > -1);
+    assert_true(number(object, "longest_gap_begin_from_mark_s") < 1);
     assert_int_equal(number(object, "reconnects"), 0); /* the silence was borne */
     assert_true(number(object, "acknowledged_before_mark") > 0);
     assert_true(number(object, "acknowledged_after_mark") > 0);
@@ -216,11 +253,12 @@ static void service_that_forgets_is_found_out(void **state)
 
     (void)state;
     redis_start(false);
-    bench = bench_start("3", "10");
-    clock_sleep_ns(NS_PER_S);
+    bench = bench_start("60", "10");
+    bench_await_progress(1);
     redis_kill();
     redis_start(false);
-    assert_int_equal(bench_wait(bench), 1);
+    bench_await_progress(2);
+    assert_int_equal(bench_stop(bench), 1);
     object = result();
     assert_true(number(object, "lost") > 0);
     assert_true(number(object, "duplicated") > 0);
@@ -236,12 +274,13 @@ static void service_that_remembers_survives_a_restart(void **state)
 
     (void)state;
     redis_start(true);
-    bench = bench_start("3", "10");
-    clock_sleep_ns(NS_PER_S);
+    bench = bench_start("60", "10");
+    bench_await_progress(1);
     redis_kill();
     clock_sleep_ns(300 * NS_PER_MS);
     redis_start(true);
-    assert_int_equal(bench_wait(bench), 0);
+    bench_await_progress(2);
+    assert_int_equal(bench_stop(bench), 0);
     object = result();
     assert_true(number(object, "reconnects") > 0);
     assert_true(number(object, "longest_gap_ms") > 250); /* it spans the two connections */
@@ -258,10 +297,10 @@ static void service_that_stays_away_is_unreachable(void **state)
 
     (void)state;
     redis_start(false);
-    bench = bench_start("2", "1");
-    clock_sleep_ns(NS_PER_S);
+    bench = bench_start("60", "1");
+    bench_await_progress(1);
     redis_kill();
-    assert_int_equal(bench_wait(bench), 3);
+    assert_int_equal(bench_stop(bench), 3);
     object = result();
     assert_true(cJSON_IsNull(cJSON_GetObjectItem(object, "final_value")));
     assert_string_equal(cJSON_GetObjectItem(object, "verdict")->valuestring, "unreachable");
@@ -287,10 +326,9 @@ static void terminated_run_still_gives_its_result(void **state)
     (void)state;
     redis_start(false);
     bench = bench_start("60", "5");
-    clock_sleep_ns(NS_PER_S);
-    kill(bench, SIGTERM);
-    assert_int_equal(bench_wait(bench), 0);
-    assert_true(clock_now_ns() - start_ns < 15 * NS_PER_S);
+    bench_await_progress(1);
+    assert_int_equal(bench_stop(bench), 0);
+    assert_true(clock_now_ns() - start_ns < 50 * NS_PER_S);
     object = result();
     assert_int_equal(number(object, "lost"), 0);
     cJSON_Delete(object);

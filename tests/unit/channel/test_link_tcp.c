@@ -3,6 +3,7 @@
  * keep to the protocol is cut off in words; damage is never delivered.
  */
 #include "tests/unit/cmocka_prelude.h"
+#include "tests/unit/words.h"
 
 #include "base/clock.h"
 #include "channel/channel.h"
@@ -24,31 +25,10 @@
 
 static char address[64];
 static struct sockaddr_in where;
-static int words_fd, real_stderr;
 
 struct head {
     uint32_t kind, bytes;
 };
-
-/* ---- words ---- */
-
-static void words_begin(void)
-{
-    assert_int_equal(ftruncate(words_fd, 0), 0);
-    lseek(words_fd, 0, SEEK_SET);
-    dup2(words_fd, STDERR_FILENO);
-}
-
-static const char *words_end(void)
-{
-    static char words[8192];
-    ssize_t bytes;
-
-    dup2(real_stderr, STDERR_FILENO);
-    bytes = pread(words_fd, words, sizeof(words) - 1, 0);
-    words[bytes < 0 ? 0 : bytes] = '\0';
-    return words;
-}
 
 /* ---- a receiver of the product's, and a sender by hand ---- */
 
@@ -373,8 +353,6 @@ int main(void)
         cmocka_unit_test(receiver_that_claims_too_much_is_cut_off_and_acks_nothing),
     };
 
-    words_fd = memfd_create("words", 0);
-    real_stderr = dup(STDERR_FILENO);
     where = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) },
                                   .sin_port = htons((uint16_t)(10000 + (int)getpid() % 10000)) };
     snprintf(address, sizeof(address), "tcp:127.0.0.1:%u", ntohs(where.sin_port));

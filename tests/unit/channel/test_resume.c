@@ -10,6 +10,7 @@
  * FTVMM_TEST_SOAK=N makes N times as many cuts.
  */
 #include "tests/unit/cmocka_prelude.h"
+#include "tests/unit/words.h"
 
 #include "base/clock.h"
 #include "base/report.h"
@@ -39,55 +40,6 @@
 
 static struct sockaddr_in receiver_at, relay_at;
 static char verbs_address[96];
-static int words_fd, real_stderr;
-static bool words_kept;
-
-static void words_begin(void)
-{
-    words_kept = true;
-    assert_int_equal(ftruncate(words_fd, 0), 0);
-    lseek(words_fd, 0, SEEK_SET);
-    dup2(words_fd, STDERR_FILENO);
-}
-
-static const char *words_end(void)
-{
-    static char words[65536];
-    ssize_t bytes;
-
-    words_kept = false;
-    dup2(real_stderr, STDERR_FILENO);
-    bytes = pread(words_fd, words, sizeof(words) - 1, 0);
-    words[bytes < 0 ? 0 : bytes] = '\0';
-    return words;
-}
-
-/* Until it was said, by another thread perhaps. */
-static void words_await(const char *what)
-{
-    uint64_t give_up_ns = clock_now_ns() + 10 * NS_PER_S;
-
-    for (;;) {
-        char words[65536];
-        ssize_t bytes = pread(words_fd, words, sizeof(words) - 1, 0);
-
-        words[bytes < 0 ? 0 : bytes] = '\0';
-        if (strstr(words, what) != NULL)
-            return;
-        assert_true(clock_now_ns() < give_up_ns);
-        clock_sleep_ns(NS_PER_MS);
-    }
-}
-
-/* A test that ended amidst it has failed: shows what was said. */
-static int words_show(void **state)
-{
-    (void)state;
-    if (words_kept)
-        fputs(words_end(), stderr);
-    return 0;
-}
-
 static unsigned soak(void)
 {
     const char *given = getenv("FTVMM_TEST_SOAK");
@@ -745,8 +697,6 @@ int main(void)
     const char *rdma = getenv("FTVMM_TEST_VERBS");
     unsigned port = 10000 + (unsigned)getpid() % 10000 * 2;
 
-    words_fd = memfd_create("words", 0);
-    real_stderr = dup(STDERR_FILENO);
     receiver_at = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) },
                                         .sin_port = htons((uint16_t)port) };
     relay_at = receiver_at;

@@ -9,7 +9,7 @@
 
 #include <cjson/cJSON.h>
 
-#include "tests/unit/lockstep/words.h"
+#include "tests/unit/words.h"
 #include "vmm/machine_json.h"
 #include "vmm/replay.h"
 

@@ -10,7 +10,7 @@
 #include <cmocka.h>
 #include <linux/kvm.h>
 
-#include "tests/unit/lockstep/words.h"
+#include "tests/unit/words.h"
 #include "vmm/cpuid.h"
 #include "vmm/event.h"
 #include "vmm/guest_memory.h"

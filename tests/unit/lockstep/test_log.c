@@ -9,7 +9,7 @@
 #include <cjson/cJSON.h>
 
 #include "channel/channel.h"
-#include "tests/unit/lockstep/words.h"
+#include "tests/unit/words.h"
 #include "vmm/event.h"
 #include "vmm/log.h"
 

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <getopt.h>
 
-#include "tests/unit/lockstep/words.h"
+#include "tests/unit/words.h"
 #include "vmm/event.h"
 #include "vmm/options.h"
 

@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "tests/unit/cmocka_prelude.h"
 #include "tests/unit/lockstep/arbiter_conformance.h"
-#include "tests/unit/lockstep/words.h"
+#include "tests/unit/words.h"
 #include "tests/unit/witness/fake_witness.h"
 #include "vmm/arbiter.h"
 
