@@ -114,6 +114,43 @@ static void a_primary_that_dies_on_the_way_leaves_no_second_guest(void **state)
     assert_true(host_has_said(&backup, "it cannot go on here"));
 }
 
+/* A transfer at 1 MiB/s tells how far it is, is not faster, and is called off; the next one is not limited by it. */
+static void a_transfer_is_seen_limited_and_called_off(void **state)
+{
+    struct host live = host_start(60, "run", "--transfer-rate 1"), backup;
+    char arguments[160], words[96];
+    uint64_t began_ns, sent;
+    cJSON *answer;
+
+    (void)state;
+    host_await(&live, "alone", false);
+    host_await_number(&live, "lockstep", "positions", 2000);
+    snprintf(arguments, sizeof(arguments), "--listen shm:many-%d-slow", (int)getpid());
+    backup = host_start(61, "backup", arguments);
+    snprintf(words, sizeof(words), "protect shm:many-%d-slow & true", (int)getpid());
+    cJSON_Delete(host_ask(&live, words));
+    host_await_number(&live, "protection", "sent_bytes", 1);
+    began_ns = clock_now_ns(); /* later than the transfer's own beginning */
+    host_await_number(&live, "protection", "sent_bytes", 1 << 20);
+    host_await_number(&live, "protection", "percent", 1);
+    host_await_number(&live, "protection", "eta_ms", 1);
+    assert_int_equal(host_number(&live, "protection", "all_bytes"), 64 << 20);
+    assert_in_range(host_number(&live, "protection", "percent"), 1, 100);
+    assert_in_range(host_number(&live, "protection", "bytes_per_s"), 1, (1 << 20) + (1 << 18));
+    sent = host_number(&live, "protection", "sent_bytes");
+    /* It may have sent for a moment before it was first looked at, and as much as fits into a record at once. */
+    assert_true((double)sent <= ((double)(clock_now_ns() - began_ns) / (double)NS_PER_S + 1) * (1 << 20));
+    answer = host_ask(&live, "unprotect");
+    assert_true(cJSON_IsTrue(cJSON_GetObjectItem(answer, "ok")));
+    cJSON_Delete(answer);
+    host_await(&live, "alone", false);
+    assert_int_equal(WEXITSTATUS(host_end(&backup)), 1);
+    assert_int_equal(host_number(&live, "protection", "completed"), 0);
+    cJSON_Delete(host_ask(&live, "stop"));
+    if (host_end(&live) != 0)
+        host_fail(&live, "it did not stop in order");
+}
+
 /* A byte in each page that the guest writes is changed behind its back, where it does not look. */
 static void spoil(const struct host *host)
 {
@@ -187,6 +224,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_guest_outlives_its_hosts),
         cmocka_unit_test(a_backup_that_dies_on_the_way_does_no_harm),
         cmocka_unit_test(a_primary_that_dies_on_the_way_leaves_no_second_guest),
+        cmocka_unit_test(a_transfer_is_seen_limited_and_called_off),
         cmocka_unit_test(a_difference_is_found_and_healed),
     };
 
