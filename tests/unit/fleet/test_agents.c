@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -160,7 +161,7 @@ static void await_host(const char *name, bool present, int free_mib)
     fail_msg("host %s is not %s with %d MiB free", name, present ? "present" : "away", free_mib);
 }
 
-/* The process that an agent has started for VM, from its file; 0: none. */
+/* The process that an agent has started for VM, from its file; 0: none that lives, whose lock it is. */
 static pid_t backup_pid(const struct agent *agent, const char *vm)
 {
     char path[160];
@@ -169,6 +170,10 @@ static pid_t backup_pid(const struct agent *agent, const char *vm)
 
     snprintf(path, sizeof(path), "%s/run/%s.backup", agent->dir, vm);
     file = fopen(path, "r");
+    if (file != NULL && flock(fileno(file), LOCK_SH | LOCK_NB) == 0) {
+        fclose(file);
+        return 0;
+    }
     if (file != NULL && fscanf(file, "%*[^\n]\n%d", &pid) != 1)
         pid = 0;
     if (file != NULL)
@@ -176,12 +181,23 @@ static pid_t backup_pid(const struct agent *agent, const char *vm)
     return pid;
 }
 
+/* What has been claimed is started a moment later. */
+static pid_t backup_await(const struct agent *agent, const char *vm)
+{
+    pid_t pid = 0;
+
+    for (uint64_t until_ns = clock_now_ns() + LIMIT_NS; pid == 0 && clock_now_ns() < until_ns;) {
+        pid = backup_pid(agent, vm);
+        if (pid == 0)
+            clock_sleep_ns(20 * NS_PER_MS);
+    }
+    assert_true(pid > 0);
+    return pid;
+}
+
 static void backup_kill(const struct agent *agent, const char *vm)
 {
-    pid_t pid = backup_pid(agent, vm);
-
-    assert_true(pid > 0);
-    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(kill(backup_await(agent, vm), SIGKILL), 0);
 }
 
 /* ---- a primary's side ---- */
@@ -311,7 +327,7 @@ static void an_agent_that_starts_anew_knows_its_guests(void **state)
     await_host("again", true, 128);
     found_is(find("web", "here"), "again");
     await_host("again", true, 64);
-    pid = backup_pid(&agent, "web");
+    pid = backup_await(&agent, "web");
     agent_kill(&agent, SIGKILL, -SIGKILL);
     agent_start(&agent, "128", sleeper); /* before its lease has run out, too */
     await_host("again", true, 64);
