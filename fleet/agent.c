@@ -186,7 +186,6 @@ static const struct fleet_claim *living(const struct agent *agent, const char *v
 
 static void refuse(struct fleet_claim *claim, const char *why)
 {
-    report_warning("no backup of '%s' for host %s: %s", claim->vm, claim->by, why);
     claim->state = FLEET_REFUSED;
     snprintf(claim->why, sizeof(claim->why), "%s", why);
 }
@@ -281,6 +280,7 @@ static bool settle(struct agent *agent, bool start[FLEET_CLAIMS_MAX])
             continue;
         }
         if (claim->state == FLEET_STARTED && (here == NULL || strcmp(here->id, claim->id) != 0)) {
+            report_info("the guest of '%s' here, for host %s, has ended; its room is free", claim->vm, claim->by);
             refuse(claim, "it has ended; its last words are in the log of this host's agent");
             changed = true;
         }
@@ -296,6 +296,7 @@ static bool settle(struct agent *agent, bool start[FLEET_CLAIMS_MAX])
         why = objection(agent, claim);
         changed = true;
         if (why != NULL) {
+            report_warning("no backup of '%s' for host %s: %s", claim->vm, claim->by, why);
             refuse(claim, why);
             continue;
         }

@@ -57,7 +57,7 @@ static char *text_read(int dir_fd, const char *name, const char **why)
         *why = "it is longer than 64 KiB";
     if (fd >= 0)
         close(fd);
-    if (*why != NULL) {
+    if (*why != NULL || got < 0) {
         free(text);
         return NULL;
     }

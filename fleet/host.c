@@ -105,17 +105,10 @@ static char *print(cJSON *object)
     return text;
 }
 
-char *fleet_presence_encode(const struct fleet_host *host)
+cJSON *fleet_vms_json(const struct fleet_host *host)
 {
-    cJSON *object = cJSON_CreateObject(), *vms;
+    cJSON *vms = cJSON_CreateArray();
 
-    cJSON_AddNumberToObject(object, "version", 1);
-    cJSON_AddStringToObject(object, "boot", host->boot);
-    cJSON_AddStringToObject(object, "cpu", host->cpu);
-    cJSON_AddStringToObject(object, "microcode", host->microcode);
-    cJSON_AddNumberToObject(object, "memory_mib", host->memory_mib);
-    cJSON_AddNumberToObject(object, "guests", host->guests);
-    vms = cJSON_AddArrayToObject(object, "vms");
     for (unsigned i = 0; i < host->vm_count; i++) {
         cJSON *vm = cJSON_CreateObject();
 
@@ -124,6 +117,20 @@ char *fleet_presence_encode(const struct fleet_host *host)
         cJSON_AddNumberToObject(vm, "memory_mib", host->vms[i].memory_mib);
         cJSON_AddItemToArray(vms, vm);
     }
+    return vms;
+}
+
+char *fleet_presence_encode(const struct fleet_host *host)
+{
+    cJSON *object = cJSON_CreateObject();
+
+    cJSON_AddNumberToObject(object, "version", 1);
+    cJSON_AddStringToObject(object, "boot", host->boot);
+    cJSON_AddStringToObject(object, "cpu", host->cpu);
+    cJSON_AddStringToObject(object, "microcode", host->microcode);
+    cJSON_AddNumberToObject(object, "memory_mib", host->memory_mib);
+    cJSON_AddNumberToObject(object, "guests", host->guests);
+    cJSON_AddItemToObject(object, "vms", fleet_vms_json(host));
     return print(object);
 }
 
@@ -167,12 +174,10 @@ int fleet_presence_decode(struct fleet_host *host, const char *text, size_t byte
     return rc;
 }
 
-char *fleet_ledger_encode(const struct fleet_host *host)
+cJSON *fleet_claims_json(const struct fleet_host *host)
 {
-    cJSON *object = cJSON_CreateObject(), *claims;
+    cJSON *claims = cJSON_CreateArray();
 
-    cJSON_AddNumberToObject(object, "version", 1);
-    claims = cJSON_AddArrayToObject(object, "claims");
     for (unsigned i = 0; i < host->claim_count; i++) {
         const struct fleet_claim *from = &host->claims[i];
         cJSON *claim = cJSON_CreateObject();
@@ -186,6 +191,15 @@ char *fleet_ledger_encode(const struct fleet_host *host)
         cJSON_AddStringToObject(claim, "why", from->why);
         cJSON_AddItemToArray(claims, claim);
     }
+    return claims;
+}
+
+char *fleet_ledger_encode(const struct fleet_host *host)
+{
+    cJSON *object = cJSON_CreateObject();
+
+    cJSON_AddNumberToObject(object, "version", 1);
+    cJSON_AddItemToObject(object, "claims", fleet_claims_json(host));
     return print(object);
 }
 

@@ -11,6 +11,8 @@
 
 #include "base/vm_name.h"
 
+struct cJSON;
+
 #define FLEET_NAME_BYTES    64u /* of a host, with its end */
 #define FLEET_NAME_RULE     "up to 63 letters, digits, '-', '_' and '.', no '.' in front"
 #define FLEET_ADDRESS_BYTES 256u
@@ -63,6 +65,10 @@ struct fleet_host {
 /* Any thread. */
 bool fleet_name_is_valid(const char *name);
 bool fleet_address_is_valid(const char *address); /* a channel's: verbs:, tcp: or shm: and something printable */
+
+/* Lists of host->vms and host->claims, as they stand in the values. */
+struct cJSON *fleet_vms_json(const struct fleet_host *host);
+struct cJSON *fleet_claims_json(const struct fleet_host *host);
 
 /* The two values. The text is the caller's to free; NULL: no memory. */
 char *fleet_presence_encode(const struct fleet_host *host);

@@ -29,7 +29,7 @@ static void show_host(const struct fleet_host *host, const char *trouble)
 
 static cJSON *host_json(const struct fleet_host *host, const char *trouble)
 {
-    cJSON *object = cJSON_CreateObject(), *list;
+    cJSON *object = cJSON_CreateObject();
 
     cJSON_AddStringToObject(object, "name", host->name);
     cJSON_AddBoolToObject(object, "present", host->present);
@@ -43,30 +43,8 @@ static cJSON *host_json(const struct fleet_host *host, const char *trouble)
         cJSON_AddNumberToObject(object, "guests", host->guests);
         cJSON_AddNumberToObject(object, "free_guests", fleet_host_free_guests(host));
     }
-    list = cJSON_AddArrayToObject(object, "vms");
-    for (unsigned i = 0; i < host->vm_count; i++) {
-        cJSON *vm = cJSON_CreateObject();
-
-        cJSON_AddStringToObject(vm, "name", host->vms[i].name);
-        cJSON_AddStringToObject(vm, "address", host->vms[i].address);
-        cJSON_AddNumberToObject(vm, "memory_mib", host->vms[i].memory_mib);
-        cJSON_AddItemToArray(list, vm);
-    }
-    list = cJSON_AddArrayToObject(object, "claims");
-    for (unsigned i = 0; i < host->claim_count; i++) {
-        cJSON *claim = cJSON_CreateObject();
-
-        cJSON_AddStringToObject(claim, "vm", host->claims[i].vm);
-        cJSON_AddStringToObject(claim, "id", host->claims[i].id);
-        cJSON_AddStringToObject(claim, "by", host->claims[i].by);
-        cJSON_AddStringToObject(claim, "state", fleet_claim_state_name(host->claims[i].state));
-        cJSON_AddNumberToObject(claim, "memory_mib", host->claims[i].memory_mib);
-        if (host->claims[i].address[0] != '\0')
-            cJSON_AddStringToObject(claim, "address", host->claims[i].address);
-        if (host->claims[i].why[0] != '\0')
-            cJSON_AddStringToObject(claim, "why", host->claims[i].why);
-        cJSON_AddItemToArray(list, claim);
-    }
+    cJSON_AddItemToObject(object, "vms", fleet_vms_json(host));
+    cJSON_AddItemToObject(object, "claims", fleet_claims_json(host));
     return object;
 }
 

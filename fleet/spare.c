@@ -17,6 +17,8 @@
 #define AVOID_NS  (30 * NS_PER_S)
 #define ANSWER_NS (10 * NS_PER_S) /* of an agent, which looks four times a second */
 #define LOOK_NS   (100 * NS_PER_MS)
+/* A backup that does not like its words ends at once, and its agent sees it within two looks. */
+#define SETTLE_NS (600 * NS_PER_MS)
 #define TRIES     16 /* of claims, in one call */
 
 struct avoided {
@@ -245,7 +247,7 @@ static void give_back(struct fleet_spare *spare, const char *name, const char *i
 static int await(struct fleet_spare *spare, const char *id, char address[FLEET_ADDRESS_BYTES],
                  char why[FLEET_WHY_BYTES])
 {
-    uint64_t limit_ns = clock_now_ns() + ANSWER_NS;
+    uint64_t limit_ns = clock_now_ns() + ANSWER_NS, started_ns = 0;
     struct fleet_host *host = &spare->host;
 
     while (clock_now_ns() < limit_ns) {
@@ -255,7 +257,9 @@ static int await(struct fleet_spare *spare, const char *id, char address[FLEET_A
 
         if (rc == -ECANCELED)
             return rc;
-        if (claim != NULL && claim->state == FLEET_STARTED) {
+        if (claim != NULL && claim->state == FLEET_STARTED && started_ns == 0)
+            started_ns = clock_now_ns();
+        if (claim != NULL && claim->state == FLEET_STARTED && clock_now_ns() >= started_ns + SETTLE_NS) {
             memcpy(address, claim->address, FLEET_ADDRESS_BYTES);
             return 0;
         }
@@ -267,7 +271,7 @@ static int await(struct fleet_spare *spare, const char *id, char address[FLEET_A
         clock_sleep_ns(LOOK_NS);
     }
     snprintf(why, FLEET_WHY_BYTES, "the agent of host %s does not answer", spare->best.name);
-    return -ENOENT;
+    return -ENOENT; /* nor etcd, perhaps: then the next choice says so */
 }
 
 int fleet_spare_find(struct fleet_spare *spare, char address[FLEET_ADDRESS_BYTES], char host[FLEET_NAME_BYTES],

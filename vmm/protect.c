@@ -235,6 +235,17 @@ static int leave_old_channel(struct protector *protector)
     return 0;
 }
 
+static bool is_fleet(const char *address)
+{
+    return strncmp(address, FLEET_SPARE_PREFIX, strlen(FLEET_SPARE_PREFIX)) == 0;
+}
+
+static int fleet_open_now(struct protector *protector)
+{
+    protector->options.fleet.cancel = &protector->give_up_fleet;
+    return fleet_spare_open(&protector->fleet, &protector->options.fleet);
+}
+
 /* Where the new backup is to be: as was said, or as the fleet says now. */
 static int locate(struct protector *protector, char address[PROTECT_ADDRESS_BYTES], uint64_t *timeout_ns)
 {
@@ -247,10 +258,11 @@ static int locate(struct protector *protector, char address[PROTECT_ADDRESS_BYTE
     give_up(protector, !protector->wanted || COUNT_GET(protector->closing));
     pthread_mutex_unlock(&protector->lock);
     *timeout_ns = UINT64_MAX;
-    if (strncmp(address, FLEET_SPARE_PREFIX, strlen(FLEET_SPARE_PREFIX)) != 0)
+    if (!is_fleet(address))
         return 0;
-    if (protector->fleet == NULL) {
-        say_why(protector, "there is no fleet to ask for a spare: ftvmm was started without --fleet and --arbiter etcd:");
+    if (protector->fleet == NULL && (protector->options.fleet.urls == NULL || fleet_open_now(protector) < 0)) {
+        say_why(protector, protector->options.fleet.urls != NULL ? "the fleet cannot be asked: an error was said above" :
+                "there is no fleet to ask for a spare: ftvmm was started without --fleet and --arbiter etcd:");
         return -EINVAL;
     }
     state_set(protector, PROTECT_SEEKING);
@@ -612,9 +624,8 @@ int protect_open(struct protector **out, struct lockstep *ls, const struct prote
         snprintf(protector->address, sizeof(protector->address), "%s", options->spare);
         protector->wanted = true;
     }
-    if (options->fleet.urls != NULL) {
-        protector->options.fleet.cancel = &protector->give_up_fleet;
-        rc = fleet_spare_open(&protector->fleet, &protector->options.fleet);
+    if (options->spare != NULL && is_fleet(options->spare)) { /* what is wrong is said at the start */
+        rc = fleet_open_now(protector);
         if (rc < 0) {
             free(protector);
             return rc;

@@ -3,235 +3,20 @@
  * guest that loses host after host and finds the next one in etcd by itself. argv[1]: ftvmm, [2]: ftctl, [3]: ftagent.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/file.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cjson/cJSON.h>
 
 #include "base/clock.h"
-#include "fleet/spare.h"
 #include "tests/unit/cmocka_prelude.h"
+#include "tests/unit/fleet/agents.h"
 #include "tests/unit/lockstep/etcd_cluster.h"
 #include "tests/unit/lockstep/real_hosts.h"
 
-#define LIMIT_NS (60 * NS_PER_S)
-
 static const char *ftvmm, *ftctl, *ftagent;
 static struct etcd_cluster cluster;
-static char dir[] = "/tmp/ftvmm-fleet-XXXXXX", sleeper[64];
-static atomic_bool never;
-
-struct agent {
-    pid_t pid;
-    char name[16], dir[64], said[80];
-};
-
-static const char *urls(void)
-{
-    return etcd_cluster_address(&cluster) + strlen("etcd:");
-}
-
-/* ---- agents ---- */
-
-static struct agent agent_named(const char *name)
-{
-    struct agent agent = { 0 };
-    char command[512];
-
-    snprintf(agent.name, sizeof(agent.name), "%s", name);
-    snprintf(agent.dir, sizeof(agent.dir), "%s/%s", dir, name);
-    snprintf(agent.said, sizeof(agent.said), "%s/said", agent.dir);
-    snprintf(command, sizeof(command), "mkdir -p -m 700 %s/vms %s/run && chmod 700 %s", agent.dir, agent.dir, agent.dir);
-    assert_int_equal(system(command), 0);
-    return agent;
-}
-
-/* `words`: for ftvmm backup. */
-static void agent_describe(const struct agent *agent, const char *vm, const char *address, const char *words)
-{
-    char path[160], copy[1024], *rest = copy, *word;
-    cJSON *object = cJSON_CreateObject(), *list;
-    char *text;
-    FILE *file;
-
-    cJSON_AddStringToObject(object, "listen", address);
-    cJSON_AddNumberToObject(object, "memory_mib", 64);
-    list = cJSON_AddArrayToObject(object, "arguments");
-    snprintf(copy, sizeof(copy), "%s", words);
-    while ((word = strsep(&rest, " ")) != NULL)
-        if (*word != '\0')
-            cJSON_AddItemToArray(list, cJSON_CreateString(word));
-    snprintf(path, sizeof(path), "%s/vms/%s.json", agent->dir, vm);
-    file = fopen(path, "w");
-    assert_non_null(file);
-    text = cJSON_Print(object);
-    fputs(text, file);
-    fclose(file);
-    free(text);
-    cJSON_Delete(object);
-}
-
-static void agent_start(struct agent *agent, const char *memory, const char *program)
-{
-    char vms[128], run[128];
-    pid_t parent = getpid();
-
-    snprintf(vms, sizeof(vms), "%s/vms", agent->dir);
-    snprintf(run, sizeof(run), "%s/run", agent->dir);
-    agent->pid = fork();
-    assert_true(agent->pid >= 0);
-    if (agent->pid == 0) {
-        int said = open(agent->said, O_WRONLY | O_CREAT | O_APPEND, 0600);
-
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != parent)
-            _exit(125);
-        dup2(said, 2);
-        execl(ftagent, ftagent, "run", "--fleet", urls(), "--name", agent->name, "--memory", memory, "--guests", "4",
-              "--vms", vms, "--run", run, "--ftvmm", program, "--lease", "2", NULL);
-        _exit(99);
-    }
-}
-
-static void agent_kill(struct agent *agent, int signal_number, int expected)
-{
-    int status;
-
-    kill(agent->pid, signal_number);
-    assert_int_equal(waitpid(agent->pid, &status, 0), agent->pid);
-    assert_int_equal(WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status), expected);
-    agent->pid = 0;
-}
-
-static void say_all(void)
-{
-    char command[128];
-
-    snprintf(command, sizeof(command), "tail -n 20 %s/*/said >&2", dir);
-    if (system(command) != 0)
-        print_message("no agent has said anything\n");
-}
-
-/* What the fleet is, as ftagent tells; cJSON_Delete it. */
-static cJSON *fleet_status(void)
-{
-    static char said[1 << 20];
-    char command[512];
-    size_t bytes;
-    FILE *pipe;
-
-    snprintf(command, sizeof(command), "timeout 40 %s status --json --fleet %s", ftagent, urls());
-    pipe = popen(command, "r");
-    assert_non_null(pipe);
-    bytes = fread(said, 1, sizeof(said) - 1, pipe);
-    said[bytes] = '\0';
-    assert_int_equal(pclose(pipe), 0);
-    return cJSON_Parse(said);
-}
-
-static const cJSON *host_of(const cJSON *fleet, const char *name)
-{
-    const cJSON *host;
-
-    cJSON_ArrayForEach(host, cJSON_GetObjectItem(fleet, "hosts"))
-        if (strcmp(cJSON_GetStringValue(cJSON_GetObjectItem(host, "name")), name) == 0)
-            return host;
-    return NULL;
-}
-
-/* Waits until the host is as present as told and has so much memory free; < 0: whatever it has. */
-static void await_host(const char *name, bool present, int free_mib)
-{
-    for (uint64_t until_ns = clock_now_ns() + LIMIT_NS; clock_now_ns() < until_ns; clock_sleep_ns(100 * NS_PER_MS)) {
-        cJSON *fleet = fleet_status();
-        const cJSON *host = host_of(fleet, name), *free = cJSON_GetObjectItem(host, "free_mib");
-        bool is = cJSON_IsTrue(cJSON_GetObjectItem(host, "present")) == present &&
-                  (free_mib < 0 || (cJSON_IsNumber(free) && free->valueint == free_mib));
-
-        cJSON_Delete(fleet);
-        if (is)
-            return;
-    }
-    say_all();
-    fail_msg("host %s is not %s with %d MiB free", name, present ? "present" : "away", free_mib);
-}
-
-/* The process that an agent has started for VM, from its file; 0: none that lives, whose lock it is. */
-static pid_t backup_pid(const struct agent *agent, const char *vm)
-{
-    char path[160];
-    int pid = 0;
-    FILE *file;
-
-    snprintf(path, sizeof(path), "%s/run/%s.backup", agent->dir, vm);
-    file = fopen(path, "r");
-    if (file != NULL && flock(fileno(file), LOCK_SH | LOCK_NB) == 0) {
-        fclose(file);
-        return 0;
-    }
-    if (file != NULL && fscanf(file, "%*[^\n]\n%d", &pid) != 1)
-        pid = 0;
-    if (file != NULL)
-        fclose(file);
-    return pid;
-}
-
-/* What has been claimed is started a moment later. */
-static pid_t backup_await(const struct agent *agent, const char *vm)
-{
-    pid_t pid = 0;
-
-    for (uint64_t until_ns = clock_now_ns() + LIMIT_NS; pid == 0 && clock_now_ns() < until_ns;) {
-        pid = backup_pid(agent, vm);
-        if (pid == 0)
-            clock_sleep_ns(20 * NS_PER_MS);
-    }
-    assert_true(pid > 0);
-    return pid;
-}
-
-static void backup_kill(const struct agent *agent, const char *vm)
-{
-    assert_int_equal(kill(backup_await(agent, vm), SIGKILL), 0);
-}
-
-/* ---- a primary's side ---- */
-
-static struct fleet_spare *search(const char *vm, const char *own_host)
-{
-    static struct fleet_spare_options options;
-    struct fleet_spare *spare;
-
-    options = (struct fleet_spare_options){
-        .urls = urls(), .auth_option = "--fleet-auth", .own_host = own_host, .vm = vm, .memory_mib = 64, .cancel = &never,
-    };
-    assert_int_equal(fleet_spare_open(&spare, &options), 0);
-    return spare;
-}
-
-static char address[FLEET_ADDRESS_BYTES], found[FLEET_NAME_BYTES], why[FLEET_WHY_BYTES];
-
-static int find(const char *vm, const char *own_host)
-{
-    struct fleet_spare *spare = search(vm, own_host);
-    int rc = fleet_spare_find(spare, address, found, why);
-
-    fleet_spare_close(spare);
-    return rc;
-}
-
-static void found_is(int rc, const char *host)
-{
-    if (rc != 0 || strcmp(found, host) != 0) {
-        say_all();
-        fail_msg("%s was to be found: %d, %s", host, rc, rc == 0 ? found : why);
-    }
-}
 
 /* ---- tests ---- */
 
@@ -242,7 +27,7 @@ static void two_vms_race_for_one_slot(void **state)
     (void)state;
     agent_describe(&agent, "red", "shm:red", "");
     agent_describe(&agent, "blue", "shm:blue", "");
-    agent_start(&agent, "64", sleeper);
+    agent_start(&agent, "64", agents_sleeper);
     await_host("race", true, 64);
     for (unsigned round = 0; round < 5; round++) {
         static const char *const vms[] = { "red", "blue" };
@@ -260,8 +45,8 @@ static void two_vms_race_for_one_slot(void **state)
 
                 close(pipe_fds[1]);
                 rc = (int)read(pipe_fds[0], &byte, 1);
-                rc = fleet_spare_find(spare, address, found, why);
-                _exit(rc == 0 && strcmp(address + 4, vms[i]) == 0 ? 0 : rc == -ENOENT ? 1 : 2);
+                rc = fleet_spare_find(spare, found_address, found, found_why);
+                _exit(rc == 0 && strcmp(found_address + 4, vms[i]) == 0 ? 0 : rc == -ENOENT ? 1 : 2);
             }
         }
         close(pipe_fds[0]);
@@ -293,16 +78,16 @@ static void a_dead_agent_is_not_chosen(void **state)
     (void)state;
     agent_describe(&one, "web", "shm:web-one", "");
     agent_describe(&two, "web", "shm:web-two", "");
-    agent_start(&one, "256", sleeper); /* the roomier one */
-    agent_start(&two, "128", sleeper);
+    agent_start(&one, "256", agents_sleeper); /* the roomier one */
+    agent_start(&two, "128", agents_sleeper);
     await_host("one", true, 256);
     await_host("two", true, 128);
     agent_kill(&one, SIGKILL, -SIGKILL);
     await_host("one", false, -1); /* its lease has run out */
     found_is(find("web", "here"), "two");
-    assert_string_equal(address, "shm:web-two");
+    assert_string_equal(found_address, "shm:web-two");
     /* One whose agent stands still is present for a while: it is asked in vain, and another is found. */
-    agent_start(&one, "256", sleeper);
+    agent_start(&one, "256", agents_sleeper);
     await_host("one", true, 256);
     backup_kill(&two, "web");
     await_host("two", true, 128);
@@ -323,13 +108,13 @@ static void an_agent_that_starts_anew_knows_its_guests(void **state)
 
     (void)state;
     agent_describe(&agent, "web", "shm:web-again", "");
-    agent_start(&agent, "128", sleeper);
+    agent_start(&agent, "128", agents_sleeper);
     await_host("again", true, 128);
     found_is(find("web", "here"), "again");
     await_host("again", true, 64);
     pid = backup_await(&agent, "web");
     agent_kill(&agent, SIGKILL, -SIGKILL);
-    agent_start(&agent, "128", sleeper); /* before its lease has run out, too */
+    agent_start(&agent, "128", agents_sleeper); /* before its lease has run out, too */
     await_host("again", true, 64);
     assert_int_equal(backup_pid(&agent, "web"), pid);
     assert_int_equal(kill(pid, 0), 0);
@@ -339,7 +124,7 @@ static void an_agent_that_starts_anew_knows_its_guests(void **state)
     /* What has ended while nobody looked is found out. */
     agent_kill(&agent, SIGKILL, -SIGKILL);
     assert_int_equal(kill(pid, SIGKILL), 0);
-    agent_start(&agent, "128", sleeper);
+    agent_start(&agent, "128", agents_sleeper);
     await_host("again", true, 128);
     agent_kill(&agent, SIGTERM, 0);
 }
@@ -351,9 +136,9 @@ static void one_name_is_one_agents(void **state)
     int status;
 
     (void)state;
-    agent_start(&agent, "128", sleeper);
+    agent_start(&agent, "128", agents_sleeper);
     await_host("name", true, 128);
-    agent_start(&same, "128", sleeper);
+    agent_start(&same, "128", agents_sleeper);
     assert_int_equal(waitpid(same.pid, &status, 0), same.pid);
     assert_int_equal(WEXITSTATUS(status), 1);
     await_host("name", true, 128);
@@ -371,7 +156,7 @@ static void garbage_in_etcd_is_said_and_passed_over(void **state)
                            "head -c 200000 /dev/zero | tr '\\0' y | etcdctl put ftvmm/.fleet/hosts/huge; "
                            "head -c 300 /dev/urandom | etcdctl put ftvmm/.fleet/claims/noise");
     agent_describe(&agent, "web", "shm:web-clean", "");
-    agent_start(&agent, "128", sleeper);
+    agent_start(&agent, "128", agents_sleeper);
     await_host("clean", true, 128);
     fleet = fleet_status();
     for (unsigned i = 0; i < 4; i++) {
@@ -389,7 +174,7 @@ static void garbage_in_etcd_is_said_and_passed_over(void **state)
     /* Its own ledger: it does nothing until that is mended, and is no spare meanwhile. */
     etcd_control(&cluster, "etcdctl put ftvmm/.fleet/claims/clean 'rubbish'");
     assert_int_equal(find("web", "here"), -ENOENT);
-    assert_non_null(strstr(why, "none of ours"));
+    assert_non_null(strstr(found_why, "none of ours"));
     etcd_control(&cluster, "etcdctl del --prefix ftvmm/.fleet/claims/; etcdctl del ftvmm/.fleet/hosts/garbage; "
                            "etcdctl del ftvmm/.fleet/hosts/huge");
     await_host("clean", true, 128);
@@ -407,10 +192,11 @@ static void why_not_is_said(void **state)
     agent_start(&agent, "128", "/nonexistent/ftvmm"); /* it starts nothing, whatever it is asked for */
     await_host("small", true, 128);
     assert_int_equal(find("db", "here"), -ENOENT);
-    assert_non_null(strstr(why, "no description of this VM"));
+    assert_non_null(strstr(found_why, "no description of this VM"));
     assert_int_equal(find("web", "small"), -ENOENT);
-    assert_non_null(strstr(why, "the guest runs there"));
-    (void)find("web", "here"); /* it may be seen as started for a moment */
+    assert_non_null(strstr(found_why, "the guest runs there"));
+    assert_int_equal(find("web", "here"), -ENOENT);
+    assert_non_null(strstr(found_why, "it has ended"));
     await_host("small", true, 128);
     agent_kill(&agent, SIGTERM, 0);
     assert_int_equal(find("web", "here"), -ENOENT);
@@ -443,7 +229,7 @@ static void real_host_start(struct real_host *real, const char *name, unsigned n
 /* Waits until `live` has a backup on one of the two, which is not `not_there`. */
 static struct real_host *await_spare(const struct host *live, struct real_host reals[2], const struct real_host *not_there)
 {
-    for (uint64_t until_ns = clock_now_ns() + LIMIT_NS; clock_now_ns() < until_ns; clock_sleep_ns(100 * NS_PER_MS)) {
+    for (uint64_t until_ns = clock_now_ns() + AGENTS_LIMIT_NS; clock_now_ns() < until_ns; clock_sleep_ns(100 * NS_PER_MS)) {
         cJSON *answer = host_ask(live, "status"), *status = cJSON_GetObjectItem(answer, "status");
         const char *name = cJSON_GetStringValue(cJSON_GetObjectItem(cJSON_GetObjectItem(status, "protection"),
                                                                     "spare_host"));
@@ -457,7 +243,7 @@ static struct real_host *await_spare(const struct host *live, struct real_host r
         if (found_there != NULL)
             return found_there;
     }
-    say_all();
+    agents_say();
     host_fail(live, "it gets no backup of the fleet");
     return NULL;
 }
@@ -479,8 +265,8 @@ static void a_guest_finds_its_spares_by_itself(void **state)
     real_host_start(&reals[1], "gamma", 91);
     snprintf(arguments, sizeof(arguments), "--listen shm:fleet-%d-hand", (int)getpid());
     first = host_start(1, "backup", arguments);
-    snprintf(arguments, sizeof(arguments), "--verify --fleet %s --spare fleet:alpha --backup shm:fleet-%d-hand", urls(),
-             (int)getpid());
+    snprintf(arguments, sizeof(arguments), "--verify --fleet %s --spare fleet:alpha --backup shm:fleet-%d-hand",
+             etcd_cluster_address(&cluster) + strlen("etcd:"), (int)getpid());
     live = host_start(0, "primary", arguments);
     host_await(&live, "primary", true);
     kill(first.pid, SIGKILL);
@@ -510,28 +296,18 @@ static void a_guest_finds_its_spares_by_itself(void **state)
 
 static int set_up(void **state)
 {
-    FILE *file;
-
     (void)state;
-    assert_non_null(mkdtemp(dir));
-    snprintf(sleeper, sizeof(sleeper), "%s/sleeper", dir); /* in ftvmm's place where no guest is needed */
-    file = fopen(sleeper, "w");
-    assert_non_null(file);
-    fputs("#!/bin/sh\nexec sleep 150\n", file);
-    fclose(file);
-    assert_int_equal(chmod(sleeper, 0700), 0);
     etcd_cluster_start(&cluster, 1, NULL);
+    agents_open(ftagent, etcd_cluster_address(&cluster) + strlen("etcd:"), NULL);
     return 0;
 }
 
 static int tear_down(void **state)
 {
-    char command[96];
-
     (void)state;
     etcd_cluster_end(&cluster);
-    snprintf(command, sizeof(command), "rm -rf %s", dir);
-    return system(command);
+    agents_close();
+    return 0;
 }
 
 int main(int argc, char **argv)
