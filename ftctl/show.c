@@ -195,11 +195,19 @@ static void show_new_backup(const cJSON *protection)
     state = text(protection, "state");
     if (find(protection, "why") != NULL)
         fact("no new backup", "%s", text(protection, "why"));
+    if (find(protection, "spare_host") != NULL)
+        fact("host by the fleet", "%s, at %s", text(protection, "spare_host"), text(protection, "spare_address"));
     if (strcmp(state, "idle") != 0)
         fact("new backup", "%s, %s; %s sent in %.0f rounds, %s left at the last", find(protection, "spare") != NULL ?
              text(protection, "spare") : "?", state, format_bytes(number(protection, "sent_bytes")),
              number(protection, "rounds"), format_bytes(number(protection, "left_bytes")));
-    else if (number(protection, "took_ms") > 0)
+    if (find(protection, "percent") != NULL)
+        fact("copied", "%.1f %% of %s, now %s/s, about %s to go in this round", number(protection, "percent"),
+             format_bytes(number(protection, "all_bytes")), format_bytes(number(protection, "bytes_per_s")),
+             format_ms(number(protection, "eta_ms")));
+    if (strcmp(state, "idle") != 0)
+        return;
+    if (number(protection, "took_ms") > 0)
         fact("new backup", "came after %s, %s sent; the guest stood still for %s", format_ms(number(protection, "took_ms")),
              format_bytes(number(protection, "sent_bytes")), format_us(number(protection, "pause_us")));
 }
@@ -221,6 +229,8 @@ void show_status(const cJSON *status)
     fact("up", "%s; guest time %s", format_ms(number(status, "uptime_ms")), format_ms(number(status, "virtual_ms")));
     show_protection(status);
     show_new_backup(find(status, "protection"));
+    if (find(find(status, "arbiter"), "why") != NULL)
+        fact("arbiter", "%s: %s", text(find(status, "arbiter"), "state"), text(find(status, "arbiter"), "why"));
     show_exits(find(status, "exits"));
     show_failover(find(status, "failover"));
     show_handover(find(status, "handover"));

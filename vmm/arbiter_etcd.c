@@ -20,7 +20,7 @@
 
 #include "base/clock.h"
 #include "base/report.h"
-#include "vmm/etcd_client.h"
+#include "fleet/etcd_client.h"
 
 /* A claim is repeated, so it soon turns to the next member; if none answers in time, time grows, so that a slow cluster
  * is decided by in the end. */
@@ -38,7 +38,6 @@ struct cluster {
     char *vm;
     char owner[TEXT_BYTES]; /* base64 */
     char pair[TEXT_BYTES];  /* base64: value of the generation begun or checked: this pair's, nobody else's */
-    unsigned endpoint;      /* the one that answered last */
     uint64_t first_deadline_ns, deadline_ns;
 };
 
@@ -87,30 +86,6 @@ static bool response_put(const cJSON *answer)
            cJSON_GetObjectItemCaseSensitive(cJSON_GetArrayItem(responses, 0), "response_put") != NULL;
 }
 
-/* Asks one member after the other, that which answered last first, until one answers; says nothing if none does. */
-static cJSON *ask_any(struct cluster *cluster, const char *path, const char *body, char why[ETCD_WHY_BYTES], int *error)
-{
-    unsigned endpoints = etcd_client_endpoints(cluster->client), first = cluster->endpoint;
-
-    *error = 0;
-    for (unsigned i = 0; i < endpoints; i++) {
-        unsigned endpoint = (first + i) % endpoints;
-        char this_why[ETCD_WHY_BYTES];
-        int this_error;
-        cJSON *answer = etcd_client_post(cluster->client, endpoint, path, body, SET_UP_NS, this_why, &this_error);
-
-        if (answer != NULL) {
-            cluster->endpoint = endpoint;
-            return answer;
-        }
-        if (*error == 0 || *error == -EHOSTUNREACH) { /* a refusal tells more than silence */
-            *error = this_error;
-            memcpy(why, this_why, ETCD_WHY_BYTES);
-        }
-    }
-    return NULL;
-}
-
 static void etcd_close(void *place)
 {
     struct cluster *cluster = place;
@@ -142,7 +117,7 @@ static int probe(struct cluster *cluster)
 
         silent[i] = answer == NULL;
         if (answer != NULL && answers++ == 0)
-            cluster->endpoint = i;
+            etcd_client_set_answered(cluster->client, i);
         cJSON_Delete(answer);
         if (answer == NULL && error != -EHOSTUNREACH) {
             report_error("the arbiter refuses: %s", why[i]);
@@ -177,7 +152,7 @@ static int etcd_open(void **place, const char *where, const struct arbiter_optio
     cluster->deadline_ns = cluster->first_deadline_ns;
     cluster->vm = strdup(options->vm);
     if (cluster->vm != NULL)
-        rc = etcd_client_open(&cluster->client, where, options->auth_dir, closing);
+        rc = etcd_client_open(&cluster->client, where, options->auth_dir, "--arbiter-auth", closing);
     if (rc == 0)
         rc = probe(cluster);
     if (rc < 0) {
@@ -204,7 +179,7 @@ static int highest_generation(struct cluster *cluster, uint64_t *highest, char w
     base64(prefix, to);
     snprintf(body, sizeof(body), "{\"key\":\"%s\",\"range_end\":\"%s\",\"limit\":\"1\",\"sort_order\":\"DESCEND\","
              "\"sort_target\":\"KEY\",\"keys_only\":true}", from, to);
-    answer = ask_any(cluster, "/v3/kv/range", body, why, &rc);
+    answer = etcd_client_post_any(cluster->client, "/v3/kv/range", body, SET_UP_NS, why, &rc);
     if (answer == NULL)
         return rc;
     *highest = 0;
@@ -290,7 +265,7 @@ static int etcd_begin(void *place, uint64_t *generation)
                      "{\"compare\":[{\"key\":\"%s\",\"target\":\"CREATE\",\"result\":\"EQUAL\","
                      "\"create_revision\":\"0\"}],"
                      "\"success\":[{\"request_put\":{\"key\":\"%s\",\"value\":\"%s\"}}]}", key, key, cluster->owner);
-            answer = ask_any(cluster, "/v3/kv/txn", body, why, &rc);
+            answer = etcd_client_post_any(cluster->client, "/v3/kv/txn", body, SET_UP_NS, why, &rc);
         }
         if (answer == NULL) {
             report_error("the arbiter takes no new generation: %s", why);
@@ -335,7 +310,7 @@ static enum arbiter_verdict claim_judge(const struct cluster *cluster, const cJS
 static enum arbiter_verdict etcd_claim(void *place, uint64_t generation, char *why)
 {
     struct cluster *cluster = place;
-    unsigned endpoints = etcd_client_endpoints(cluster->client), first = cluster->endpoint;
+    unsigned endpoints = etcd_client_endpoints(cluster->client), first = etcd_client_answered(cluster->client);
     char body[BODY_BYTES], pair_key[TEXT_BYTES], live_key[TEXT_BYTES];
     bool refused = false;
 
@@ -360,7 +335,7 @@ static enum arbiter_verdict etcd_claim(void *place, uint64_t generation, char *w
                                   this_why);
         cJSON_Delete(answer);
         if (verdict != ARBITER_UNREACHABLE) {
-            cluster->endpoint = endpoint;
+            etcd_client_set_answered(cluster->client, endpoint);
             cluster->deadline_ns = cluster->first_deadline_ns;
             return verdict;
         }

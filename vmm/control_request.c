@@ -148,9 +148,13 @@ static cJSON *begin_protect(struct lockstep *ls, const struct control_request *r
     if (ls->protector == NULL)
         return control_error("protect: this ftvmm was started without --arbiter; without one both hosts could go live "
                              "after a network failure");
+    if (strncmp(request->address, FLEET_SPARE_PREFIX, strlen(FLEET_SPARE_PREFIX)) == 0 &&
+        request->address[strlen(FLEET_SPARE_PREFIX)] != '\0')
+        return control_error("protect: 'fleet:' stands alone here; this host's name was given with --spare, or is its host "
+                             "name");
     if (!protect_ask(ls->protector, request->address[0] != '\0' ? request->address : NULL))
         return control_error("protect: where? No --spare was given; name the new backup's address: verbs:HOST:PORT, "
-                             "tcp:HOST:PORT or shm:NAME");
+                             "tcp:HOST:PORT, shm:NAME or fleet:");
     return NULL;
 }
 

@@ -12,6 +12,7 @@
 #include <xxhash.h>
 
 #include "base/report.h"
+#include "fleet/spare.h"
 
 static const char help[] =
     "usage: ftvmm COMMAND [OPTIONS]\n"
@@ -59,7 +60,10 @@ static const char help[] =
     "  --verify             primary, record: log every register and page digest, to name the first difference\n"
     "  --segment MS         guest time between digests of RAM; default 1000\n"
     "  --spare ADDRESS      a guest that runs without a backup gets a new one here, without being stopped; default of a\n"
-    "                       primary: its --backup; none\n"
+    "                       primary: its --backup; none. fleet:[NAME]: where an agent (ftagent) has room, says etcd;\n"
+    "                       NAME: this host's there, default its host name\n"
+    "  --fleet URL[,...]    etcd's members, where agents register; default: those of --arbiter etcd:\n"
+    "  --fleet-auth DIR     as --arbiter-auth, for --fleet; default: that of --arbiter etcd:\n"
     "  --max-pause MS       then: the guest stands still no longer than about this; default 50\n"
     "  --transfer-rate MIB  then: send so much a second at most while the guest runs; default 0: as fast as can be\n"
     "  --max-lag MS         primary: slow the guest rather than let the backup lag more; default 1000; 0: never\n"
@@ -87,7 +91,7 @@ static const char help[] =
 
 enum option_id {
     OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_DISK, OPT_NET, OPT_MTU, OPT_CONSOLE,
-    OPT_BACKUP, OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_SPARE, OPT_MAX_PAUSE, OPT_TRANSFER_RATE, OPT_ARBITER,
+    OPT_BACKUP, OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_SPARE, OPT_FLEET, OPT_FLEET_AUTH, OPT_MAX_PAUSE, OPT_TRANSFER_RATE, OPT_ARBITER,
     OPT_ARBITER_AUTH, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING,
     OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_UNTIL, OPT_DUMP, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
     OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_CONTROL, OPT_METRICS, OPT_HELP, OPT_VERSION,
@@ -109,6 +113,8 @@ static const struct option long_options[] = {
     { "key", required_argument, NULL, OPT_KEY },
     { "ack", required_argument, NULL, OPT_ACK },
     { "spare", required_argument, NULL, OPT_SPARE },
+    { "fleet", required_argument, NULL, OPT_FLEET },
+    { "fleet-auth", required_argument, NULL, OPT_FLEET_AUTH },
     { "max-pause", required_argument, NULL, OPT_MAX_PAUSE },
     { "transfer-rate", required_argument, NULL, OPT_TRANSFER_RATE },
     { "arbiter", required_argument, NULL, OPT_ARBITER },
@@ -326,6 +332,8 @@ static int parse_option(struct options *options, int id, const char *text, const
             return wrong_use("%s belongs to run, primary and backup", "--spare");
         options->spare = text;
         break;
+    case OPT_FLEET: options->fleet = text; break;
+    case OPT_FLEET_AUTH: options->fleet_auth = text; break;
     case OPT_MAX_PAUSE:
         rc = parse_number("max-pause", text, 1, 600000, &number);
         options->max_pause_ns = number * NS_PER_MS;
@@ -393,6 +401,30 @@ static int parse_option(struct options *options, int id, const char *text, const
     return rc;
 }
 
+/* Where the fleet is, and this host's name in it. */
+static int settle_fleet(struct options *options)
+{
+    bool wanted = options->spare != NULL && strncmp(options->spare, FLEET_SPARE_PREFIX, strlen(FLEET_SPARE_PREFIX)) == 0;
+
+    if (options->fleet != NULL && !can_be_primary(options))
+        return wrong_use("%s belongs to run, primary and backup", "--fleet");
+    if (options->fleet_auth != NULL && options->fleet == NULL)
+        return wrong_use("%s belongs to --fleet", "--fleet-auth");
+    if (options->fleet == NULL && can_be_primary(options) && options->arbiter != NULL &&
+        strncmp(options->arbiter, "etcd:", 5) == 0) {
+        options->fleet = options->arbiter + 5;
+        options->fleet_auth = options->arbiter_auth;
+    }
+    if (!wanted)
+        return 0;
+    options->fleet_host = options->spare + strlen(FLEET_SPARE_PREFIX);
+    if (options->fleet == NULL)
+        return wrong_use("--spare %s needs --fleet URL[,...], or --arbiter etcd:", options->spare);
+    return *options->fleet_host == '\0' || fleet_name_is_valid(options->fleet_host)
+               ? 0
+               : wrong_use("--spare %s: behind 'fleet:' stands this host's name: " FLEET_NAME_RULE, options->spare);
+}
+
 static int check_pair(const struct options *options)
 {
     const struct lockstep_options *lockstep = &options->lockstep;
@@ -445,6 +477,8 @@ static int finish(struct options *options, const char *append, bool have_mac)
         options->spare = NULL;
     if (options->console == NULL)
         options->console = options->command == COMMAND_RUN ? "stdio" : "none";
+    if (settle_fleet(options) < 0)
+        return -EINVAL;
     return check_pair(options);
 }
 

@@ -24,6 +24,9 @@ struct options {
     const char *key_path;   /* NULL: none */
     enum channel_ack ack;
     const char *spare;      /* where a new backup is to be found; NULL: nobody has said */
+    const char *fleet;      /* etcd's URLs, where hosts are registered; NULL: none */
+    const char *fleet_auth; /* NULL: none */
+    const char *fleet_host; /* this host's name there; NULL or empty: the host name */
     uint64_t max_pause_ns;  /* of a guest that is given a new backup */
     uint64_t transfer_bytes_per_s; /* 0: as fast as can be */
     const char *arbiter;

@@ -22,6 +22,8 @@
 #define RETRY_NS (2 * NS_PER_S)
 /* Between two looks while the machine thread, the I/O thread or the ring is waited for. */
 #define WAIT_NS (50 * NS_PER_US)
+/* How long a backup that the fleet's agent has started is waited for; then another host is asked for. */
+#define FLEET_JOIN_NS (30 * NS_PER_S)
 /* The guest is called upon this often to leave what it is doing. */
 #define CALL_NS NS_PER_MS
 /* How long the guest may stand still until its disk requests have ended and its frames have left; then it runs on, and
@@ -54,6 +56,9 @@ struct protector {
     char why[PROTECT_WHY_BYTES];
     _Atomic bool closing;
     bool give_up; /* channel_options.cancel */
+    atomic_bool give_up_fleet; /* fleet_spare_options.cancel */
+    struct fleet_spare *fleet; /* NULL: none. The protector's thread's */
+    char host[FLEET_NAME_BYTES], host_address[FLEET_ADDRESS_BYTES]; /* under the lock */
 
     _Atomic int state;
     /* T1: whoever sets a turn releases all it has written; whoever sees it has acquired that. */
@@ -66,11 +71,12 @@ struct protector {
     uint64_t machine_lsn;
     double ns_per_byte;  /* of the transfer so far */
     _Atomic uint64_t attempts, completed, rounds, left_bytes, began_ns, took_ns, pause_ns;
+    _Atomic uint64_t covered_bytes; /* RAM and disk that had gone out when the last round began */
 };
 
 const char *protect_state_name(enum protect_state state)
 {
-    static const char *const names[] = { "idle", "leaving", "joining", "copying", "paused" };
+    static const char *const names[] = { "idle", "leaving", "seeking", "joining", "copying", "paused" };
 
     return names[state];
 }
@@ -101,6 +107,7 @@ static bool is_wanted(struct protector *protector)
 static void give_up(struct protector *protector, bool yes)
 {
     __atomic_store_n(&protector->give_up, yes, __ATOMIC_RELAXED);
+    atomic_store_explicit(&protector->give_up_fleet, yes, memory_order_relaxed);
 }
 
 /* The guest runs here, alone, and a backup is wanted. */
@@ -228,6 +235,52 @@ static int leave_old_channel(struct protector *protector)
     return 0;
 }
 
+static bool is_fleet(const char *address)
+{
+    return strncmp(address, FLEET_SPARE_PREFIX, strlen(FLEET_SPARE_PREFIX)) == 0;
+}
+
+static int fleet_open_now(struct protector *protector)
+{
+    protector->options.fleet.cancel = &protector->give_up_fleet;
+    return fleet_spare_open(&protector->fleet, &protector->options.fleet);
+}
+
+/* Where the new backup is to be: as was said, or as the fleet says now. */
+static int locate(struct protector *protector, char address[PROTECT_ADDRESS_BYTES], uint64_t *timeout_ns)
+{
+    char host[FLEET_NAME_BYTES], why[FLEET_WHY_BYTES];
+    int rc;
+
+    _Static_assert(PROTECT_ADDRESS_BYTES == FLEET_ADDRESS_BYTES, "an address of either fits");
+    pthread_mutex_lock(&protector->lock);
+    memcpy(address, protector->address, PROTECT_ADDRESS_BYTES);
+    give_up(protector, !protector->wanted || COUNT_GET(protector->closing));
+    pthread_mutex_unlock(&protector->lock);
+    *timeout_ns = UINT64_MAX;
+    if (!is_fleet(address))
+        return 0;
+    if (protector->fleet == NULL && (protector->options.fleet.urls == NULL || fleet_open_now(protector) < 0)) {
+        say_why(protector, protector->options.fleet.urls != NULL ? "the fleet cannot be asked: an error was said above" :
+                "there is no fleet to ask for a spare: ftvmm was started without --fleet and --arbiter etcd:");
+        return -EINVAL;
+    }
+    state_set(protector, PROTECT_SEEKING);
+    *timeout_ns = FLEET_JOIN_NS;
+    rc = fleet_spare_find(protector->fleet, address, host, why);
+    if (rc < 0) {
+        if (rc != -ECANCELED)
+            say_why(protector, "%s", why);
+        return rc;
+    }
+    report_info("the fleet gives host %s for a backup, at %s", host, address);
+    pthread_mutex_lock(&protector->lock);
+    memcpy(protector->host, host, sizeof(host));
+    memcpy(protector->host_address, address, sizeof(protector->host_address));
+    pthread_mutex_unlock(&protector->lock);
+    return 0;
+}
+
 static int join(struct protector *protector)
 {
     struct lockstep *ls = protector->ls;
@@ -236,13 +289,15 @@ static int join(struct protector *protector)
     struct channel_options options = {
         .address = address,
         .ring_bytes = protector->options.ring_bytes,
-        .join_timeout_ns = UINT64_MAX,
         .hello = protector->options.hello,
         .cancel = &protector->give_up,
         .ack = protector->options.ack,
     };
-    int rc;
+    int rc = locate(protector, address, &options.join_timeout_ns);
 
+    if (rc < 0)
+        return rc;
+    state_set(protector, PROTECT_JOINING);
     if (protector->generation == 0) {
         rc = arbiter_begin(ls->arbiter, &protector->generation);
         if (rc < 0) {
@@ -260,10 +315,6 @@ static int join(struct protector *protector)
         }
         options.secret = &secret;
     }
-    pthread_mutex_lock(&protector->lock);
-    memcpy(address, protector->address, sizeof(address));
-    give_up(protector, !protector->wanted || COUNT_GET(protector->closing));
-    pthread_mutex_unlock(&protector->lock);
     rc = channel_open_sender(&protector->transfer.channel, &options);
     if (options.secret != NULL)
         channel_secret_wipe(&secret);
@@ -324,6 +375,7 @@ static int transfer_prepare(struct protector *protector)
     COUNT_SET(protector->took_ns, 0);
     COUNT_SET(protector->pause_ns, 0);
     COUNT_SET(protector->left_bytes, 0);
+    COUNT_SET(protector->covered_bytes, 0);
     COUNT_SET(protector->began_ns, clock_now_ns());
     return ls->disk != NULL && disk_mode_of(ls->disk) == DISK_MIRRORED ? disk_track(ls->disk, true) : 0;
 }
@@ -338,10 +390,8 @@ static int attempt(struct protector *protector)
     transfer->channel = NULL;
     state_set(protector, PROTECT_LEAVING);
     rc = leave_old_channel(protector);
-    if (rc == 0) {
-        state_set(protector, PROTECT_JOINING);
+    if (rc == 0)
         rc = join(protector);
-    }
     if (rc == 0) {
         state_set(protector, PROTECT_COPYING);
         rc = transfer_prepare(protector);
@@ -501,6 +551,13 @@ static int finish(struct protector *protector)
     return 0;
 }
 
+/* RAM and disk that have gone out, whatever they took on the way. */
+static uint64_t covered_bytes(const struct transfer *transfer)
+{
+    return (COUNT_GET(transfer->sent_pages) + COUNT_GET(transfer->zero_pages)) * GUEST_PAGE_BYTES +
+           COUNT_GET(transfer->sent_blocks) * DISK_BLOCK_BYTES;
+}
+
 /* What is left is little, says the speed so far. */
 static bool is_little(const struct protector *protector, uint64_t left_bytes)
 {
@@ -524,6 +581,7 @@ int protect_serve(struct protector *protector)
         if (turn == TURN_FIRST) /* how many pages there are is a multiple of 64 (machine.c) */
             memset(transfer->pages, 0xFF, pages_words(&ls->machine.memory) * sizeof(uint64_t));
         COUNT_SET(protector->left_bytes, transfer_left_bytes(transfer));
+        COUNT_SET(protector->covered_bytes, covered_bytes(transfer));
         bool ready = turn == TURN_AGAIN && !ls->machine.ended && is_little(protector, COUNT_GET(protector->left_bytes));
         if (ready) {
             rc = vcpu_complete(&ls->machine.vcpu);
@@ -566,12 +624,20 @@ int protect_open(struct protector **out, struct lockstep *ls, const struct prote
         snprintf(protector->address, sizeof(protector->address), "%s", options->spare);
         protector->wanted = true;
     }
+    if (options->spare != NULL && is_fleet(options->spare)) { /* what is wrong is said at the start */
+        rc = fleet_open_now(protector);
+        if (rc < 0) {
+            free(protector);
+            return rc;
+        }
+    }
     sigfillset(&all); /* signals are for the main thread */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     rc = -pthread_create(&protector->thread, NULL, protector_run, protector);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rc < 0) {
         report_error("a thread for protection does not start: %s", strerror(-rc));
+        fleet_spare_close(protector->fleet);
         free(protector);
         return rc;
     }
@@ -588,6 +654,7 @@ void protect_close(struct protector *protector)
     give_up(protector, true);
     pthread_mutex_unlock(&protector->lock);
     pthread_join(protector->thread, NULL);
+    fleet_spare_close(protector->fleet);
     pthread_mutex_destroy(&protector->lock);
     free(protector);
 }
@@ -615,6 +682,22 @@ void protect_cancel(struct protector *protector)
     pthread_mutex_unlock(&protector->lock);
 }
 
+/* How far the round under way is, and how fast. */
+static void progress(const struct protector *protector, struct protect_status *out)
+{
+    uint64_t covered = covered_bytes(&protector->transfer), before = COUNT_GET(protector->covered_bytes);
+    uint64_t in_round = covered > before ? covered - before : 0, now_ns = clock_now_ns();
+    uint64_t since_ns = now_ns > out->began_ns ? now_ns - out->began_ns : 0;
+
+    out->all_bytes = transfer_all_bytes(&protector->transfer);
+    out->left_now_bytes = out->left_bytes > in_round ? out->left_bytes - in_round : 0;
+    if (out->began_ns == 0 || since_ns == 0 || out->took_ns != 0)
+        return;
+    out->bytes_per_s = (uint64_t)((double)out->sent_bytes * (double)NS_PER_S / (double)since_ns);
+    if (covered > 0)
+        out->eta_ns = (uint64_t)((double)out->left_now_bytes * (double)since_ns / (double)covered);
+}
+
 void protect_get_status(struct protector *protector, struct protect_status *out)
 {
     const struct transfer *transfer = &protector->transfer;
@@ -633,9 +716,12 @@ void protect_get_status(struct protector *protector, struct protect_status *out)
         .took_ns = COUNT_GET(protector->took_ns),
         .pause_ns = COUNT_GET(protector->pause_ns),
     };
+    progress(protector, out);
     pthread_mutex_lock(&protector->lock);
     out->wanted = protector->wanted;
     memcpy(out->address, protector->address, sizeof(out->address));
+    memcpy(out->host, protector->host, sizeof(out->host));
+    memcpy(out->host_address, protector->host_address, sizeof(out->host_address));
     memcpy(out->why, protector->why, sizeof(out->why));
     pthread_mutex_unlock(&protector->lock);
 }

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "channel/channel.h"
+#include "fleet/spare.h"
 
 struct lockstep;
 struct protector;
@@ -23,7 +24,9 @@ struct protector;
 #define PROTECT_WHY_BYTES     256u
 
 struct protect_options {
-    const char *spare;          /* address of a host that is to be the backup whenever there is none; NULL: none yet */
+    const char *spare;          /* address of a host that is to be the backup whenever there is none, or "fleet:...": one
+                                 * that etcd's fleet names then (fleet/spare.h); NULL: none yet */
+    struct fleet_spare_options fleet; /* urls NULL: none. cancel is the protector's own */
     const char *key_path;       /* as for the first backup; NULL: none */
     uint64_t ring_bytes;
     enum channel_ack ack;
@@ -36,6 +39,7 @@ struct protect_options {
 enum protect_state {
     PROTECT_IDLE,    /* the guest has a backup, or nobody has said where a new one is */
     PROTECT_LEAVING, /* the old channel is being left */
+    PROTECT_SEEKING, /* the fleet is asked for a host */
     PROTECT_JOINING, /* waiting for the new backup */
     PROTECT_COPYING, /* RAM and disk go out while the guest runs */
     PROTECT_PAUSED,  /* the guest stands still for the rest */
@@ -60,11 +64,17 @@ struct protect_status {
     enum protect_state state;
     bool wanted;
     char address[PROTECT_ADDRESS_BYTES]; /* empty: none known */
+    char host[FLEET_NAME_BYTES];         /* that the fleet has given last; empty: none */
+    char host_address[FLEET_ADDRESS_BYTES];
     uint64_t attempts, completed;
     /* Of the transfer under way, or of the last one. */
     uint64_t rounds;
     uint64_t sent_pages, zero_pages, sent_blocks, sent_bytes;
-    uint64_t left_bytes;       /* RAM and disk, when the last round began */
+    uint64_t all_bytes;        /* RAM and disk */
+    uint64_t left_bytes;       /* of it, when the last round began */
+    uint64_t left_now_bytes;   /* of that round; what the guest writes meanwhile comes on top */
+    uint64_t bytes_per_s;      /* sent, so far; pages and blocks of zeros cost next to nothing */
+    uint64_t eta_ns;           /* until that round is through, at the pace so far; 0: not known */
     uint64_t began_ns;         /* clock_now_ns() when the new backup had joined */
     uint64_t took_ns;          /* until the guest ran on protected; 0: not yet */
     uint64_t pause_ns;         /* how long the guest stood still for it */

@@ -162,6 +162,16 @@ static int open_protector(struct session *session, const struct channel_hello *h
         .disk_identity = options->disk.mode == DISK_SHARED ? session->disk_identity : 0,
         .max_pause_ns = options->max_pause_ns,
         .rate_bytes_per_s = options->transfer_bytes_per_s,
+        .fleet = {
+            .urls = options->fleet,
+            .auth_dir = options->fleet_auth,
+            .auth_option = "--fleet-auth",
+            .own_host = options->fleet_host,
+            .vm = options->vm,
+            .memory_mib = (uint32_t)(options->machine.memory_bytes >> 20),
+            .lost_address = options->command == COMMAND_PRIMARY ? options->peer : NULL,
+            .own_address = options->command == COMMAND_BACKUP ? options->peer : NULL,
+        },
     };
 
     return protect_open(&session->ls->protector, session->ls, &protect);

@@ -247,6 +247,10 @@ static void add_protection(cJSON *root, const struct lockstep *ls)
     cJSON_AddBoolToObject(protection, "wanted", status.wanted);
     if (status.address[0] != '\0')
         cJSON_AddStringToObject(protection, "spare", status.address);
+    if (status.host[0] != '\0') {
+        cJSON_AddStringToObject(protection, "spare_host", status.host);
+        cJSON_AddStringToObject(protection, "spare_address", status.host_address);
+    }
     add(protection, "attempts", status.attempts);
     add(protection, "completed", status.completed);
     if (status.why[0] != '\0')
@@ -258,7 +262,15 @@ static void add_protection(cJSON *root, const struct lockstep *ls)
     add(protection, "zero_pages", status.zero_pages);
     add(protection, "sent_blocks", status.sent_blocks);
     add(protection, "sent_bytes", status.sent_bytes);
+    add(protection, "all_bytes", status.all_bytes);
     add(protection, "left_bytes", status.left_bytes);
+    if (status.state == PROTECT_COPYING || status.state == PROTECT_PAUSED) {
+        uint64_t there = status.all_bytes - (status.left_now_bytes < status.all_bytes ? status.left_now_bytes : status.all_bytes);
+
+        cJSON_AddNumberToObject(protection, "percent", (double)(there * 1000 / (status.all_bytes | 1)) / 10);
+        add(protection, "bytes_per_s", status.bytes_per_s);
+        add(protection, "eta_ms", status.eta_ns / NS_PER_MS);
+    }
     add(protection, "took_ms", status.took_ns / NS_PER_MS);
     add(protection, "pause_us", status.pause_ns / NS_PER_US);
 }

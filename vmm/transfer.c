@@ -36,6 +36,14 @@ uint64_t transfer_left_bytes(const struct transfer *transfer)
     return pages * GUEST_PAGE_BYTES + (ls->disk != NULL ? disk_uncopied(ls->disk) * DISK_BLOCK_BYTES : 0);
 }
 
+uint64_t transfer_all_bytes(const struct transfer *transfer)
+{
+    const struct lockstep *ls = transfer->ls;
+    bool copied = ls->disk != NULL && disk_mode_of(ls->disk) == DISK_MIRRORED;
+
+    return ls->machine.memory.bytes + (copied ? disk_sectors(ls->disk) * 512 : 0);
+}
+
 int transfer_start(struct transfer *transfer, const struct event_start *start)
 {
     const struct kvm_cpuid2 *cpuid = vcpu_cpuid(&transfer->ls->machine.vcpu);

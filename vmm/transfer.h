@@ -31,6 +31,8 @@ struct transfer {
 
 /* What has not been sent, in bytes of RAM and disk. */
 uint64_t transfer_left_bytes(const struct transfer *transfer);
+/* All of RAM and disk. Any thread. */
+uint64_t transfer_all_bytes(const struct transfer *transfer);
 /* START, with this host's CPUID table added. As all below: 0 or -errno (-EPIPE: the link is down; what `pause` says). */
 int transfer_start(struct transfer *transfer, const struct event_start *start);
 /* All pages and blocks that are marked; what the guest writes meanwhile may be marked again when it returns. */

@@ -80,20 +80,30 @@ static void kernel_write(void)
     free(image);
 }
 
+const char *host_words(struct host *host, unsigned number)
+{
+    static char words[1024];
+
+    *host = (struct host){ .number = number };
+    snprintf(host->control, sizeof(host->control), "%s/%u.sock", directory, number);
+    snprintf(host->console, sizeof(host->console), "%s/%u.console", directory, number);
+    snprintf(host->said, sizeof(host->said), "%s/%u.said", directory, number);
+    snprintf(words, sizeof(words),
+             "--kernel %s --arbiter dir:%s --control %s --console %s --peer-timeout 1000 --heartbeat 20 "
+             "--max-input-delay 5000 --segment 20 --ring 1 --max-pause 100",
+             kernel, directory, host->control, host->console);
+    return words;
+}
+
 struct host host_start(unsigned number, const char *command, const char *arguments)
 {
     static char line[2048];
-    struct host host = { .number = number };
+    struct host host;
     char *words[64], *rest = line;
+    const char *all = host_words(&host, number);
     int count = 0;
 
-    snprintf(host.control, sizeof(host.control), "%s/%u.sock", directory, number);
-    snprintf(host.console, sizeof(host.console), "%s/%u.console", directory, number);
-    snprintf(host.said, sizeof(host.said), "%s/%u.said", directory, number);
-    snprintf(line, sizeof(line),
-             "%s %s --kernel %s --memory 64 --name many --arbiter dir:%s --control %s --console %s --peer-timeout 1000 "
-             "--heartbeat 20 --max-input-delay 5000 --segment 20 --ring 1 --max-pause 100 %s",
-             ftvmm, command, kernel, directory, host.control, host.console, arguments);
+    snprintf(line, sizeof(line), "%s %s --memory 64 --name many %s %s", ftvmm, command, all, arguments);
     while ((words[count] = strsep(&rest, " ")) != NULL)
         count += *words[count] != '\0';
     host.pid = fork();

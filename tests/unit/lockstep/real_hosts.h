@@ -21,6 +21,9 @@ struct host {
 int hosts_open(const char *ftvmm_path, const char *ftctl_path);
 int hosts_close(void);
 
+/* The words that all hosts' command lines have, name and memory left out; valid until the next call. *host gets its names;
+ * there is no process yet. */
+const char *host_words(struct host *host, unsigned number);
 /* `arguments`: words in the shell's way, without quotes. Dies with the test. */
 struct host host_start(unsigned number, const char *command, const char *arguments);
 /* Waits until the host has ended; its status as waitpid tells it. */

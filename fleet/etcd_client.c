@@ -1,5 +1,5 @@
 /* Requests to etcd's JSON gateway, by libcurl. Certificates are always verified, redirects never followed. */
-#include "vmm/etcd_client.h"
+#include "fleet/etcd_client.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -36,7 +36,8 @@ struct pem {
 struct etcd_client {
     CURL *curl;
     const atomic_bool *cancel;
-    unsigned endpoints;
+    const char *auth_option;
+    unsigned endpoints, answered;
     char *urls[ETCD_ENDPOINTS_MAX];
     struct pem ca, cert, key;
     char user[USER_MAX_BYTES + 1]; /* NAME\0PASSWORD\0; empty: none */
@@ -66,20 +67,23 @@ static bool url_has(CURLU *parsed, CURLUPart part)
     return has;
 }
 
-static int url_check(const char *url, const char *first)
+static int url_check(const struct etcd_client *client, const char *url)
 {
+    const char *first = client->urls[0];
+    char secret_in_url[160];
     CURLU *parsed = curl_url();
     char *path = NULL;
     int rc = 0;
 
     if (parsed == NULL)
         return -ENOMEM;
+    snprintf(secret_in_url, sizeof(secret_in_url), "a command line is no place for a user or password; put them into "
+             "the file 'user' of %s DIR", client->auth_option);
     if ((strncmp(url, "https://", 8) != 0 && strncmp(url, "http://", 7) != 0) ||
         curl_url_set(parsed, CURLUPART_URL, url, 0) != CURLUE_OK)
         rc = url_refuse(url, "it is no http:// or https:// URL");
     else if (url_has(parsed, CURLUPART_USER) || url_has(parsed, CURLUPART_PASSWORD)) /* nor is it repeated here */
-        rc = url_refuse("...@...", "a command line is no place for a user or password; put them into the file 'user' "
-                        "of --arbiter-auth DIR");
+        rc = url_refuse("...@...", secret_in_url);
     else if (!url_has(parsed, CURLUPART_PORT))
         rc = url_refuse(url, "its port is missing (etcd's usual one is 2379)");
     else if (curl_url_get(parsed, CURLUPART_PATH, &path, 0) != CURLUE_OK || strcmp(path, "/") != 0 ||
@@ -105,7 +109,7 @@ static int urls_take(struct etcd_client *client, const char *urls)
         if (url == NULL)
             return -ENOMEM;
         client->endpoints++;
-        rc = url_check(url, client->urls[0]);
+        rc = url_check(client, url);
         if (rc < 0)
             return rc;
         if (url[length - 1] == '/')
@@ -223,19 +227,19 @@ static int credentials_read(struct etcd_client *client, const char *dir)
     int rc;
 
     if (strncmp(client->urls[0], "https://", 8) != 0) {
-        report_error("--arbiter-auth needs https:// endpoints: over '%s' a password could be read on the way, and "
-                     "nobody proves who he is", client->urls[0]);
+        report_error("%s needs https:// endpoints: over '%s' a password could be read on the way, and nobody proves who "
+                     "he is", client->auth_option, client->urls[0]);
         return -EINVAL;
     }
     rc = stat(dir, &status) != 0 ? -errno : S_ISDIR(status.st_mode) ? 0 : -ENOTDIR;
     if (rc < 0) {
-        report_error("--arbiter-auth '%s' is no directory with ca.pem, cert.pem, key.pem, user: %s", dir,
+        report_error("%s '%s' is no directory with ca.pem, cert.pem, key.pem, user: %s", client->auth_option, dir,
                      strerror(-rc));
         return rc;
     }
     if ((status.st_mode & 022) != 0 || (status.st_uid != geteuid() && status.st_uid != 0)) {
-        report_error("--arbiter-auth '%s' must be ours or root's, and nobody else may write there: 'chmod 755 %s'", dir,
-                     dir);
+        report_error("%s '%s' must be ours or root's, and nobody else may write there: 'chmod 755 %s'",
+                     client->auth_option, dir, dir);
         return -EACCES;
     }
     rc = credential_read(dir, "ca.pem", NULL, 0, &client->ca);
@@ -341,7 +345,8 @@ fail:
     return -ENOTSUP;
 }
 
-int etcd_client_open(struct etcd_client **out, const char *urls, const char *auth_dir, const atomic_bool *cancel)
+int etcd_client_open(struct etcd_client **out, const char *urls, const char *auth_dir, const char *auth_option,
+                     const atomic_bool *cancel)
 {
     struct etcd_client *client = calloc(1, sizeof(*client));
     int rc;
@@ -350,6 +355,7 @@ int etcd_client_open(struct etcd_client **out, const char *urls, const char *aut
     if (client == NULL)
         return -ENOMEM;
     client->cancel = cancel;
+    client->auth_option = auth_option;
     rc = urls_take(client, urls);
     if (rc == 0 && auth_dir != NULL)
         rc = credentials_read(client, auth_dir);
@@ -471,8 +477,11 @@ static cJSON *fail_status(const struct etcd_client *client, const struct failure
                                        strstr(words, "auth store is old") != NULL);
         switch (code->valueint) {
         case CODE_INVALID_ARGUMENT:
-            fail_with(failure, -EACCES, "%.140s%s", words, client->password == NULL && strstr(words, "user name")
-                      ? "; it wants a user: --arbiter-auth DIR with the file 'user'" : "");
+            if (client->password == NULL && strstr(words, "user name"))
+                fail_with(failure, -EACCES, "%.140s; it wants a user: %s DIR with the file 'user'", words,
+                          client->auth_option);
+            else
+                fail_with(failure, -EACCES, "%.140s", words);
             break;
         case CODE_PERMISSION_DENIED:
             fail_with(failure, -EACCES, "%.100s; the user needs read and write on the keys ftvmm/", words);
@@ -499,6 +508,7 @@ static cJSON *post_once(struct etcd_client *client, const struct failure *failur
     long status = 0;
     CURLcode code;
     cJSON *answer;
+    const cJSON *header;
 
     snprintf(url, sizeof(url), "%.400s%s", failure->url, path);
     client->answer_bytes = 0;
@@ -516,7 +526,10 @@ static cJSON *post_once(struct etcd_client *client, const struct failure *failur
     if (status != 200)
         return fail_status(client, failure, status, again);
     answer = cJSON_ParseWithLength(client->answer, client->answer_bytes);
-    if (!cJSON_IsObject(answer) || !cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(answer, "header"))) {
+    header = cJSON_GetObjectItemCaseSensitive(answer, "header");
+    if (header == NULL) /* one of a stream (lease/keepalive) is wrapped */
+        header = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(answer, "result"), "header");
+    if (!cJSON_IsObject(answer) || !cJSON_IsObject(header)) {
         cJSON_Delete(answer);
         return fail_with(failure, -EPROTO, "its answer is none of etcd's");
     }
@@ -609,4 +622,38 @@ cJSON *etcd_client_post(struct etcd_client *client, unsigned endpoint, const cha
             client->logged_in = false;
     }
     return answer;
+}
+
+cJSON *etcd_client_post_any(struct etcd_client *client, const char *path, const char *body, uint64_t deadline_ns,
+                            char why[ETCD_WHY_BYTES], int *error)
+{
+    unsigned first = client->answered;
+
+    *error = 0;
+    for (unsigned i = 0; i < client->endpoints; i++) {
+        unsigned endpoint = (first + i) % client->endpoints;
+        char this_why[ETCD_WHY_BYTES];
+        int this_error;
+        cJSON *answer = etcd_client_post(client, endpoint, path, body, deadline_ns, this_why, &this_error);
+
+        if (answer != NULL) {
+            client->answered = endpoint;
+            return answer;
+        }
+        if (*error == 0 || *error == -EHOSTUNREACH) { /* a refusal tells more than silence */
+            *error = this_error;
+            memcpy(why, this_why, ETCD_WHY_BYTES);
+        }
+    }
+    return NULL;
+}
+
+unsigned etcd_client_answered(const struct etcd_client *client)
+{
+    return client->answered;
+}
+
+void etcd_client_set_answered(struct etcd_client *client, unsigned endpoint)
+{
+    client->answered = endpoint;
 }
