@@ -179,8 +179,11 @@ static void show_protection(const cJSON *status)
              format_bytes(number(channel, "record_bytes")), format_bytes(number(channel, "bytes_per_s")));
     if (lockstep != NULL) {
         fact("positions", "%.0f", number(lockstep, "positions"));
-        fact("forced syncs", "%.0f (%.0f pages, %.0f ms)", number(lockstep, "forced_syncs"),
-             number(lockstep, "forced_pages"), number(lockstep, "forced_ms"));
+        fact("forced syncs", "%.0f (%.0f pages, %.0f of them zero, %.0f left out as equal, %s, %.0f ms)",
+             number(lockstep, "forced_syncs"), number(lockstep, "forced_pages"), number(lockstep, "forced_zero_pages"),
+             number(lockstep, "forced_skipped_pages"), format_bytes(number(lockstep, "forced_bytes")),
+             number(lockstep, "forced_ms"));
+        show_percentiles("forced sync pause", find(lockstep, "forced_pause"));
         fact("divergences", "%.0f", number(lockstep, "divergences"));
     }
 }

@@ -180,9 +180,12 @@ static enum lockstep_step before_run(struct lockstep *ls)
 static enum lockstep_step run(struct lockstep *ls)
 {
     for (;;) {
+        uint64_t entered_ns = clock_now_ns(), left_ns;
         enum vcpu_exit exit = machine_run(&ls->machine);
 
-        COUNT_SET(ls->beat_ns, clock_now_ns());
+        left_ns = clock_now_ns();
+        COUNT_SET(ls->beat_ns, left_ns);
+        COUNT_SET(ls->run_ns, COUNT_GET(ls->run_ns) + left_ns - entered_ns); /* one writer: no locked instruction */
         if (exit == VCPU_EXIT_FAILED) {
             ls->failure = -EIO;
             return STEP_END;

@@ -16,6 +16,7 @@
 
 #include "base/byte_ring.h"
 #include "base/count.h"
+#include "base/histogram.h"
 #include "base/idle.h"
 #include "channel/channel.h"
 #include "dpdk-net/net.h"
@@ -100,7 +101,8 @@ struct lockstep {
     uint64_t *transfer_pages;  /* NULL, or as above: pages written since a new backup was sent them */
     uint64_t frames_before;    /* of the frames built, those that came with a transfer: net.h does not count them */
     bool stands_at_position;   /* a transfer has brought the machine to its position; it has not arrived there yet */
-    uint64_t forgotten_ns;     /* when that was */
+    uint64_t equal_position;   /* at which the unsent pages were last none */
+    uint64_t forgotten_ns, forget_interval_ns; /* when they were last forgotten, and how often that is to be */
     struct staged_sync *staged; /* backup: pages of a forced sync that is not complete yet */
     struct request_steps steps; /* status reads it */
     struct pace_rest rest;     /* primary: what the guest has run and not yet rested for */
@@ -144,12 +146,15 @@ struct lockstep {
     /* -- counters: machine thread writes, status reads -- */
     _Atomic uint64_t positions, positions_compared, segments_compared;
     _Atomic uint64_t time_records, frame_records, output_records, disk_records;
-    _Atomic uint64_t forced_syncs, forced_pages, forced_max_pages;
+    _Atomic uint64_t forced_syncs, forced_pages, forced_max_pages; /* pages: sent, zero pages among them */
+    _Atomic uint64_t forced_zero_pages, forced_skipped_pages, forced_bytes; /* skipped: written, and as before */
+    struct histogram forced_pause_ns; /* machine thread; how long the guest stood still for each, or it was loaded */
     _Atomic uint64_t forced_ns, rested_ns;
     _Atomic uint64_t ring_full_stalls, ring_full_ns; /* how often the vCPU waited for room in the ring; how long */
     _Atomic uint64_t hold_full_stalls, hold_full_ns; /* the same for room in the hold queue */
     _Atomic uint64_t card_sent_dropped, card_received_dropped; /* by the network card; struct virtio_net_state */
     _Atomic uint64_t virtual_ns;
+    _Atomic uint64_t run_ns;         /* time in KVM_RUN */
     _Atomic uint64_t divergences;    /* the machines were found to differ: 0 or 1, for that ends a backup */
     _Atomic uint32_t ended;          /* enum event_end_reason */
     _Atomic uint64_t end_ram_digest;
@@ -257,6 +262,8 @@ int lockstep_disk_go_live(struct lockstep *ls);
 int forced_sync_log(struct lockstep *ls);
 /* At a position the two machines are equal: now and then drops what a forced sync would send. 0 or -errno. */
 int forced_sync_forget(struct lockstep *ls);
+/* How long to wait before that is done again, if so many pages were forgotten after `interval_ns`. */
+uint64_t forced_sync_forget_next(uint64_t interval_ns, uint64_t pages);
 /* Keeps an EVENT_PAGES record until its EVENT_SYNC has come. */
 int forced_sync_stage(struct lockstep *ls, const struct channel_record *record);
 /* Loads the staged pages and the vCPU. */

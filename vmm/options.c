@@ -73,7 +73,7 @@ static const char help[] =
     "  --summary            log: the summary alone: counts, bytes and shares by kind, rates\n"
     "\n"
     "running\n"
-    "  --max-input-delay US how long an input may wait for the guest before a forced sync; default 10000\n"
+    "  --max-input-delay US how long an input may wait for the guest before a forced sync; default 2000\n"
     "  --poll SPIN,SLEEP    idle threads look again at once for SPIN us, then sleep SLEEP us between looks;\n"
     "                       default 0,50 on up to 4 CPUs, else 100,20\n"
     "  --stop-after S       stop the guest after so many seconds\n"
@@ -264,7 +264,7 @@ static void set_defaults(struct options *options)
         .lockstep = {
             .heartbeat_ns = 50 * NS_PER_MS,
             .peer_timeout_ns = 1000 * NS_PER_MS,
-            .max_input_delay_ns = 10 * NS_PER_MS,
+            .max_input_delay_ns = 2 * NS_PER_MS,
             .max_lag_ns = 1000 * NS_PER_MS,
             .segment_ns = 1000 * NS_PER_MS,
             .idle = { .spin_ns = many_cpus ? 100 * NS_PER_US : 0, .sleep_ns = (many_cpus ? 20 : 50) * NS_PER_US },
