@@ -164,6 +164,18 @@ void show_handover(const cJSON *handover)
     show_steps(handover, steps, sizeof(steps) / sizeof(steps[0]));
 }
 
+static void show_divergences(const cJSON *lockstep)
+{
+    const cJSON *last = find(lockstep, "last_divergence");
+
+    if (last == NULL)
+        fact("divergences", "%.0f", number(lockstep, "divergences"));
+    else
+        fact("divergences", "%.0f, %.0f healed; the last one at position %.0f%s%s", number(lockstep, "divergences"),
+             number(lockstep, "healed"), number(last, "position"), find(last, "healed_ms") != NULL ? ", healed in " : "",
+             find(last, "healed_ms") != NULL ? format_ms(number(last, "healed_ms")) : "");
+}
+
 static void show_protection(const cJSON *status)
 {
     const cJSON *channel = find(status, "channel"), *lag = find(status, "lag"), *pace = find(status, "pace");
@@ -184,7 +196,7 @@ static void show_protection(const cJSON *status)
              number(lockstep, "forced_skipped_pages"), format_bytes(number(lockstep, "forced_bytes")),
              number(lockstep, "forced_ms"));
         show_percentiles("forced sync pause", find(lockstep, "forced_pause"));
-        fact("divergences", "%.0f", number(lockstep, "divergences"));
+        show_divergences(lockstep);
     }
 }
 

@@ -78,6 +78,7 @@ static uint64_t skip_equal(struct lockstep *ls, const uint64_t *stale)
     bool comparable = ls->equal_position == ls->machine.position;
     uint64_t skipped = 0;
 
+    verify->position = ls->machine.position + 1;
     for (uint64_t i = 0; i < pages_words(memory); i++)
         for (uint64_t word = ls->unsent_pages[i]; word != 0; word &= word - 1) {
             uint64_t bit = word & -word, page = 64 * i + (uint64_t)__builtin_ctzll(word);

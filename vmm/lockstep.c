@@ -247,11 +247,11 @@ static bool stops_here(const struct lockstep *ls)
     return ls->options.until_position != 0 && ls->machine.position >= ls->options.until_position;
 }
 
-int lockstep_run(struct lockstep *ls)
+/* From position to position, until the guest ends or something stops it. */
+static void run_on(struct lockstep *ls)
 {
     struct machine *machine = &ls->machine;
 
-    COUNT_SET(ls->running, true);
     while (!ls->failure && !stops_here(ls)) {
         enum lockstep_step step = ls->stands_at_position ? STEP_SYNCED : before_run(ls);
 
@@ -278,10 +278,17 @@ int lockstep_run(struct lockstep *ls)
         if (machine_resume(machine) < 0)
             ls->failure = -EIO;
     }
+}
+
+int lockstep_run(struct lockstep *ls)
+{
+    COUNT_SET(ls->running, true);
+    do
+        run_on(ls);
+    while (ls->failure == -EILSEQ && !COUNT_GET(ls->lost_arbitration) && is_backup(ls) &&
+           (ls->failure = heal_follow(ls)) == 0);
     if (COUNT_GET(ls->lost_arbitration))
         ls->failure = -ECANCELED;
-    if (ls->failure == -EILSEQ)
-        COUNT_ADD(ls->divergences, 1);
     atomic_store_explicit(&ls->finished, true, memory_order_release);
     return ls->failure;
 }

@@ -24,11 +24,14 @@
 #include "vmm/disk.h"
 #include "vmm/event.h"
 #include "vmm/handover.h"
+#include "vmm/heal.h"
 #include "vmm/journal.h"
 #include "vmm/machine.h"
 #include "vmm/pace.h"
 #include "vmm/protect.h"
 #include "vmm/verify.h"
+
+struct difference;
 
 enum lockstep_role {
     ROLE_ALONE,   /* live, nobody protects it: `ftvmm run`, or what is left of a pair */
@@ -59,6 +62,7 @@ struct lockstep_options {
     uint64_t until_position;     /* replay: stop at this position; 0: at the guest's end */
     struct idle_policy idle;
     uint64_t segment_ns;         /* virtual time between digests of all RAM */
+    const char *differences_path; /* backup: directory for what is found of a difference; NULL: not saved */
 };
 
 /* The way of a request through the live machine, in ns; machine thread. What comes after it is the port's (net.h). */
@@ -134,6 +138,7 @@ struct lockstep {
     struct byte_ring *console_in, *console_out;
     struct failover_receipt receipt;
     struct handover handover;
+    struct heal heal;
     struct journal journal;
 
     /* One record at a time is timed from its commit to its ack: the I/O thread wants one, the machine thread marks the
@@ -155,7 +160,7 @@ struct lockstep {
     _Atomic uint64_t card_sent_dropped, card_received_dropped; /* by the network card; struct virtio_net_state */
     _Atomic uint64_t virtual_ns;
     _Atomic uint64_t run_ns;         /* time in KVM_RUN */
-    _Atomic uint64_t divergences;    /* the machines were found to differ: 0 or 1, for that ends a backup */
+    _Atomic uint64_t divergences;    /* the machines were found to differ */
     _Atomic uint32_t ended;          /* enum event_end_reason */
     _Atomic uint64_t end_ram_digest;
     _Atomic bool end_compared;       /* backup: the primary's END digests matched ours */
@@ -242,6 +247,9 @@ void backup_go_live(struct lockstep *ls);
 int backup_fetch_start(struct lockstep *ls, struct event_start *start);
 /* START announced a transfer: takes the running guest over, to follow it from its next position on. 0 or -errno. */
 int backup_receive_machine(struct lockstep *ls);
+/* The same in the midst of a log, of a machine that takes this one's place (heal.h); `difference` may be NULL. 0; -EILSEQ: it
+ * does not come. */
+int backup_receive_again(struct lockstep *ls, struct difference *difference);
 /* The primary reports so many frames as sent (lockstep_frames_sent). */
 void backup_note_sent(struct lockstep *ls, uint64_t frames_sent);
 

@@ -51,6 +51,7 @@ static const struct metric metrics[] = {
     { "lockstep.checked_ms", "checked_seconds_total", "counter", 1e-3, "Time that took." },
     { "lockstep.forced_ms", "forced_sync_seconds_total", "counter", 1e-3, "Time that they took." },
     { "lockstep.divergences", "divergences_total", "counter", 1, "The two machines were found to differ." },
+    { "lockstep.healed", "healed_total", "counter", 1, "Differences healed: the machine was sent anew." },
     { "net.received_frames", "net_received_frames_total", "counter", 1, "Frames from the guest's cable." },
     { "net.received_bytes", "net_received_bytes_total", "counter", 1, "Their bytes." },
     { "net.transmitted_frames", "net_transmitted_frames_total", "counter", 1, "Frames to the guest's cable." },

@@ -442,6 +442,9 @@ static void become_primary(struct protector *protector, uint64_t stopped_ns)
     pthread_mutex_unlock(&ls->channel_lock);
     COUNT_SET(ls->generation, protector->generation);
     protector->generation = 0;
+    COUNT_SET(ls->heal.asked, 0); /* the new channel has no word yet */
+    ls->heal.begun = 0;
+    COUNT_SET(ls->heal.found_ns, 0);
     COUNT_SET(ls->protected_lsn, protector->machine_lsn);
     COUNT_SET(ls->peer_lost, false);
     COUNT_SET(ls->unprotect_requested, false);

@@ -466,6 +466,7 @@ static void session_close(struct session *session)
     arbiter_close(ls->arbiter);
     verify_close(ls->verify);
     forced_sync_discard(ls);
+    heal_drop(ls);
     free(ls->unsent_pages);
     free(ls->console_in);
     free(ls->console_out);
