@@ -212,6 +212,8 @@ static void arrive(struct lockstep *ls)
     COUNT_SET(ls->arrived_ns, now_ns);
     COUNT_SET(ls->beat_ns, now_ns);
     COUNT_SET(ls->positions, ls->machine.position);
+    if (machine_reads_time(&ls->machine))
+        COUNT_ADD(ls->clock_reads, 1);
     ls->position_closed = false;
     ls->output_pending = false;
     lockstep_chain_registers(ls);

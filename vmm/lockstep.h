@@ -160,6 +160,8 @@ struct lockstep {
     _Atomic uint64_t card_sent_dropped, card_received_dropped; /* by the network card; struct virtio_net_state */
     _Atomic uint64_t virtual_ns;
     _Atomic uint64_t run_ns;         /* time in KVM_RUN */
+    _Atomic uint64_t clock_reads;    /* positions at which the guest looks at a clock */
+    _Atomic int instructions;        /* what counts them (instructions.h), plus one; 0: they are not countable */
     _Atomic uint64_t divergences;    /* the machines were found to differ */
     _Atomic uint32_t ended;          /* enum event_end_reason */
     _Atomic uint64_t end_ram_digest;

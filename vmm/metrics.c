@@ -46,6 +46,8 @@ static const struct metric metrics[] = {
     { "lockstep.forced_skipped_pages", "forced_sync_skipped_pages_total", "counter", 1,
       "Pages written and not sent, for they held what they had held." },
     { "lockstep.forced_bytes", "forced_sync_bytes_total", "counter", 1, "Bytes of the log for forced syncs." },
+    { "lockstep.clock_reads", "clock_reads_total", "counter", 1, "Exits at which the guest looked at a clock." },
+    { "lockstep.instructions", "guest_instructions_total", "counter", 1, "The guest's, where they can be counted." },
     { "lockstep.run_ms", "guest_run_seconds_total", "counter", 1e-3, "Time in KVM_RUN." },
     { "lockstep.checked_pages", "checked_pages_total", "counter", 1, "Pages digested to compare RAM." },
     { "lockstep.checked_ms", "checked_seconds_total", "counter", 1e-3, "Time that took." },

@@ -10,6 +10,8 @@
 
 #include <cjson/cJSON.h>
 
+#include "vmm/instructions.h"
+
 static void add(cJSON *object, const char *name, uint64_t value)
 {
     cJSON_AddNumberToObject(object, name, (double)value);
@@ -338,6 +340,9 @@ cJSON *status_build(const char *vm, struct lockstep *ls)
     add(lockstep, "forced_bytes", COUNT_GET(ls->forced_bytes));
     add(lockstep, "forced_ms", COUNT_GET(ls->forced_ns) / NS_PER_MS);
     add_percentiles(lockstep, "forced_pause", &ls->forced_pause_ns);
+    add(lockstep, "clock_reads", COUNT_GET(ls->clock_reads));
+    if (COUNT_GET(ls->instructions) != 0)
+        add(lockstep, "instructions", instructions_read(COUNT_GET(ls->instructions) - 1));
     add(lockstep, "run_ms", COUNT_GET(ls->run_ns) / NS_PER_MS);
     add_exits(root, &ls->machine);
     pthread_mutex_lock(&ls->channel_lock);

@@ -127,7 +127,8 @@ static void case_main(const struct fault *fault, bool killed)
     if (fault->event == TRANSFER) {
         hosts[0] = start_with(fault, how, 0, "run", "--verify");
         host_await(&hosts[0], "alone", false);
-        hosts[1] = start_with(fault, how, 1, "backup", listen);
+        snprintf(arguments, sizeof(arguments), "%s --join-timeout 20", listen); /* nobody comes if host 0 dies first */
+        hosts[1] = start_with(fault, how, 1, "backup", arguments);
     } else {
         hosts[1] = start_with(fault, how, 1, "backup", listen);
         snprintf(arguments, sizeof(arguments), "--verify --spare none --backup shm:fault-%d", (int)getpid());
