@@ -12,6 +12,8 @@
 #include "vmm/ram_digest.h"
 
 #define SEGMENT_PAGES_PER_RECORD 4096u
+/* Digesting may take one part in so many of the guest's time. */
+#define COST_SHARE 50
 
 int verify_open(struct verify **out, const struct lockstep *ls, bool each_position)
 {
@@ -68,7 +70,7 @@ void verify_close(struct verify *verify)
 int verify_renew(struct verify *verify, struct lockstep *ls)
 {
     const struct guest_memory *memory = &ls->machine.memory;
-    uint64_t began_ns = clock_now_ns();
+    uint64_t began_ns = clock_now_ns(), pages = 0;
     int rc = dirty_collect(ls);
 
     if (rc < 0)
@@ -79,9 +81,11 @@ int verify_renew(struct verify *verify, struct lockstep *ls)
             uint64_t page = 64 * i + (uint64_t)__builtin_ctzll(word);
 
             verify_page(verify, page, memory->base + page * GUEST_PAGE_BYTES);
-            COUNT_ADD(verify->pages, 1);
+            pages++;
         }
-    COUNT_ADD(verify->spent_ns, clock_now_ns() - began_ns);
+    COUNT_ADD(verify->pages, pages);
+    verify->segment_cost_ns = clock_now_ns() - began_ns;
+    COUNT_ADD(verify->spent_ns, verify->segment_cost_ns);
     return 0;
 }
 
@@ -141,11 +145,18 @@ static void log_registers(struct lockstep *ls)
     primary_log_end(ls);
 }
 
+uint64_t verify_segment_ns(const struct verify *verify, uint64_t asked_ns)
+{
+    uint64_t bearable_ns = verify->segment_cost_ns * COST_SHARE;
+
+    return verify->each_position || bearable_ns < asked_ns ? asked_ns : bearable_ns;
+}
+
 int verify_log(struct verify *verify, struct lockstep *ls)
 {
     if (verify->each_position)
         log_registers(ls);
-    if (ls->machine.time_ns < verify->segment_time_ns + ls->options.segment_ns)
+    if (ls->machine.time_ns < verify->segment_time_ns + verify_segment_ns(verify, ls->options.segment_ns))
         return 0;
     return log_segment(verify, ls);
 }
