@@ -55,8 +55,20 @@ void report_warning(const char *format, ...)
     REPORT_LINE("warning: ");
 }
 
+static __thread char last_error[256];
+
+const char *report_last_error(void)
+{
+    return last_error;
+}
+
 void report_error(const char *format, ...)
 {
+    va_list words;
+
+    va_start(words, format);
+    vsnprintf(last_error, sizeof(last_error), format, words);
+    va_end(words);
     REPORT_LINE("error: ");
 }
 

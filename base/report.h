@@ -11,6 +11,9 @@ __attribute__((format(printf, 1, 2))) void report_info(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void report_warning(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void report_error(const char *format, ...);
 
+/* What this thread's last report_error said, cut to 255 bytes; "" before the first. */
+const char *report_last_error(void);
+
 /* An invariant of our own is broken: says so and aborts, in release builds too. */
 __attribute__((noreturn, format(printf, 1, 2))) void report_bug(const char *format, ...);
 

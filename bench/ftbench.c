@@ -17,6 +17,7 @@ static const struct workload {
     { "guest", "requests to a protected guest, held against the same guest unprotected; their steps", guest_main },
     { "overhead", "programs in a protected guest, held against the same guest unprotected", overhead_main },
     { "failover", "a script's failovers, one after the other: how long each step takes", failover_main },
+    { "determinism", "what keeping a guest the same twice took in a run: log, exits, forced syncs", determinism_main },
     { "sim", "what measured steps predict for other hardware: a model", sim_main },
     { "compare", "two results of one workload: what changed beyond the noise?", compare_main },
     { "report", "a page of results for people, HTML or Markdown", report_main },
@@ -26,7 +27,7 @@ static void print_help(FILE *out)
 {
     fprintf(out, "usage: ftbench WORKLOAD [OPTION...]\n\n");
     for (size_t i = 0; i < sizeof(workloads) / sizeof(workloads[0]); i++)
-        fprintf(out, "  %-10s %s\n", workloads[i].name, workloads[i].purpose);
+        fprintf(out, "  %-11s %s\n", workloads[i].name, workloads[i].purpose);
     fprintf(out, "\n`ftbench WORKLOAD --help` lists its options; see also ftbench(1).\n");
 }
 

@@ -6,6 +6,7 @@ int channel_main(int argc, char **argv);
 int guest_main(int argc, char **argv);
 int overhead_main(int argc, char **argv);
 int failover_main(int argc, char **argv);
+int determinism_main(int argc, char **argv);
 int sim_main(int argc, char **argv);
 int compare_main(int argc, char **argv);
 int report_main(int argc, char **argv);

@@ -287,6 +287,17 @@ void channel_heartbeat(struct channel *channel)
     channel->operations->heartbeat(channel);
 }
 
+/* relaxed, both: the word is all that is told. */
+void channel_tell(struct channel *channel, uint64_t word)
+{
+    atomic_store_explicit(&channel->word, word, memory_order_relaxed);
+}
+
+uint64_t channel_told(const struct channel *channel)
+{
+    return atomic_load_explicit(&channel->word, memory_order_relaxed);
+}
+
 uint64_t channel_peer_seen_ns(const struct channel *channel)
 {
     uint64_t seen_ns = atomic_load_explicit(&channel->peer_seen_ns, memory_order_acquire);

@@ -151,6 +151,12 @@ uint64_t channel_peer_seen_ns(const struct channel *channel);
 /* Sender: highest LSN the receiver has consumed, as last reported. Receiver: its own. Any thread. */
 uint64_t channel_consumed_lsn(const struct channel *channel);
 
+/* Receiver: a word for the sender, 0 until there is one; it travels with each heartbeat, and a later one takes its place.
+ * Any thread. Over file: it goes nowhere. */
+void channel_tell(struct channel *channel, uint64_t word);
+/* Sender: the receiver's word, as last heard. Any thread. */
+uint64_t channel_told(const struct channel *channel);
+
 /* What a record of so much payload takes in the ring or the file: header, padding and all. */
 uint64_t channel_frame_bytes(uint32_t payload_bytes);
 

@@ -25,6 +25,7 @@ struct control_block control_of_receiver(const struct channel *channel, uint64_t
     block.lsn = atomic_load_explicit(&channel->credit->lsn, memory_order_acquire);
     block.bytes = link_free_bytes(channel);
     block.seen_lsn = atomic_load_explicit(&channel->ahead_credit.lsn, memory_order_acquire);
+    block.word = channel_told(channel);
     seal(&block, key);
     return block;
 }
@@ -43,6 +44,7 @@ bool control_take(struct channel *channel, const struct control_block *block, ui
     uint64_t committed_lsn = atomic_load_explicit(&channel->send.committed_lsn, memory_order_acquire);
     uint64_t bytes = block->bytes < limit_bytes ? block->bytes : limit_bytes;
 
+    channel_tell(channel, block->word);
     if (block->bytes > committed || block->lsn > committed_lsn || block->seen_lsn > committed_lsn)
         return false;
     /* Relaxed reads: our own thread's words. */

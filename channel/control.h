@@ -13,7 +13,8 @@ struct control_block {
     uint64_t bytes;    /* verbs' sender: index up to which is placed; tcp's: up to which whole records were sent;
                           receiver: index up to which may be overwritten */
     uint64_t seen_lsn; /* receiver: highest looked at and found whole, if it looks ahead; else 0 */
-    uint64_t zero[3];
+    uint64_t word;     /* receiver: what it has to say (channel_tell); else 0 */
+    uint64_t zero[2];
     uint32_t zero_too;
     uint32_t crc; /* of what stands before it, keyed */
 };

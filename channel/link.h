@@ -48,6 +48,7 @@ struct channel {
     _Atomic uint64_t torn;
     _Atomic uint64_t damaged;
     _Atomic uint64_t resumes;
+    _Atomic uint64_t word; /* the receiver's for the sender: its own, or as last heard */
     _Atomic bool down;   /* the connection is broken: a hint */
     _Atomic bool closed; /* and for good: nothing brings it back */
     struct lag_marks lag; /* sender */

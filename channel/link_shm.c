@@ -56,6 +56,7 @@ struct shm_head {
     alignas(RING_LINE_BYTES) _Atomic uint64_t seen_lsn;
     alignas(RING_LINE_BYTES) _Atomic uint64_t sender_beat; /* counts heartbeats */
     alignas(RING_LINE_BYTES) _Atomic uint64_t receiver_beat;
+    _Atomic uint64_t receiver_word;
 };
 
 struct shm_link {
@@ -199,6 +200,8 @@ static int shm_poll(struct channel *channel)
         else if (seen <= channel_committed_lsn(channel)) /* else the receiver is at fault; nothing is believed */
             atomic_store_explicit(&channel->acked_lsn, seen, memory_order_release);
     }
+    if (channel->is_sender)
+        channel_tell(channel, atomic_load_explicit(&link->head->receiver_word, memory_order_relaxed));
     return atomic_load_explicit(&channel->down, memory_order_relaxed) ? -EPIPE : 0; /* relaxed: a hint */
 }
 
@@ -214,6 +217,8 @@ static void shm_heartbeat(struct channel *channel)
     uint64_t beat = atomic_load_explicit(theirs, memory_order_relaxed);
     uint64_t index = atomic_load_explicit(progress, memory_order_relaxed);
 
+    if (!is_sender)
+        atomic_store_explicit(&link->head->receiver_word, channel_told(channel), memory_order_relaxed);
     link_count(ours, 1);
     if (beat != link->peer_beat || index != link->peer_index) {
         link->peer_beat = beat;

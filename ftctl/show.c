@@ -164,6 +164,18 @@ void show_handover(const cJSON *handover)
     show_steps(handover, steps, sizeof(steps) / sizeof(steps[0]));
 }
 
+static void show_divergences(const cJSON *lockstep)
+{
+    const cJSON *last = find(lockstep, "last_divergence");
+
+    if (last == NULL)
+        fact("divergences", "%.0f", number(lockstep, "divergences"));
+    else
+        fact("divergences", "%.0f, %.0f healed; the last one at position %.0f%s%s", number(lockstep, "divergences"),
+             number(lockstep, "healed"), number(last, "position"), find(last, "healed_ms") != NULL ? ", healed in " : "",
+             find(last, "healed_ms") != NULL ? format_ms(number(last, "healed_ms")) : "");
+}
+
 static void show_protection(const cJSON *status)
 {
     const cJSON *channel = find(status, "channel"), *lag = find(status, "lag"), *pace = find(status, "pace");
@@ -179,9 +191,12 @@ static void show_protection(const cJSON *status)
              format_bytes(number(channel, "record_bytes")), format_bytes(number(channel, "bytes_per_s")));
     if (lockstep != NULL) {
         fact("positions", "%.0f", number(lockstep, "positions"));
-        fact("forced syncs", "%.0f (%.0f pages, %.0f ms)", number(lockstep, "forced_syncs"),
-             number(lockstep, "forced_pages"), number(lockstep, "forced_ms"));
-        fact("divergences", "%.0f", number(lockstep, "divergences"));
+        fact("forced syncs", "%.0f (%.0f pages, %.0f of them zero, %.0f left out as equal, %s, %.0f ms)",
+             number(lockstep, "forced_syncs"), number(lockstep, "forced_pages"), number(lockstep, "forced_zero_pages"),
+             number(lockstep, "forced_skipped_pages"), format_bytes(number(lockstep, "forced_bytes")),
+             number(lockstep, "forced_ms"));
+        show_percentiles("forced sync pause", find(lockstep, "forced_pause"));
+        show_divergences(lockstep);
     }
 }
 

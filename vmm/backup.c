@@ -11,6 +11,7 @@
 
 #include "base/fault_point.h"
 #include "base/report.h"
+#include "vmm/difference.h"
 #include "vmm/transfer.h"
 
 /* How often to look for the arbiter's answer; how often to say that there is none. */
@@ -18,6 +19,8 @@
 #define ARBITER_SAY_NS (10 * NS_PER_S)
 /* Two hosts' clocks are taken to run at rates that differ by less than one in this many. */
 #define CLOCK_RATES_EQUAL_TO 10000
+/* How long a primary may take to begin to send a machine anew. */
+#define HEAL_PATIENCE_NS (10 * NS_PER_S)
 
 /* All that the old primary left is replayed, and nothing more of it will count. Ask who may go on. */
 int backup_decide(struct lockstep *ls)
@@ -115,6 +118,8 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
                 return false;
             }
             ls->failure = event_check(record);
+            if (!ls->failure && ls->arbiter != NULL)
+                heal_keep_record(ls, record);
             return !ls->failure;
         case -EAGAIN:
             if (COUNT_GET(ls->stop_requested)) {
@@ -180,7 +185,9 @@ int backup_fetch_start(struct lockstep *ls, struct event_start *start)
 
 void backup_note_sent(struct lockstep *ls, uint64_t frames_sent)
 {
-    COUNT_SET(ls->peer_sent_count, frames_sent > ls->frames_before ? frames_sent - ls->frames_before : 0);
+    int64_t ours = (int64_t)(frames_sent - ls->frames_before); /* frames_before may be "negative" (transfer.c) */
+
+    COUNT_SET(ls->peer_sent_count, ours > 0 ? (uint64_t)ours : 0);
 }
 
 /* Position by position the registers were the same up to here. */
@@ -230,6 +237,47 @@ int backup_receive_machine(struct lockstep *ls)
     report_info("the guest's state is here: it follows from position %llu on",
                 (unsigned long long)ls->machine.position);
     return 0;
+}
+
+/*
+ * The machine has been found to differ, and its primary sends it anew: in the midst of the log there comes a START that
+ * announces a transfer, and behind it RAM, and at last MACHINE. All else is of a machine that this one is not any more.
+ */
+int backup_receive_again(struct lockstep *ls, struct difference *difference)
+{
+    uint64_t limit_ns = clock_now_ns() + HEAL_PATIENCE_NS;
+    bool begun = false, whole = false;
+
+    while (!ls->failure && !whole) {
+        struct channel_record record;
+
+        if (!backup_fetch(ls, &record))
+            return ls->failure;
+        if (record.kind == EVENT_END || record.kind == EVENT_HANDOVER)
+            return -EILSEQ; /* not consumed: the primary must not take it that this host has the guest */
+        if (!begun && clock_now_ns() > limit_ns) {
+            report_error("the primary does not send the machine anew: another build?");
+            return -EILSEQ;
+        }
+        if (record.kind == EVENT_START) { /* perhaps once more, if the primary had to begin again */
+            begun = ((const struct event_start *)record.payload)->transfer;
+        } else if (begun && record.position == 0 && record.kind == EVENT_SEGMENT_PAGES) {
+            difference_excuse(difference, &record);
+        } else if (begun && ((record.position == 0 && record.kind == EVENT_PAGES) || record.kind == EVENT_MACHINE)) {
+            bool pages = record.kind == EVENT_PAGES;
+
+            if (pages)
+                difference_before(difference, &record);
+            ls->failure = transfer_take(ls, &record, &whole);
+            if (pages && !ls->failure)
+                difference_after(difference, &record);
+            fault_point("heal-part-taken");
+        }
+        channel_consume(ls->channel);
+    }
+    if (!ls->failure)
+        ls->stands_at_position = true;
+    return ls->failure;
 }
 
 enum lockstep_step backup_before_run(struct lockstep *ls)

@@ -17,8 +17,11 @@
 #include "vmm/pages.h"
 
 /* Clearing the dirty log write-protects what was written, and each page's next write faults once: a forced sync's
- * size is bought with that. Twice a second the faults are lost in the noise. */
-#define FORGET_NS (500 * NS_PER_MS)
+ * size is bought with that. Twice a second the faults are lost in the noise. A guest that writes so much meanwhile that a
+ * forced sync would be a long pause has its pages forgotten more often, up to fifty times a second. */
+#define FORGET_SELDOM_NS (500 * NS_PER_MS)
+#define FORGET_OFTEN_NS  (20 * NS_PER_MS)
+#define FORGET_PAGES     2048u
 
 struct staged_sync {
     struct staged_sync *next;
@@ -26,8 +29,73 @@ struct staged_sync {
     uint8_t payload[]; /* of one PAGES record */
 };
 
-/* Logs the unsent pages; returns how many. */
-static uint64_t log_pages(struct lockstep *ls)
+uint64_t forced_sync_forget_next(uint64_t interval_ns, uint64_t pages)
+{
+    if (pages > FORGET_PAGES)
+        interval_ns /= 2;
+    else if (pages < FORGET_PAGES / 4)
+        interval_ns *= 2;
+    return interval_ns < FORGET_OFTEN_NS ? FORGET_OFTEN_NS : interval_ns > FORGET_SELDOM_NS ? FORGET_SELDOM_NS : interval_ns;
+}
+
+/* Both machines are equal at this position: nothing has to be sent of what was written before. */
+static void forget(struct lockstep *ls)
+{
+    memset(ls->unsent_pages, 0, pages_words(&ls->machine.memory) * sizeof(uint64_t));
+    ls->equal_position = ls->machine.position;
+}
+
+int forced_sync_forget(struct lockstep *ls)
+{
+    uint64_t now_ns = clock_now_ns(), pages = 0;
+    int rc;
+
+    if (ls->unsent_pages == NULL || lockstep_role_now(ls) != ROLE_PRIMARY)
+        return 0;
+    if (ls->forget_interval_ns == 0)
+        ls->forget_interval_ns = FORGET_SELDOM_NS;
+    if (now_ns < ls->forgotten_ns + ls->forget_interval_ns)
+        return 0;
+    ls->forgotten_ns = now_ns;
+    rc = dirty_collect(ls);
+    for (uint64_t i = 0; i < pages_words(&ls->machine.memory); i++)
+        pages += (uint64_t)__builtin_popcountll(ls->unsent_pages[i]);
+    ls->forget_interval_ns = forced_sync_forget_next(ls->forget_interval_ns, pages);
+    forget(ls);
+    return rc;
+}
+
+/*
+ * Takes out of the unsent pages those that hold what they held when the two machines were last equal. Only where the
+ * backup stands at that very position, or its own run may have changed the page since; and only pages whose digest is of
+ * that moment: neither guest nor VMM had written them between the digest and then (`stale`; dirty.h). Renews the digests of
+ * the others, so that the next forced sync, and the segment's end, need not.
+ */
+static uint64_t skip_equal(struct lockstep *ls, const uint64_t *stale)
+{
+    const struct guest_memory *memory = &ls->machine.memory;
+    struct verify *verify = ls->verify;
+    bool comparable = ls->equal_position == ls->machine.position;
+    uint64_t skipped = 0;
+
+    verify->position = ls->machine.position + 1;
+    for (uint64_t i = 0; i < pages_words(memory); i++)
+        for (uint64_t word = ls->unsent_pages[i]; word != 0; word &= word - 1) {
+            uint64_t bit = word & -word, page = 64 * i + (uint64_t)__builtin_ctzll(word);
+            uint64_t before = verify->page_digests[page];
+
+            verify_page(verify, page, memory->base + page * GUEST_PAGE_BYTES);
+            verify->written_pages[i] &= ~bit; /* the digest is that of now, and the vCPU stands still */
+            if (comparable && !(stale[i] & bit) && verify->page_digests[page] == before) {
+                ls->unsent_pages[i] &= ~bit;
+                skipped++;
+            }
+        }
+    return skipped;
+}
+
+/* Logs the unsent pages, and counts them. */
+static void log_pages(struct lockstep *ls)
 {
     const struct guest_memory *memory = &ls->machine.memory;
     struct pages_batch batch;
@@ -37,47 +105,61 @@ static uint64_t log_pages(struct lockstep *ls)
         pages_write(&batch, memory, primary_log_begin(ls, EVENT_PAGES, ls->machine.position + 1, batch.bytes));
         primary_log_end(ls);
         pages += batch.count;
+        for (unsigned i = 0; i < batch.count; i++)
+            COUNT_ADD(ls->forced_zero_pages, batch.zero[i]);
+        COUNT_ADD(ls->forced_bytes, channel_frame_bytes((uint32_t)batch.bytes));
     }
-    return pages;
+    COUNT_ADD(ls->forced_pages, pages);
+    if (pages > COUNT_GET(ls->forced_max_pages))
+        COUNT_SET(ls->forced_max_pages, pages);
 }
 
-int forced_sync_forget(struct lockstep *ls)
+/* What was written since the last equality, less what is equal all the same. 0 or -errno. */
+static int collect(struct lockstep *ls)
 {
-    uint64_t now_ns = clock_now_ns();
+    struct guest_memory *memory = &ls->machine.memory;
+    size_t words = pages_words(memory);
+    uint64_t *stale;
     int rc;
 
-    if (ls->unsent_pages == NULL || lockstep_role_now(ls) != ROLE_PRIMARY || now_ns < ls->forgotten_ns + FORGET_NS)
-        return 0;
-    ls->forgotten_ns = now_ns;
+    if (ls->verify == NULL)
+        return dirty_collect(ls);
+    stale = malloc(words * sizeof(*stale));
+    if (stale == NULL)
+        return -ENOMEM;
+    for (size_t i = 0; i < words; i++) /* what devices have written at this position is in `dirty` */
+        stale[i] = ls->verify->written_pages[i] | memory->dirty[i];
     rc = dirty_collect(ls);
-    memset(ls->unsent_pages, 0, pages_words(&ls->machine.memory) * sizeof(uint64_t));
+    if (rc == 0)
+        COUNT_ADD(ls->forced_skipped_pages, skip_equal(ls, stale));
+    free(stale);
     return rc;
 }
 
 int forced_sync_log(struct lockstep *ls)
 {
-    uint64_t began_ns = clock_now_ns();
-    uint64_t pages;
+    uint64_t began_ns = clock_now_ns(), took_ns;
     int rc;
 
     if (lockstep_role_now(ls) == ROLE_PRIMARY) {
-        rc = dirty_collect(ls);
-        if (rc < 0)
-            return rc;
-        pages = log_pages(ls);
         struct vcpu_state state; /* saved before the ring is asked: saving may fail, and a record cannot be undone */
-        rc = vcpu_save(&ls->machine.vcpu, &state);
+
+        rc = collect(ls);
+        if (rc == 0)
+            rc = vcpu_save(&ls->machine.vcpu, &state);
         if (rc < 0)
             return rc;
+        log_pages(ls);
         memcpy(primary_log_begin(ls, EVENT_SYNC, ls->machine.position + 1, sizeof(state)), &state, sizeof(state));
         primary_log_end(ls);
         COUNT_ADD(ls->forced_syncs, 1);
-        COUNT_ADD(ls->forced_pages, pages);
-        if (pages > COUNT_GET(ls->forced_max_pages))
-            COUNT_SET(ls->forced_max_pages, pages);
-        COUNT_ADD(ls->forced_ns, clock_now_ns() - began_ns);
+        COUNT_ADD(ls->forced_bytes, channel_frame_bytes(sizeof(state)));
+        took_ns = clock_now_ns() - began_ns;
+        COUNT_ADD(ls->forced_ns, took_ns);
+        histogram_record(&ls->forced_pause_ns, took_ns);
     }
     machine_force_position(&ls->machine);
+    ls->equal_position = ls->machine.position; /* all unsent pages have been taken */
     return 0;
 }
 
@@ -122,6 +204,7 @@ int forced_sync_load(struct lockstep *ls, const struct channel_record *record)
     machine_force_position(&ls->machine);
     COUNT_ADD(ls->forced_syncs, 1);
     COUNT_ADD(ls->forced_ns, clock_now_ns() - began_ns);
+    histogram_record(&ls->forced_pause_ns, clock_now_ns() - began_ns);
     return 0;
 }
 

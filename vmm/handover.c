@@ -106,7 +106,7 @@ void handover_give(struct lockstep *ls)
     struct event_handover *record;
     uint64_t lsn;
 
-    if (!may_begin(ls)) {
+    if (!may_begin(ls) || heal_is_due(ls)) { /* a backup that differs would not take it */
         call_off(ls);
         return;
     }

@@ -29,6 +29,7 @@ struct io {
     uint64_t announce_due_ns;
     bool was_backup;
     struct pace pace;
+    uint64_t told_word; /* backup: heal.h */
     bool peer_told; /* after a handover to this host */
     uint64_t rate_since_ns, rate_since_bytes; /* of the log; the last second began so */
 };
@@ -54,8 +55,10 @@ static void kick_if_needed(struct io *io, uint64_t now_ns)
     if (now_ns < io->kicked_ns + delay_ns)
         return;
     if ((lockstep_role_now(ls) != ROLE_BACKUP && lockstep_input_overdue(ls, now_ns)) ||
-        now_ns > COUNT_GET(ls->beat_ns) + beat_limit_ns || COUNT_GET(ls->lost_arbitration)) {
+        now_ns > COUNT_GET(ls->beat_ns) + beat_limit_ns || COUNT_GET(ls->lost_arbitration) || heal_is_due(ls)) {
         vcpu_kick(&ls->machine.vcpu);
+        if (heal_is_due(ls))
+            lockstep_wake(ls);
         io->kicked_ns = now_ns;
     }
 }
@@ -182,6 +185,7 @@ static void measure_log(struct io *io, uint64_t now_ns)
     if (!COUNT_GET(ls->followed) && ls->arbiter != NULL &&
         channel_consumed_lsn(ls->channel) >= COUNT_GET(ls->protected_lsn)) {
         COUNT_SET(ls->followed, true);
+        heal_done(ls);
         journal_note(&ls->journal, JOURNAL_PROTECTED, "the backup follows");
     }
     if (now_ns < io->rate_since_ns + NS_PER_S)
@@ -249,10 +253,17 @@ static void poll_channel(struct io *io, uint64_t now_ns)
     case ROLE_PRIMARY:
         (void)channel_poll(ls->channel); /* broken is a hint; the heartbeat decides */
         keep_pace(io, now_ns);
+        if (ls->arbiter != NULL)
+            heal_listen(ls);
         measure_log(io, now_ns);
         break;
     case ROLE_BACKUP:
         (void)channel_poll(ls->channel); /* what has arrived is seen at once, however busy the vCPU is */
+        if (COUNT_GET(ls->heal.word) != io->told_word) {
+            io->told_word = COUNT_GET(ls->heal.word);
+            channel_tell(ls->channel, io->told_word);
+            io->heartbeat_due_ns = 0; /* it goes with the heartbeat */
+        }
         break;
     case ROLE_ALONE:
         leave_peer(io, now_ns);

@@ -16,6 +16,8 @@ const char *journal_kind_name(enum journal_kind kind)
     case JOURNAL_FENCED: return "fenced";
     case JOURNAL_DECIDED: return "decided";
     case JOURNAL_LIVE: return "live";
+    case JOURNAL_DIVERGED: return "diverged";
+    case JOURNAL_HEALED: return "healed";
     case JOURNAL_HANDOVER: return "handover";
     case JOURNAL_ENDED: return "ended";
     }

@@ -19,6 +19,8 @@ enum journal_kind {
     JOURNAL_FENCED,      /* backup: nothing of the primary's can land any more */
     JOURNAL_DECIDED,     /* the arbiter has answered */
     JOURNAL_LIVE,        /* the guest goes on here, alone */
+    JOURNAL_DIVERGED,    /* the two machines were found to differ */
+    JOURNAL_HEALED,      /* backup: its machine is the primary's again */
     JOURNAL_HANDOVER,    /* a planned switch-over has begun, or come to an end */
     JOURNAL_ENDED,       /* the guest runs here no more */
 };

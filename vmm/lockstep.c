@@ -180,9 +180,12 @@ static enum lockstep_step before_run(struct lockstep *ls)
 static enum lockstep_step run(struct lockstep *ls)
 {
     for (;;) {
+        uint64_t entered_ns = clock_now_ns(), left_ns;
         enum vcpu_exit exit = machine_run(&ls->machine);
 
-        COUNT_SET(ls->beat_ns, clock_now_ns());
+        left_ns = clock_now_ns();
+        COUNT_SET(ls->beat_ns, left_ns);
+        COUNT_SET(ls->run_ns, COUNT_GET(ls->run_ns) + left_ns - entered_ns); /* one writer: no locked instruction */
         if (exit == VCPU_EXIT_FAILED) {
             ls->failure = -EIO;
             return STEP_END;
@@ -209,6 +212,8 @@ static void arrive(struct lockstep *ls)
     COUNT_SET(ls->arrived_ns, now_ns);
     COUNT_SET(ls->beat_ns, now_ns);
     COUNT_SET(ls->positions, ls->machine.position);
+    if (machine_reads_time(&ls->machine))
+        COUNT_ADD(ls->clock_reads, 1);
     ls->position_closed = false;
     ls->output_pending = false;
     lockstep_chain_registers(ls);
@@ -244,11 +249,11 @@ static bool stops_here(const struct lockstep *ls)
     return ls->options.until_position != 0 && ls->machine.position >= ls->options.until_position;
 }
 
-int lockstep_run(struct lockstep *ls)
+/* From position to position, until the guest ends or something stops it. */
+static void run_on(struct lockstep *ls)
 {
     struct machine *machine = &ls->machine;
 
-    COUNT_SET(ls->running, true);
     while (!ls->failure && !stops_here(ls)) {
         enum lockstep_step step = ls->stands_at_position ? STEP_SYNCED : before_run(ls);
 
@@ -275,10 +280,17 @@ int lockstep_run(struct lockstep *ls)
         if (machine_resume(machine) < 0)
             ls->failure = -EIO;
     }
+}
+
+int lockstep_run(struct lockstep *ls)
+{
+    COUNT_SET(ls->running, true);
+    do
+        run_on(ls);
+    while (ls->failure == -EILSEQ && !COUNT_GET(ls->lost_arbitration) && is_backup(ls) &&
+           (ls->failure = heal_follow(ls)) == 0);
     if (COUNT_GET(ls->lost_arbitration))
         ls->failure = -ECANCELED;
-    if (ls->failure == -EILSEQ)
-        COUNT_ADD(ls->divergences, 1);
     atomic_store_explicit(&ls->finished, true, memory_order_release);
     return ls->failure;
 }

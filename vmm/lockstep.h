@@ -16,6 +16,7 @@
 
 #include "base/byte_ring.h"
 #include "base/count.h"
+#include "base/histogram.h"
 #include "base/idle.h"
 #include "channel/channel.h"
 #include "dpdk-net/net.h"
@@ -23,11 +24,14 @@
 #include "vmm/disk.h"
 #include "vmm/event.h"
 #include "vmm/handover.h"
+#include "vmm/heal.h"
 #include "vmm/journal.h"
 #include "vmm/machine.h"
 #include "vmm/pace.h"
 #include "vmm/protect.h"
 #include "vmm/verify.h"
+
+struct difference;
 
 enum lockstep_role {
     ROLE_ALONE,   /* live, nobody protects it: `ftvmm run`, or what is left of a pair */
@@ -58,6 +62,7 @@ struct lockstep_options {
     uint64_t until_position;     /* replay: stop at this position; 0: at the guest's end */
     struct idle_policy idle;
     uint64_t segment_ns;         /* virtual time between digests of all RAM */
+    const char *differences_path; /* backup: directory for what is found of a difference; NULL: not saved */
 };
 
 /* The way of a request through the live machine, in ns; machine thread. What comes after it is the port's (net.h). */
@@ -100,7 +105,8 @@ struct lockstep {
     uint64_t *transfer_pages;  /* NULL, or as above: pages written since a new backup was sent them */
     uint64_t frames_before;    /* of the frames built, those that came with a transfer: net.h does not count them */
     bool stands_at_position;   /* a transfer has brought the machine to its position; it has not arrived there yet */
-    uint64_t forgotten_ns;     /* when that was */
+    uint64_t equal_position;   /* at which the unsent pages were last none */
+    uint64_t forgotten_ns, forget_interval_ns; /* when they were last forgotten, and how often that is to be */
     struct staged_sync *staged; /* backup: pages of a forced sync that is not complete yet */
     struct request_steps steps; /* status reads it */
     struct pace_rest rest;     /* primary: what the guest has run and not yet rested for */
@@ -132,6 +138,7 @@ struct lockstep {
     struct byte_ring *console_in, *console_out;
     struct failover_receipt receipt;
     struct handover handover;
+    struct heal heal;
     struct journal journal;
 
     /* One record at a time is timed from its commit to its ack: the I/O thread wants one, the machine thread marks the
@@ -144,13 +151,18 @@ struct lockstep {
     /* -- counters: machine thread writes, status reads -- */
     _Atomic uint64_t positions, positions_compared, segments_compared;
     _Atomic uint64_t time_records, frame_records, output_records, disk_records;
-    _Atomic uint64_t forced_syncs, forced_pages, forced_max_pages;
+    _Atomic uint64_t forced_syncs, forced_pages, forced_max_pages; /* pages: sent, zero pages among them */
+    _Atomic uint64_t forced_zero_pages, forced_skipped_pages, forced_bytes; /* skipped: written, and as before */
+    struct histogram forced_pause_ns; /* machine thread; how long the guest stood still for each, or it was loaded */
     _Atomic uint64_t forced_ns, rested_ns;
     _Atomic uint64_t ring_full_stalls, ring_full_ns; /* how often the vCPU waited for room in the ring; how long */
     _Atomic uint64_t hold_full_stalls, hold_full_ns; /* the same for room in the hold queue */
     _Atomic uint64_t card_sent_dropped, card_received_dropped; /* by the network card; struct virtio_net_state */
     _Atomic uint64_t virtual_ns;
-    _Atomic uint64_t divergences;    /* the machines were found to differ: 0 or 1, for that ends a backup */
+    _Atomic uint64_t run_ns;         /* time in KVM_RUN */
+    _Atomic uint64_t clock_reads;    /* positions at which the guest looks at a clock */
+    _Atomic int instructions;        /* what counts them (instructions.h), plus one; 0: they are not countable */
+    _Atomic uint64_t divergences;    /* the machines were found to differ */
     _Atomic uint32_t ended;          /* enum event_end_reason */
     _Atomic uint64_t end_ram_digest;
     _Atomic bool end_compared;       /* backup: the primary's END digests matched ours */
@@ -237,6 +249,9 @@ void backup_go_live(struct lockstep *ls);
 int backup_fetch_start(struct lockstep *ls, struct event_start *start);
 /* START announced a transfer: takes the running guest over, to follow it from its next position on. 0 or -errno. */
 int backup_receive_machine(struct lockstep *ls);
+/* The same in the midst of a log, of a machine that takes this one's place (heal.h); `difference` may be NULL. 0; -EILSEQ: it
+ * does not come. */
+int backup_receive_again(struct lockstep *ls, struct difference *difference);
 /* The primary reports so many frames as sent (lockstep_frames_sent). */
 void backup_note_sent(struct lockstep *ls, uint64_t frames_sent);
 
@@ -257,6 +272,8 @@ int lockstep_disk_go_live(struct lockstep *ls);
 int forced_sync_log(struct lockstep *ls);
 /* At a position the two machines are equal: now and then drops what a forced sync would send. 0 or -errno. */
 int forced_sync_forget(struct lockstep *ls);
+/* How long to wait before that is done again, if so many pages were forgotten after `interval_ns`. */
+uint64_t forced_sync_forget_next(uint64_t interval_ns, uint64_t pages);
 /* Keeps an EVENT_PAGES record until its EVENT_SYNC has come. */
 int forced_sync_stage(struct lockstep *ls, const struct channel_record *record);
 /* Loads the staged pages and the vCPU. */

@@ -77,7 +77,8 @@ static const char help[] =
     "  --summary            log: the summary alone: counts, bytes and shares by kind, rates\n"
     "\n"
     "running\n"
-    "  --max-input-delay US how long an input may wait for the guest before a forced sync; default 10000\n"
+    "  --differences DIR    backup, replay: where what is found of a difference is saved; a backup's default: /var/lib/ftvmm\n"
+    "  --max-input-delay US how long an input may wait for the guest before a forced sync; default 2000\n"
     "  --poll SPIN,SLEEP    idle threads look again at once for SPIN us, then sleep SLEEP us between looks;\n"
     "                       default 0,50 on up to 4 CPUs, else 100,20\n"
     "  --stop-after S       stop the guest after so many seconds\n"
@@ -91,7 +92,8 @@ static const char help[] =
 
 enum option_id {
     OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_DISK, OPT_NET, OPT_MTU, OPT_CONSOLE,
-    OPT_BACKUP, OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_SPARE, OPT_FLEET, OPT_FLEET_AUTH, OPT_MAX_PAUSE, OPT_TRANSFER_RATE, OPT_ARBITER,
+    OPT_BACKUP, OPT_DIFFERENCES, OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_SPARE, OPT_FLEET, OPT_FLEET_AUTH, OPT_MAX_PAUSE,
+    OPT_TRANSFER_RATE, OPT_ARBITER,
     OPT_ARBITER_AUTH, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING,
     OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_UNTIL, OPT_DUMP, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
     OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_CONTROL, OPT_METRICS, OPT_HELP, OPT_VERSION,
@@ -115,6 +117,7 @@ static const struct option long_options[] = {
     { "spare", required_argument, NULL, OPT_SPARE },
     { "fleet", required_argument, NULL, OPT_FLEET },
     { "fleet-auth", required_argument, NULL, OPT_FLEET_AUTH },
+    { "differences", required_argument, NULL, OPT_DIFFERENCES },
     { "max-pause", required_argument, NULL, OPT_MAX_PAUSE },
     { "transfer-rate", required_argument, NULL, OPT_TRANSFER_RATE },
     { "arbiter", required_argument, NULL, OPT_ARBITER },
@@ -270,7 +273,7 @@ static void set_defaults(struct options *options)
         .lockstep = {
             .heartbeat_ns = 50 * NS_PER_MS,
             .peer_timeout_ns = 1000 * NS_PER_MS,
-            .max_input_delay_ns = 10 * NS_PER_MS,
+            .max_input_delay_ns = 2 * NS_PER_MS,
             .max_lag_ns = 1000 * NS_PER_MS,
             .segment_ns = 1000 * NS_PER_MS,
             .idle = { .spin_ns = many_cpus ? 100 * NS_PER_US : 0, .sleep_ns = (many_cpus ? 20 : 50) * NS_PER_US },
@@ -334,6 +337,11 @@ static int parse_option(struct options *options, int id, const char *text, const
         break;
     case OPT_FLEET: options->fleet = text; break;
     case OPT_FLEET_AUTH: options->fleet_auth = text; break;
+    case OPT_DIFFERENCES:
+        if (options->command != COMMAND_BACKUP && options->command != COMMAND_REPLAY)
+            return wrong_use("%s is for backup and replay: they find the difference", "--differences");
+        lockstep->differences_path = text;
+        break;
     case OPT_MAX_PAUSE:
         rc = parse_number("max-pause", text, 1, 600000, &number);
         options->max_pause_ns = number * NS_PER_MS;
@@ -425,7 +433,7 @@ static int settle_fleet(struct options *options)
                : wrong_use("--spare %s: behind 'fleet:' stands this host's name: " FLEET_NAME_RULE, options->spare);
 }
 
-static int check_pair(const struct options *options)
+static int check_pair(struct options *options)
 {
     const struct lockstep_options *lockstep = &options->lockstep;
 
@@ -434,6 +442,8 @@ static int check_pair(const struct options *options)
                          "--spare");
     if (options->command != COMMAND_PRIMARY && options->command != COMMAND_BACKUP)
         return 0;
+    if (options->command == COMMAND_BACKUP && lockstep->differences_path == NULL)
+        options->lockstep.differences_path = "/var/lib/ftvmm";
     if (options->peer == NULL)
         return wrong_use("%s is missing", options->command == COMMAND_PRIMARY ? "--backup ADDRESS" : "--listen ADDRESS");
     if (options->arbiter == NULL)

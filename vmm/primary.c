@@ -305,11 +305,17 @@ static void wait_for_hold(struct lockstep *ls)
     pace_rest_skip(&ls->rest, now_ns);
 }
 
-/* Who is alone may be about to get a backup. */
+/* Who is alone may be about to get a backup; who has one may have to send it the machine again. */
 static enum lockstep_step serve_protector(struct lockstep *ls)
 {
-    int rc = ls->protector == NULL || lockstep_role_now(ls) != ROLE_ALONE ? 0 : protect_serve(ls->protector);
+    int rc = 0;
 
+    if (lockstep_role_now(ls) == ROLE_PRIMARY) {
+        rc = heal_serve(ls);
+    } else if (ls->protector != NULL) {
+        heal_drop(ls);
+        rc = protect_serve(ls->protector);
+    }
     if (rc >= 0)
         return rc > 0 ? STEP_SYNCED : STEP_RUN;
     ls->failure = rc;

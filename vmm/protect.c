@@ -492,6 +492,9 @@ static void become_primary(struct protector *protector, uint64_t stopped_ns)
     pthread_mutex_unlock(&ls->channel_lock);
     COUNT_SET(ls->generation, protector->generation);
     protector->generation = 0;
+    COUNT_SET(ls->heal.asked, 0); /* the new channel has no word yet */
+    ls->heal.begun = 0;
+    COUNT_SET(ls->heal.found_ns, 0);
     COUNT_SET(ls->protected_lsn, protector->machine_lsn);
     COUNT_SET(ls->peer_lost, false);
     COUNT_SET(ls->unprotect_requested, false);
@@ -502,6 +505,7 @@ static void become_primary(struct protector *protector, uint64_t stopped_ns)
     ls->logged_position = ls->machine.position;
     ls->logged_ns = clock_now_ns();
     memset(ls->unsent_pages, 0, pages_words(&ls->machine.memory) * sizeof(uint64_t));
+    ls->equal_position = ls->machine.position;
     /* R3: the I/O thread takes the channel over when it sees the role. Not before it has may the guest run on, or a frame
      * that waits for the new backup could leave with those that needed none. */
     atomic_store_explicit(&ls->role, ROLE_PRIMARY, memory_order_release);

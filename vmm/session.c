@@ -21,6 +21,7 @@
 
 #include "base/report.h"
 #include "vmm/control.h"
+#include "vmm/instructions.h"
 #include "vmm/io_thread.h"
 #include "vmm/replay.h"
 #include "vmm/status.h"
@@ -357,6 +358,7 @@ static int machine_begin(struct session *session)
     }
     if (rc == 0)
         rc = vcpu_enter_thread(&ls->machine.vcpu);
+    COUNT_SET(ls->instructions, instructions_open() + 1);
     if (rc == 0 && start.verify)
         vcpu_want_registers(&ls->machine.vcpu);
     if (rc == 0 && session->machine.log_dirty)
@@ -476,6 +478,9 @@ static void session_close(struct session *session)
     arbiter_close(ls->arbiter);
     verify_close(ls->verify);
     forced_sync_discard(ls);
+    heal_drop(ls);
+    if (COUNT_GET(ls->instructions) != 0)
+        close(COUNT_GET(ls->instructions) - 1);
     free(ls->unsent_pages);
     free(ls->console_in);
     free(ls->console_out);

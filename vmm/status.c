@@ -10,6 +10,8 @@
 
 #include <cjson/cJSON.h>
 
+#include "vmm/instructions.h"
+
 static void add(cJSON *object, const char *name, uint64_t value)
 {
     cJSON_AddNumberToObject(object, name, (double)value);
@@ -275,6 +277,23 @@ static void add_protection(cJSON *root, const struct lockstep *ls)
     add(protection, "pause_us", status.pause_ns / NS_PER_US);
 }
 
+static void add_last_divergence(cJSON *lockstep, const struct heal *heal)
+{
+    cJSON *last;
+
+    if (COUNT_GET(heal->last_unix) == 0)
+        return;
+    last = cJSON_AddObjectToObject(lockstep, "last_divergence");
+    add(last, "unix_seconds", (uint64_t)COUNT_GET(heal->last_unix));
+    add(last, "position", COUNT_GET(heal->last_position));
+    if (COUNT_GET(heal->took_ns) == 0)
+        return; /* it is not healed */
+    add(last, "healed_ms", COUNT_GET(heal->took_ns) / NS_PER_MS);
+    add(last, "pause_us", COUNT_GET(heal->pause_ns) / NS_PER_US);
+    add(last, "sent_bytes", COUNT_GET(heal->sent_bytes));
+    add(last, "differing_pages", COUNT_GET(heal->differing_pages));
+}
+
 static const char *state_name(const struct lockstep *ls)
 {
     if (COUNT_GET(ls->finished))
@@ -319,6 +338,8 @@ cJSON *status_build(const char *vm, struct lockstep *ls)
         add(lockstep, "checked_ms", COUNT_GET(ls->verify->spent_ns) / NS_PER_MS);
     }
     add(lockstep, "divergences", COUNT_GET(ls->divergences));
+    add(lockstep, "healed", COUNT_GET(ls->heal.healed));
+    add_last_divergence(lockstep, &ls->heal);
     add(lockstep, "time_records", COUNT_GET(ls->time_records));
     add(lockstep, "frame_records", COUNT_GET(ls->frame_records));
     add(lockstep, "disk_records", COUNT_GET(ls->disk_records));
@@ -326,7 +347,15 @@ cJSON *status_build(const char *vm, struct lockstep *ls)
     add(lockstep, "forced_syncs", COUNT_GET(ls->forced_syncs));
     add(lockstep, "forced_pages", COUNT_GET(ls->forced_pages));
     add(lockstep, "forced_max_pages", COUNT_GET(ls->forced_max_pages));
+    add(lockstep, "forced_zero_pages", COUNT_GET(ls->forced_zero_pages));
+    add(lockstep, "forced_skipped_pages", COUNT_GET(ls->forced_skipped_pages));
+    add(lockstep, "forced_bytes", COUNT_GET(ls->forced_bytes));
     add(lockstep, "forced_ms", COUNT_GET(ls->forced_ns) / NS_PER_MS);
+    add_percentiles(lockstep, "forced_pause", &ls->forced_pause_ns);
+    add(lockstep, "clock_reads", COUNT_GET(ls->clock_reads));
+    if (COUNT_GET(ls->instructions) != 0)
+        add(lockstep, "instructions", instructions_read(COUNT_GET(ls->instructions) - 1));
+    add(lockstep, "run_ms", COUNT_GET(ls->run_ns) / NS_PER_MS);
     add_exits(root, &ls->machine);
     pthread_mutex_lock(&ls->channel_lock);
     add_channel(root, ls);

@@ -60,6 +60,18 @@ int transfer_start(struct transfer *transfer, const struct event_start *start)
     return transfer->pause(transfer->ctx, false);
 }
 
+int transfer_list(struct transfer *transfer, const struct event_segment_page *list, size_t count)
+{
+    void *payload;
+    int rc = open_record(transfer, EVENT_SEGMENT_PAGES, 0, count * sizeof(list[0]), &payload);
+
+    if (rc < 0)
+        return rc;
+    memcpy(payload, list, count * sizeof(list[0]));
+    seal_record(transfer, count * sizeof(list[0]));
+    return transfer->pause(transfer->ctx, false);
+}
+
 /* Of what travels in one record, so that both sides digest the same bytes, whatever the guest writes meanwhile. */
 static void digest_pages(struct lockstep *ls, const void *payload, size_t bytes)
 {
@@ -84,8 +96,11 @@ static int send_pages(struct transfer *transfer)
         void *payload;
         int rc = open_record(transfer, EVENT_PAGES, 0, batch.bytes, &payload);
 
-        if (rc < 0)
+        if (rc < 0) { /* these have not gone: another round may take them */
+            for (unsigned i = 0; i < batch.count; i++)
+                transfer->pages[batch.numbers[i] / 64] |= UINT64_C(1) << (batch.numbers[i] % 64);
             return rc;
+        }
         pages_write(&batch, memory, payload);
         digest_pages(transfer->ls, payload, batch.bytes);
         seal_record(transfer, batch.bytes);
@@ -192,7 +207,9 @@ static int take_machine(struct lockstep *ls, const struct channel_record *record
             rc = disk_settle(ls->disk);
         disk_begin_at(ls->disk, event->machine.disk.completed);
     }
-    ls->frames_built = ls->frames_before = event->frames_built;
+    ls->frames_built = event->frames_built;
+    /* A machine that takes this one's place may have held frames already; they are all forgotten (heal.c). */
+    ls->frames_before = event->frames_built - (ls->net != NULL ? net_held_count(ls->net) : 0);
     ls->output_digest = event->output_digest;
     ls->register_chain = event->register_chain;
     verify_begin(ls->verify, ls);

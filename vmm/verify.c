@@ -12,6 +12,8 @@
 #include "vmm/ram_digest.h"
 
 #define SEGMENT_PAGES_PER_RECORD 4096u
+/* Digesting may take one part in so many of the guest's time. */
+#define COST_SHARE 50
 
 int verify_open(struct verify **out, const struct lockstep *ls, bool each_position)
 {
@@ -24,7 +26,8 @@ int verify_open(struct verify **out, const struct lockstep *ls, bool each_positi
         return -ENOMEM;
     verify->written_pages = calloc((pages + 63) / 64, sizeof(uint64_t));
     verify->page_digests = calloc(pages, sizeof(uint64_t));
-    if (verify->written_pages == NULL || verify->page_digests == NULL) {
+    verify->changed_positions = calloc(pages, sizeof(uint64_t));
+    if (verify->written_pages == NULL || verify->page_digests == NULL || verify->changed_positions == NULL) {
         verify_close(verify);
         return -ENOMEM;
     }
@@ -37,9 +40,12 @@ void verify_page(struct verify *verify, uint64_t page, const uint8_t *bytes)
 {
     static const uint8_t zeroes[GUEST_PAGE_BYTES];
 
-    verify->ram_digest -= verify->page_digests[page];
-    verify->page_digests[page] = page_digest(bytes != NULL ? bytes : zeroes, page);
-    verify->ram_digest += verify->page_digests[page];
+    uint64_t before = verify->page_digests[page], now = page_digest(bytes != NULL ? bytes : zeroes, page);
+
+    verify->ram_digest += now - before;
+    verify->page_digests[page] = now;
+    if (now != before)
+        verify->changed_positions[page] = verify->position;
 }
 
 void verify_all(struct verify *verify, const struct lockstep *ls)
@@ -56,26 +62,30 @@ void verify_close(struct verify *verify)
         return;
     free(verify->written_pages);
     free(verify->page_digests);
+    free(verify->changed_positions);
     free(verify);
 }
 
 /* Takes the pages written since the last segment and renews their digests. */
-static int segment_digest(struct verify *verify, struct lockstep *ls)
+int verify_renew(struct verify *verify, struct lockstep *ls)
 {
     const struct guest_memory *memory = &ls->machine.memory;
-    uint64_t began_ns = clock_now_ns();
+    uint64_t began_ns = clock_now_ns(), pages = 0;
     int rc = dirty_collect(ls);
 
     if (rc < 0)
         return rc;
+    verify->position = ls->machine.position;
     for (uint64_t i = 0; i < pages_words(memory); i++)
         for (uint64_t word = verify->written_pages[i]; word != 0; word &= word - 1) {
             uint64_t page = 64 * i + (uint64_t)__builtin_ctzll(word);
 
             verify_page(verify, page, memory->base + page * GUEST_PAGE_BYTES);
-            COUNT_ADD(verify->pages, 1);
+            pages++;
         }
-    COUNT_ADD(verify->spent_ns, clock_now_ns() - began_ns);
+    COUNT_ADD(verify->pages, pages);
+    verify->segment_cost_ns = clock_now_ns() - began_ns;
+    COUNT_ADD(verify->spent_ns, verify->segment_cost_ns);
     return 0;
 }
 
@@ -110,7 +120,7 @@ static int log_segment(struct verify *verify, struct lockstep *ls)
 {
     struct event_segment *segment;
     struct vcpu_state state;
-    int rc = segment_digest(verify, ls);
+    int rc = verify_renew(verify, ls);
 
     if (rc == 0)
         rc = vcpu_save(&ls->machine.vcpu, &state);
@@ -135,11 +145,18 @@ static void log_registers(struct lockstep *ls)
     primary_log_end(ls);
 }
 
+uint64_t verify_segment_ns(const struct verify *verify, uint64_t asked_ns)
+{
+    uint64_t bearable_ns = verify->segment_cost_ns * COST_SHARE;
+
+    return verify->each_position || bearable_ns < asked_ns ? asked_ns : bearable_ns;
+}
+
 int verify_log(struct verify *verify, struct lockstep *ls)
 {
     if (verify->each_position)
         log_registers(ls);
-    if (ls->machine.time_ns < verify->segment_time_ns + ls->options.segment_ns)
+    if (ls->machine.time_ns < verify->segment_time_ns + verify_segment_ns(verify, ls->options.segment_ns))
         return 0;
     return log_segment(verify, ls);
 }
@@ -169,7 +186,7 @@ static int compare_pages(struct verify *verify, struct lockstep *ls, const struc
     uint64_t pages = ls->machine.memory.bytes / GUEST_PAGE_BYTES;
 
     if (!verify->collected) {
-        int rc = segment_digest(verify, ls);
+        int rc = verify_renew(verify, ls);
         if (rc < 0)
             return rc;
         verify->collected = true;
@@ -192,7 +209,7 @@ static int compare_segment(struct verify *verify, struct lockstep *ls, const str
     struct vcpu_state state;
     uint64_t values[2];
     const char *name;
-    int rc = verify->collected ? 0 : segment_digest(verify, ls);
+    int rc = verify->collected ? 0 : verify_renew(verify, ls);
 
     if (rc == 0)
         rc = vcpu_save(&ls->machine.vcpu, &state);

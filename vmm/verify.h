@@ -22,8 +22,11 @@ struct verify {
     bool each_position;       /* --verify */
     uint64_t *written_pages;  /* one bit a page: written since the last segment */
     uint64_t *page_digests;   /* of every page at the last segment */
-    uint64_t ram_digest;      /* their sum */
+    uint64_t *changed_positions; /* of every page: where its digest was last found to have changed; 0: at the start */
+    uint64_t position;        /* at which digests are being renewed */
+    uint64_t ram_digest;      /* sum of the digests */
     uint64_t segment_time_ns; /* virtual time of the last segment */
+    uint64_t segment_cost_ns; /* what digesting the last segment took */
     bool collected;           /* backup: written pages of this segment are digested already */
     _Atomic uint64_t pages, spent_ns; /* digested so far, and the time that took; any thread reads */
 };
@@ -39,6 +42,10 @@ void verify_page(struct verify *verify, uint64_t page, const uint8_t *bytes);
 /* All pages have been digested as they are now: a segment begins. */
 void verify_begin(struct verify *verify, const struct lockstep *ls);
 
+/* Digests what was written since the last segment, as the end of one does. 0 or -errno. */
+int verify_renew(struct verify *verify, struct lockstep *ls);
+/* Virtual time from one segment to the next: as asked for, or so long that digesting is a fiftieth of it. */
+uint64_t verify_segment_ns(const struct verify *verify, uint64_t asked_ns);
 /* Primary, on arrival at a position. 0 or -errno. */
 int verify_log(struct verify *verify, struct lockstep *ls);
 /* Backup: 0 if what `record` says is so here too; -EILSEQ after naming the first difference. */

@@ -342,6 +342,73 @@ class Results(unittest.TestCase):
         self.ftbench("failover", "--runs", 0, "--", "true", status=2)
         self.ftbench("failover", "--out", self.path("no/such/place"), "--", "true", status=2)
 
+    def run_files(self, number, **more):
+        """What a recording of two seconds leaves: its status file, and the summary of its log."""
+        status = {"vm": "x", "virtual_ms": 2000, "ended": "shutdown",
+                  "lockstep": {"positions": 1000 * number, "time_records": 400, "clock_reads": 800, "divergences": 0,
+                               "forced_syncs": 10, "forced_pages": 500, "forced_zero_pages": 20,
+                               "forced_skipped_pages": 30, "forced_bytes": 2000000, "forced_ms": 20, "run_ms": 1000,
+                               "checked_ms": 15, "forced_pause": {"samples": 10, "p50_us": 1500, "p99_us": 4000,
+                                                                  "max_us": 5000}, **more},
+                  "channel": {"records": 2000, "record_bytes": 3000000}, "exits": {"io": 900, "hlt": 100, "mmio": 0}}
+        log = {"kinds": {"time": {"records": 400, "bytes": 25600}, "pages": {"records": 20, "bytes": 2000000}}}
+        paths = []
+        for name, content in (("status", status), ("log", log)):
+            paths.append(self.path(f"run{number}.{name}.json"))
+            with open(paths[-1], "w", encoding="utf-8") as file:
+                json.dump(content, file)
+        return paths
+
+    def medians(self, result):
+        return {metric["name"]: metric["median"] for metric in result["metrics"]}
+
+    def test_determinism_tells_what_a_run_has_logged(self):
+        status, log = self.run_files(1)
+        countable, _ = self.run_files(3, instructions=4000000)
+        plain, _ = self.run_files(5)
+        with open(plain, encoding="utf-8") as file:
+            slower = json.load(file)
+        slower["virtual_ms"] = 1900
+        with open(plain, "w", encoding="utf-8") as file:
+            json.dump(slower, file)
+        _, result = self.result("determinism", "determinism", "--status", status, "--log", log, "--unprotected", plain)
+        found = self.medians(result)
+        for name, value in (("log_bytes_per_s", 1.5e6), ("log_megabits_per_s", 12), ("forced_pages_per_sync", 50),
+                            ("forced_skipped_pages_per_sync", 3), ("run_percent", 50), ("time_bytes_per_clock_read", 32),
+                            ("checked_percent_of_run", 1.5), ("records_per_s.time", 200), ("bytes_per_s.pages", 1e6),
+                            ("exits_per_s.io", 450), ("forced_pause_us.p99", 4000), ("protected_by_unprotected", 0.95)):
+            self.assertAlmostEqual(found[name], value, msg=name)
+        self.assertNotIn("exits_per_s.mmio", found)
+        self.assertNotIn("log_bytes_per_1000_instructions", found)
+        self.assertIn("not countable", result["notes"])
+        self.assertTrue(all(goal["met"] for goal in result["goals"]) and len(result["goals"]) == 2)
+        path = self.path("two.json")
+        self.ftbench("determinism", "--json", path, "--status", countable, "--status", countable)
+        with open(path, encoding="utf-8") as file:
+            result = json.load(file)
+        self.validator.validate(result)
+        self.assertEqual(self.medians(result)["log_bytes_per_1000_instructions"], 750)
+        self.assertEqual(len(result["metrics"][0]["values"]), 2)
+        self.assertNotIn("not countable", result["notes"])
+
+    def test_determinism_looks_at_a_running_guest(self):
+        _, result = self.result("determinism-live", "determinism", "--live", self.vmms[0].address, "--seconds", 0.2,
+                                "--looks", 2)
+        found = self.medians(result)
+        self.assertGreater(found["positions_per_s"], 0)
+        self.assertAlmostEqual(found["log_bytes_per_position"], 512 / 9)
+        self.assertAlmostEqual(found["exits_per_s.io"] / found["positions_per_s"], 7 / 9)
+
+    def test_determinism_refuses_what_is_no_run(self):
+        status, log = self.run_files(7)
+        for args, code, words in (((), 2, "--live"), (("--log", log), 2, "before them"),
+                                  (("--status", log), 1, "no status file"),
+                                  (("--status", status, "--log", status), 1, "no summary"),
+                                  (("--status", self.path("nowhere")), 1, "does not open"),
+                                  (("--status", status, "--live", "127.0.0.1:1"), 2, "--live"),
+                                  (("--live", f"127.0.0.1:{free_port()}"), 1, "no metrics")):
+            self.assertIn(words, self.ftbench("determinism", *args, status=code).stderr)
+
     def test_sim_says_where_each_number_is_from(self):
         _, result = self.sim()
         inputs = {item["name"]: item for item in result["inputs"]}

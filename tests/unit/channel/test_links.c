@@ -308,6 +308,30 @@ static void heartbeats_show_life_and_silence(void **state)
     channel_close(receiver);
 }
 
+static void the_receivers_word_reaches_the_sender_and_a_later_one_takes_its_place(void **state)
+{
+    static const uint64_t words[] = { 0, 0x1234567890abcdef, 1, UINT64_MAX };
+    struct channel *sender, *receiver;
+
+    open_pair(*state, &sender, &receiver);
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        uint64_t until_ns = clock_now_ns() + 20 * NS_PER_S;
+
+        channel_tell(receiver, words[i]);
+        while (channel_told(sender) != words[i]) {
+            assert_true(clock_now_ns() < until_ns);
+            channel_heartbeat(receiver);
+            channel_heartbeat(sender);
+            (void)channel_poll(receiver);
+            (void)channel_poll(sender);
+            clock_sleep_ns(NS_PER_MS);
+        }
+        assert_int_equal(channel_told(receiver), words[i]); /* the sender's own heartbeats leave it alone */
+    }
+    channel_close(sender);
+    channel_close(receiver);
+}
+
 static void receiver_takes_over_the_generation(void **state)
 {
     struct opening s = { .options = options_of(*state) }, r = { .options = options_of(*state) };
@@ -839,6 +863,8 @@ static void address_without_rdma_gives_a_sentence_with_the_remedy(void **state)
     { #address ": records arrive whole and in order", records_arrive_whole_and_in_order, NULL, NULL, address },        \
     { #address ": full ring says again", full_ring_says_again_until_the_receiver_consumes, NULL, NULL, address },      \
     { #address ": heartbeats show life and silence", heartbeats_show_life_and_silence, NULL, NULL, address },          \
+    { #address ": the receiver's word", the_receivers_word_reaches_the_sender_and_a_later_one_takes_its_place, NULL,    \
+      NULL, address },                                                                                                 \
     { #address ": receiver takes over the generation", receiver_takes_over_the_generation, NULL, NULL, address },      \
     { #address ": misfits are refused in words on both sides",                                                         \
       misfits_are_refused_in_words_on_both_sides_and_a_good_sender_still_joins, NULL, NULL, address },                 \

@@ -59,7 +59,7 @@ __asm__(".pushsection .rodata\n"
         ".popsection\n");
 
 static const char *ftvmm, *ftctl;
-static char directory[64], kernel[96];
+static char directory[64], differences[96], kernel[96];
 
 static void kernel_write(void)
 {
@@ -103,7 +103,9 @@ struct host host_start(unsigned number, const char *command, const char *argumen
     const char *all = host_words(&host, number);
     int count = 0;
 
-    snprintf(line, sizeof(line), "%s %s --memory 64 --name many %s %s", ftvmm, command, all, arguments);
+    snprintf(line, sizeof(line), "%s %s --memory 64 --name many %s %s%s %s", ftvmm, command, all,
+             strcmp(command, "backup") == 0 ? "--differences " : "",
+             strcmp(command, "backup") == 0 ? differences : "", arguments);
     while ((words[count] = strsep(&rest, " ")) != NULL)
         count += *words[count] != '\0';
     host.pid = fork();
@@ -233,6 +235,50 @@ struct host host_protect(const struct host *live, unsigned number)
     return backup;
 }
 
+cJSON *host_difference(const struct host *host, unsigned number)
+{
+    static char text[4 << 20];
+    char command[256];
+    FILE *pipe;
+    cJSON *report;
+
+    snprintf(command, sizeof(command), "cat %s/differences/difference-*-%d-%u.json", directory, (int)host->pid, number);
+    pipe = popen(command, "r");
+    assert_non_null(pipe);
+    text[fread(text, 1, sizeof(text) - 1, pipe)] = '\0';
+    pclose(pipe);
+    report = cJSON_Parse(text);
+    if (report == NULL)
+        host_fail(host, "it has saved no report of a difference");
+    return report;
+}
+
+void host_spoil(const struct host *host)
+{
+    char path[64], line[512], byte = 0x55;
+    unsigned long long base = 0;
+    FILE *maps;
+    int memory;
+
+    snprintf(path, sizeof(path), "/proc/%d/maps", (int)host->pid);
+    maps = fopen(path, "r");
+    assert_non_null(maps);
+    while (base == 0 && fgets(line, sizeof(line), maps) != NULL)
+        if (strstr(line, "memfd:guest memory") != NULL)
+            base = strtoull(line, NULL, 16);
+    fclose(maps);
+    assert_true(base != 0);
+    snprintf(path, sizeof(path), "/proc/%d/mem", (int)host->pid);
+    memory = open(path, O_WRONLY);
+    assert_true(memory >= 0);
+    for (unsigned page = 0; page < 4096; page++)
+        if (pwrite(memory, &byte, 1, (off_t)(base + 0x2000000 + page * 4096ull + 16)) != 1) {
+            assert_true(page > 0); /* it has found out, and died of a fault */
+            break;
+        }
+    close(memory);
+}
+
 int hosts_open(const char *ftvmm_path, const char *ftctl_path)
 {
     ftvmm = ftvmm_path;
@@ -240,6 +286,7 @@ int hosts_open(const char *ftvmm_path, const char *ftctl_path)
     snprintf(directory, sizeof(directory), "/tmp/ftvmm-hosts.XXXXXX");
     if (mkdtemp(directory) == NULL)
         return -1;
+    snprintf(differences, sizeof(differences), "%s/differences", directory);
     kernel_write();
     return 0;
 }

@@ -17,6 +17,12 @@ struct host {
     char control[96], console[96], said[96];
 };
 
+/* A byte in each page that the guest writes is changed behind its back, where it does not look. */
+void host_spoil(const struct host *host);
+/* What this backup saved of the difference with this number, from 1. The caller deletes it; the test fails if it is none. */
+cJSON *host_difference(const struct host *host, unsigned number);
+
+
 /* Make and remove what all hosts of a test share. 0 or not. */
 int hosts_open(const char *ftvmm_path, const char *ftctl_path);
 int hosts_close(void);

@@ -21,7 +21,7 @@
 #define FROZEN_NS    (2500 * NS_PER_MS) /* two and a half peer time-outs */
 
 /* What comes over the pair, host 0 the primary and host 1 the backup; or over host 0, which is alone and gets 1. */
-enum event { THE_PRIMARY_FREEZES, THE_BACKUP_FREEZES, HANDOVER, TRANSFER };
+enum event { THE_PRIMARY_FREEZES, THE_BACKUP_FREEZES, HANDOVER, TRANSFER, A_DIFFERENCE };
 
 /* Who has the guest in the end. Lost: the only host with the right to it has died. Both: they are a pair. */
 enum end { OLD, NEW, LOST, BOTH };
@@ -59,6 +59,10 @@ static const struct fault {
     { "transfer-done", TRANSFER, 0, NEW, NEW },
     { "transfer-part-taken", TRANSFER, 1, OLD, OLD },
     { "transfer-machine-taken", TRANSFER, 1, OLD, OLD },
+    /* A backup that differs is sent the machine anew. Until it has all of it, it has no right to the guest. */
+    { "heal-begun", A_DIFFERENCE, 0, LOST, OLD },
+    { "heal-logged", A_DIFFERENCE, 0, NEW, NEW },
+    { "heal-part-taken", A_DIFFERENCE, 1, OLD, OLD },
 };
 #define FAULTS (sizeof(faults) / sizeof(faults[0]))
 
@@ -123,7 +127,8 @@ static void case_main(const struct fault *fault, bool killed)
     if (fault->event == TRANSFER) {
         hosts[0] = start_with(fault, how, 0, "run", "--verify");
         host_await(&hosts[0], "alone", false);
-        hosts[1] = start_with(fault, how, 1, "backup", listen);
+        snprintf(arguments, sizeof(arguments), "%s --join-timeout 20", listen); /* nobody comes if host 0 dies first */
+        hosts[1] = start_with(fault, how, 1, "backup", arguments);
     } else {
         hosts[1] = start_with(fault, how, 1, "backup", listen);
         snprintf(arguments, sizeof(arguments), "--verify --spare none --backup shm:fault-%d", (int)getpid());
@@ -137,6 +142,9 @@ static void case_main(const struct fault *fault, bool killed)
     case THE_PRIMARY_FREEZES:
     case THE_BACKUP_FREEZES:
         kill(other->pid, SIGSTOP);
+        break;
+    case A_DIFFERENCE:
+        host_spoil(&hosts[1]);
         break;
     case HANDOVER:
         tell(&hosts[0], "failover");

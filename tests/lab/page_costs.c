@@ -1,0 +1,102 @@
+/*
+ * What compressing the pages of forced syncs would cost and give: reads a log (`ftvmm record`) and does with each page that
+ * its forced syncs carry what could be done with it: copying, digesting (XXH3), the record's checksum (CRC-32C), LZ4 there and
+ * back. Printed: ns a page of each, and the bytes that LZ4 leaves.
+ *   page-costs LOG
+ */
+#include <lz4.h>
+#include <stdio.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/clock.h"
+#include "channel/channel.h"
+#include "channel/record.h"
+#include "vmm/event.h"
+#include "vmm/guest_memory.h"
+
+enum work { WORK_COPY, WORK_XXH3, WORK_CRC, WORK_PACK, WORK_UNPACK, WORKS };
+static const char *const names[] = { "copy", "xxh3", "crc32c", "lz4", "lz4 back" };
+
+static struct {
+    uint64_t pages, zero_pages, packed_bytes, smaller_by_half;
+    uint64_t ns[WORKS];
+    uint64_t sink;
+} costs;
+
+static void work_page(const uint8_t *page)
+{
+    static uint8_t copy[GUEST_PAGE_BYTES], packed[LZ4_COMPRESSBOUND(GUEST_PAGE_BYTES)];
+    int packed_bytes = 0;
+
+    for (enum work work = 0; work < WORKS; work++) {
+        uint64_t began_ns = clock_now_ns();
+
+        switch (work) {
+        case WORK_COPY: memcpy(copy, page, GUEST_PAGE_BYTES); break;
+        case WORK_XXH3: costs.sink += XXH3_64bits(page, GUEST_PAGE_BYTES); break;
+        case WORK_CRC: costs.sink += crc32c(0, page, GUEST_PAGE_BYTES); break;
+        case WORK_PACK:
+            packed_bytes = LZ4_compress_default((const char *)page, (char *)packed, GUEST_PAGE_BYTES, sizeof(packed));
+            break;
+        case WORK_UNPACK:
+            if (LZ4_decompress_safe((const char *)packed, (char *)copy, packed_bytes, sizeof(copy)) != GUEST_PAGE_BYTES)
+                fprintf(stderr, "page-costs: a page does not come back\n");
+            break;
+        case WORKS: break;
+        }
+        costs.ns[work] += clock_now_ns() - began_ns;
+    }
+    costs.pages++;
+    costs.packed_bytes += (uint64_t)packed_bytes;
+    costs.smaller_by_half += packed_bytes < (int)GUEST_PAGE_BYTES / 2;
+}
+
+static void work_record(const struct channel_record *record)
+{
+    const uint8_t *at = record->payload, *end = at + record->bytes;
+
+    while (at < end) {
+        struct event_page head;
+
+        memcpy(&head, at, sizeof(head));
+        at += sizeof(head);
+        if (head.bytes == 0)
+            costs.zero_pages++;
+        else
+            work_page(at);
+        at += head.bytes;
+    }
+}
+
+int main(int argc, char **argv)
+{
+    struct channel_record record;
+    struct channel *channel;
+
+    if (argc != 2) {
+        fprintf(stderr, "usage: page-costs LOG\n");
+        return 2;
+    }
+    if (channel_open_log(&channel, argv[1]) < 0)
+        return 1;
+    while (channel_next(channel, &record) == 0) {
+        if (event_check(&record) < 0)
+            return 1;
+        if (record.kind == EVENT_PAGES)
+            work_record(&record);
+        channel_consume(channel);
+    }
+    channel_close(channel);
+    if (costs.pages == 0) {
+        fprintf(stderr, "page-costs: no forced sync in this log carries a page\n");
+        return 1;
+    }
+    printf("pages %llu, of zeroes besides %llu; digest of all %llx\n", (unsigned long long)costs.pages,
+           (unsigned long long)costs.zero_pages, (unsigned long long)costs.sink);
+    for (enum work work = 0; work < WORKS; work++)
+        printf("%-9s %8.0f ns a page\n", names[work], (double)costs.ns[work] / (double)costs.pages);
+    printf("lz4 leaves %.0f bytes of 4096; less than half of %.0f %% of the pages\n",
+           (double)costs.packed_bytes / (double)costs.pages, 100.0 * (double)costs.smaller_by_half / (double)costs.pages);
+    return 0;
+}
