@@ -84,6 +84,7 @@ void backup_go_live(struct lockstep *ls)
 {
     uint64_t now_ns = clock_now_ns();
 
+    kept_log_end(ls->kept);
     forced_sync_discard(ls);
     /* The guest's clock has stood still since the last TIME record; real time went on, and so does its. */
     if (ls->time_heard_ns == 0)
@@ -136,6 +137,10 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
             idle_wait(&ls->idle, &ls->options.idle);
             continue;
         case -ENODATA:
+            if (ls->arbiter == NULL && ls->replays_kept) {
+                ls->failure = rc; /* session.c makes an end in order of it */
+                return false;
+            }
             if (ls->arbiter == NULL) {
                 report_error("the log ends at position %llu without the guest's end: the recording was cut off",
                              (unsigned long long)ls->machine.position);
@@ -160,6 +165,13 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
     }
 }
 
+/* The record has had its effect. */
+static void consume(struct lockstep *ls, const struct channel_record *record)
+{
+    kept_log_record(ls->kept, record);
+    channel_consume(ls->channel);
+}
+
 int backup_fetch_start(struct lockstep *ls, struct event_start *start)
 {
     struct channel_record record;
@@ -174,7 +186,7 @@ int backup_fetch_start(struct lockstep *ls, struct event_start *start)
     int rc = vcpu_cpuid_compare(&ls->machine.vcpu,
                                 (const void *)((const uint8_t *)record.payload + sizeof(*start)),
                                 start->cpuid_entries);
-    channel_consume(ls->channel);
+    consume(ls, &record);
     return rc;
 }
 
@@ -221,7 +233,7 @@ int backup_receive_machine(struct lockstep *ls)
         if (!backup_fetch(ls, &record))
             return ls->failure;
         ls->failure = transfer_take(ls, &record, &whole);
-        channel_consume(ls->channel);
+        consume(ls, &record);
         fault_point(whole ? "transfer-machine-taken" : "transfer-part-taken");
     }
     if (ls->failure)
@@ -236,20 +248,23 @@ enum lockstep_step backup_before_run(struct lockstep *ls)
 {
     struct channel_record record;
 
+    ls->failure = kept_log_stand(ls->kept);
+    if (ls->failure)
+        return STEP_END;
     while (backup_fetch(ls, &record)) {
         if (record.position > ls->machine.position + 1 ||
             (record.position == ls->machine.position + 1 && record.kind != EVENT_PAGES && record.kind != EVENT_SYNC))
             return STEP_RUN; /* the primary got past here by running, so may we */
         if (record.kind == EVENT_PAGES && record.position > ls->machine.position) {
             ls->failure = forced_sync_stage(ls, &record);
-            channel_consume(ls->channel);
+            consume(ls, &record);
         } else if (record.kind == EVENT_SYNC && record.position > ls->machine.position) {
             ls->failure = forced_sync_load(ls, &record);
-            channel_consume(ls->channel);
+            consume(ls, &record);
             return ls->failure ? STEP_END : STEP_SYNCED;
         } else if (record.kind == EVENT_PROGRESS && record.position == ls->machine.position) {
             ls->failure = follow_progress(ls, record.payload);
-            channel_consume(ls->channel);
+            consume(ls, &record);
         } else {
             report_error("the machines differ: a %s record for position %llu comes when this backup is done with "
                          "position %llu", event_name(record.kind), (unsigned long long)record.position,
@@ -315,7 +330,7 @@ void backup_arrive(struct lockstep *ls)
             ls->failure = -EBADMSG;
             return;
         }
-        channel_consume(ls->channel);
+        consume(ls, &record);
     }
 }
 
@@ -338,7 +353,7 @@ void backup_emulated(struct lockstep *ls)
     ls->failure = compare_output(ls, record.payload);
     backup_note_sent(ls, ((const struct event_output *)record.payload)->frames_sent);
     COUNT_ADD(ls->output_records, 1);
-    channel_consume(ls->channel);
+    consume(ls, &record);
 }
 
 int backup_finish(struct lockstep *ls)
@@ -367,6 +382,6 @@ int backup_finish(struct lockstep *ls)
         return -EILSEQ;
     }
     COUNT_SET(ls->end_compared, true);
-    channel_consume(ls->channel);
+    consume(ls, &record);
     return 0;
 }

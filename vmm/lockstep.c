@@ -210,6 +210,7 @@ static void arrive(struct lockstep *ls)
     COUNT_SET(ls->beat_ns, now_ns);
     COUNT_SET(ls->positions, ls->machine.position);
     ls->position_closed = false;
+    ls->position_open = true;
     ls->output_pending = false;
     lockstep_chain_registers(ls);
     ls->output_ns = 0;
@@ -274,6 +275,7 @@ int lockstep_run(struct lockstep *ls)
         }
         if (machine_resume(machine) < 0)
             ls->failure = -EIO;
+        ls->position_open = false;
     }
     if (COUNT_GET(ls->lost_arbitration))
         ls->failure = -ECANCELED;

@@ -24,6 +24,7 @@
 #include "vmm/event.h"
 #include "vmm/handover.h"
 #include "vmm/journal.h"
+#include "vmm/kept_log.h"
 #include "vmm/machine.h"
 #include "vmm/pace.h"
 #include "vmm/protect.h"
@@ -81,6 +82,8 @@ struct lockstep {
     struct protector *protector; /* NULL where there is no arbiter */
     _Atomic uint64_t generation;
     struct verify *verify;   /* NULL: of a guest that can never have a backup */
+    struct kept_log *kept;   /* backup: where it writes what it replays; NULL: nowhere */
+    bool replays_kept;       /* replay: of a log that a backup has kept, which may end anywhere */
     uint64_t began_ns;       /* when this process began */
 
     /* -- machine thread -- */
@@ -93,6 +96,7 @@ struct lockstep {
     uint64_t output_ns;        /* when the position's first frame was held; 0: none was */
     uint64_t taken_ns;         /* when the guest was last given a frame; 0: it has sent one since */
     bool position_closed;      /* backup: the log says that this position takes no further input */
+    bool position_open;        /* its exit is not served yet, or the vCPU not made ready to go on */
     uint64_t logged_position;  /* of the last record */
     uint64_t logged_ns;        /* when */
     uint64_t time_heard_ns;    /* backup: when the last TIME record came */

@@ -21,7 +21,7 @@ static const char help[] =
     "  primary              run a guest and log its inputs to a backup (--backup ADDRESS)\n"
     "  backup               follow a primary, and take over when it dies (--listen ADDRESS)\n"
     "  record FILE          run a guest and log its inputs to a file\n"
-    "  replay FILE          run a recorded guest again, and compare how it ends\n"
+    "  replay FILE          run a recorded guest again, and compare how it ends; or from the DIR of --keep-log\n"
     "  log FILE             print what a recording holds, a line a record, and a summary\n"
     "  check                say whether this host can do its part, and what is missing\n"
     "\n"
@@ -62,6 +62,9 @@ static const char help[] =
     "                       primary: its --backup; none\n"
     "  --max-pause MS       then: the guest stands still no longer than about this; default 50\n"
     "  --transfer-rate MIB  then: send so much a second at most while the guest runs; default 0: as fast as can be\n"
+    "  --keep-log DIR[,minutes=N][,size=MIB]\n"
+    "                       backup: write what it replays there, so that the last N minutes of a primary that died can\n"
+    "                       be replayed; default 10 minutes, at most 4096 MiB\n"
     "  --max-lag MS         primary: slow the guest rather than let the backup lag more; default 1000; 0: never\n"
     "\n"
     "replay and log\n"
@@ -89,7 +92,7 @@ enum option_id {
     OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_DISK, OPT_NET, OPT_MTU, OPT_CONSOLE,
     OPT_BACKUP, OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_SPARE, OPT_MAX_PAUSE, OPT_TRANSFER_RATE, OPT_ARBITER,
     OPT_ARBITER_AUTH, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING,
-    OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_UNTIL, OPT_DUMP, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
+    OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_KEEP_LOG, OPT_UNTIL, OPT_DUMP, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
     OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_CONTROL, OPT_METRICS, OPT_HELP, OPT_VERSION,
 };
 
@@ -120,6 +123,7 @@ static const struct option long_options[] = {
     { "verify", no_argument, NULL, OPT_VERIFY },
     { "segment", required_argument, NULL, OPT_SEGMENT },
     { "max-lag", required_argument, NULL, OPT_MAX_LAG },
+    { "keep-log", required_argument, NULL, OPT_KEEP_LOG },
     { "until", required_argument, NULL, OPT_UNTIL },
     { "dump", required_argument, NULL, OPT_DUMP },
     { "json", no_argument, NULL, OPT_JSON },
@@ -208,6 +212,47 @@ static int parse_disk(const char *text, struct options *options)
     return *options->disk.path != '\0' ? 0 : wrong_use("--disk needs the name of an image, not '%s'", text);
 }
 
+/* A decimal number of them, as 0.5. */
+static int parse_minutes(const char *text, uint64_t *span_ns)
+{
+    char *end;
+    double minutes = strtod(text, &end);
+
+    if (*text < '0' || *text > '9' || *end != '\0' || !(minutes >= 0.01 && minutes <= 10000))
+        return wrong_use("--keep-log's minutes are a number from 0.01 to 10000, not '%s'", text);
+    *span_ns = (uint64_t)(minutes * 60 * (double)NS_PER_S);
+    return 0;
+}
+
+static int parse_keep_log(const char *text, struct options *options)
+{
+    char *rest, *word;
+    int rc = 0;
+
+    if (options->command != COMMAND_BACKUP)
+        return wrong_use("%s belongs to backup: a primary's log is kept there", "--keep-log");
+    if (options->keep_log_path != NULL)
+        return wrong_use("%s can be given once", "--keep-log");
+    rest = options->keep_log_path = strdup(text);
+    if (rest == NULL)
+        return -ENOMEM;
+    options->keep_log.directory = strsep(&rest, ",");
+    while (rc == 0 && (word = strsep(&rest, ",")) != NULL) {
+        uint64_t mib = 0;
+
+        if (strncmp(word, "minutes=", 8) == 0)
+            rc = parse_minutes(word + 8, &options->keep_log.span_ns);
+        else if (strncmp(word, "size=", 5) == 0)
+            rc = parse_number("keep-log's size", word + 5, 1, 1u << 20, &mib);
+        else
+            return wrong_use("--keep-log takes DIR[,minutes=N][,size=MIB], not '%s'", text);
+        if (mib != 0)
+            options->keep_log.bytes = mib << 20;
+    }
+    return rc < 0 || *options->keep_log.directory != '\0' ? rc
+               : wrong_use("--keep-log needs the name of a directory, not '%s'", text);
+}
+
 static int parse_poll(const char *text, struct idle_policy *policy)
 {
     unsigned spin_us, sleep_us;
@@ -261,6 +306,7 @@ static void set_defaults(struct options *options)
         .join_timeout_ns = 60 * NS_PER_S,
         .max_pause_ns = 50 * NS_PER_MS,
         .log = { .to = UINT64_MAX },
+        .keep_log = { .span_ns = 600 * NS_PER_S, .bytes = UINT64_C(4096) << 20 },
         .lockstep = {
             .heartbeat_ns = 50 * NS_PER_MS,
             .peer_timeout_ns = 1000 * NS_PER_MS,
@@ -363,6 +409,7 @@ static int parse_option(struct options *options, int id, const char *text, const
         rc = parse_number("max-lag", text, 0, 600000, &number);
         lockstep->max_lag_ns = number * NS_PER_MS;
         break;
+    case OPT_KEEP_LOG: rc = parse_keep_log(text, options); break;
     case OPT_UNTIL:
     case OPT_DUMP:
         if (options->command != COMMAND_REPLAY)
@@ -400,6 +447,9 @@ static int check_pair(const struct options *options)
     if (options->command == COMMAND_RUN && options->spare != NULL && options->arbiter == NULL)
         return wrong_use("%s needs --arbiter WHERE: without one both hosts could go live after a network failure",
                          "--spare");
+    if (options->keep_log.directory != NULL && options->keep_log.bytes < 3 * options->machine.memory_bytes)
+        return wrong_use("%s must be at least three times --memory: each of two parts begins with all of it",
+                         "--keep-log's size");
     if (options->command != COMMAND_PRIMARY && options->command != COMMAND_BACKUP)
         return 0;
     if (options->peer == NULL)
@@ -507,5 +557,6 @@ void options_free(struct options *options)
 {
     free(options->command_line);
     free(options->disk_path);
-    options->command_line = options->disk_path = NULL;
+    free(options->keep_log_path);
+    options->command_line = options->disk_path = options->keep_log_path = NULL;
 }

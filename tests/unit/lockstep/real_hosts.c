@@ -234,6 +234,11 @@ int hosts_open(const char *ftvmm_path, const char *ftctl_path)
     return 0;
 }
 
+const char *hosts_directory(void)
+{
+    return directory;
+}
+
 int hosts_close(void)
 {
     char command[96];

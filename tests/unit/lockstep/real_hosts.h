@@ -20,6 +20,8 @@ struct host {
 /* Make and remove what all hosts of a test share. 0 or not. */
 int hosts_open(const char *ftvmm_path, const char *ftctl_path);
 int hosts_close(void);
+/* Where the hosts' files are: `kernel`, and what a test puts there; gone with hosts_close. */
+const char *hosts_directory(void);
 
 /* `arguments`: words in the shell's way, without quotes. Dies with the test. */
 struct host host_start(unsigned number, const char *command, const char *arguments);
