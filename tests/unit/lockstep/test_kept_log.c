@@ -3,24 +3,23 @@
  * a process of its own, the guest must be the one that the survivor has gone live with: all of its RAM is compared, byte
  * by byte, while the survivor stands still at that moment. argv: ftvmm with faults (faulty.c), ftctl.
  */
-#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "tests/unit/cmocka_prelude.h"
 #include "tests/unit/lockstep/real_hosts.h"
+#include "vmm/kept_files.h"
 
 #define RAM_BYTES (UINT64_C(64) << 20)
 
 static const char *ftvmm, *ftctl;
+static unsigned number; /* of the next host */
 
 /* Runs a command line; its status. What it says is in *said, until the next one. */
 static int run(const char **said, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -46,21 +45,27 @@ static int run(const char **said, const char *format, ...)
 
 #define REPLAY "timeout 60 %s replay --kernel %s/kernel --memory 64 --name many "
 
-/* Parts of the log in this directory that are whole. */
-static unsigned parts_in(const char *name)
+static int list(const char *name, struct kept_file **files, size_t *count)
 {
     char path[128];
-    struct dirent *entry;
-    unsigned parts = 0;
-    DIR *stream;
 
     snprintf(path, sizeof(path), "%s/%s", hosts_directory(), name);
-    stream = opendir(path);
-    assert_non_null(stream);
-    while ((entry = readdir(stream)) != NULL)
-        parts += strstr(entry->d_name, ".log") != NULL;
-    closedir(stream);
-    return parts;
+    return kept_files_list(path, files, count);
+}
+
+/* Parts that can be replayed, and those that were deleted again. */
+static unsigned parts_begun(const char *name)
+{
+    struct kept_file *files;
+    unsigned begun = 0;
+    size_t count;
+
+    assert_int_equal(list(name, &files, &count), 0);
+    for (size_t i = 0; i < count; i++)
+        if (files[i].whole)
+            begun = files[i].part;
+    free(files);
+    return begun;
 }
 
 /* The RAM of a guest that stands still. */
@@ -94,50 +99,51 @@ static void compare_ram(const struct host *host, const char *dump)
             fail_msg("the page at 0x%llx differs", (unsigned long long)page * 4096);
 }
 
-static void await_stopped(const struct host *host)
-{
-    uint64_t limit_ns = clock_now_ns() + 30 * NS_PER_S;
-    siginfo_t info = { 0 };
-
-    while (waitid(P_PID, (id_t)host->pid, &info, WEXITED | WSTOPPED | WNOHANG | WNOWAIT) == 0 && info.si_pid == 0) {
-        if (clock_now_ns() > limit_ns)
-            host_fail(host, "it does not go live");
-        clock_sleep_ns(5 * NS_PER_MS);
-    }
-    if (info.si_code != CLD_STOPPED)
-        host_fail(host, "it has ended before it went live");
-}
-
-/* Starts a pair whose backup keeps its log in `name`, lets it run until the log has so many parts, kills the primary, and
- * leaves the survivor standing still where it goes live. */
+/* Starts a pair whose backup keeps its log in `name`, lets it run until the log has so many parts, and kills the primary.
+ * The survivor is held where it goes live, until survivor_ends. */
 static struct host lost_primary(const char *name, const char *more, unsigned parts)
 {
-    char arguments[256];
+    uint64_t limit_ns;
+    char arguments[256], go[128];
     struct host live, backup;
 
+    snprintf(go, sizeof(go), "%s/go", hosts_directory());
+    unlink(go);
     snprintf(arguments, sizeof(arguments), "--listen shm:kept-%d-%s --keep-log %s/%s%s", (int)getpid(), name,
              hosts_directory(), name, more);
-    setenv("FTVMM_FAULT", "live:stop", 1);
-    backup = host_start(1, "backup", arguments);
+    setenv("FTVMM_FAULT", "live:hold", 1);
+    setenv("FTVMM_FAULT_GO", go, 1);
+    backup = host_start(number++, "backup", arguments);
     unsetenv("FTVMM_FAULT");
-    snprintf(arguments, sizeof(arguments), "--spare none --backup shm:kept-%d-%s", (int)getpid(), name);
-    live = host_start(0, "primary", arguments);
+    snprintf(arguments, sizeof(arguments), "--verify --spare none --backup shm:kept-%d-%s", (int)getpid(), name);
+    live = host_start(number++, "primary", arguments);
     host_await(&live, "primary", true);
     host_await_number(&live, "lockstep", "positions", 3000);
-    host_await_number(&backup, "kept_log", "parts", parts);
-    if (parts > 1)
-        host_await_number(&backup, "kept_log", "base_pages", 16384);
+    limit_ns = clock_now_ns() + 60 * NS_PER_S;
+    while (parts_begun(name) < parts) {
+        if (clock_now_ns() > limit_ns)
+            host_fail(&backup, "its kept log gets no new part");
+        clock_sleep_ns(20 * NS_PER_MS);
+    }
     kill(live.pid, SIGKILL);
     (void)host_end(&live);
-    await_stopped(&backup);
+    limit_ns = clock_now_ns() + 60 * NS_PER_S;
+    while (!host_has_said(&backup, "fault: held at live")) {
+        if (clock_now_ns() > limit_ns)
+            host_fail(&backup, "it does not go live");
+        clock_sleep_ns(20 * NS_PER_MS);
+    }
+    clock_sleep_ns(500 * NS_PER_MS); /* for its writer; what would be missing is noticed below, by the position */
     return backup;
 }
 
-static void survivor_ends(struct host *backup)
+static void survivor_ends(const struct host *backup)
 {
-    kill(backup->pid, SIGCONT);
+    char go[128];
+
+    snprintf(go, sizeof(go), "%s/go", hosts_directory());
+    close(open(go, O_CREAT | O_WRONLY, 0600));
     host_await(backup, "alone", false);
-    assert_true(host_has_said(backup, "the log is kept in"));
     cJSON_Delete(host_ask(backup, "stop"));
     if (host_end(backup) != 0)
         host_fail(backup, "it did not stop in order");
@@ -154,31 +160,75 @@ static uint64_t position_after(const char *said, const char *words)
     return position;
 }
 
-static void kept_log_replays_up_to_where_the_survivor_goes_live(void **state)
+static uint64_t position_after_in(const struct host *host, const char *words)
+{
+    const char *said;
+
+    run(&said, "cat %s", host->said);
+    return position_after(said, words);
+}
+
+/* Replays the newest part to its end, and compares it with the survivor, which is held there. Its position. */
+static uint64_t replay_equals_survivor(const struct host *survivor, const char *name)
+{
+    const char *said, *directory = hosts_directory();
+    char dump[128];
+
+    snprintf(dump, sizeof(dump), "%s/%s.dump", directory, name);
+    if (run(&said, REPLAY "--dump %s %s/%s 2>&1", ftvmm, directory, dump, directory, name) != 0)
+        fail_msg("%s", said);
+    compare_ram(survivor, dump);
+    return position_after(said, "the log that was kept ends here, in the midst of");
+}
+
+static void kept_log_from_the_start_gives_the_survivor(void **state)
 {
     struct host backup = lost_primary("whole", "", 1);
     const char *said, *directory = hosts_directory();
-    char dump[128];
-    uint64_t position;
+    uint64_t position = replay_equals_survivor(&backup, "whole");
 
     (void)state;
-    /* While the survivor stands still, and its writer with it: what it has not written yet is missing, which is said. */
-    kill(backup.pid, SIGCONT);
-    kill(backup.pid, SIGSTOP);
-    snprintf(dump, sizeof(dump), "%s/dump-early", directory);
-    if (run(&said, REPLAY "--until 1000 --dump %s %s/whole 2>&1", ftvmm, directory, dump, directory) != 0)
+    survivor_ends(&backup);
+    if (!host_has_said(&backup, "the log is kept in") || position_after_in(&backup, "live at") != position)
+        host_fail(&backup, "its log does not end where it went live");
+    if (run(&said, REPLAY "--until 1000 %s/whole 2>&1", ftvmm, directory, directory) != 0)
         fail_msg("%s", said);
     assert_non_null(strstr(said, "stopped at position 1000"));
-    survivor_ends(&backup);
-    if (run(&said, REPLAY "%s/whole 2>&1", ftvmm, directory, directory) != 0)
-        fail_msg("%s", said);
-    position = position_after(said, "the log that was kept ends here, in the midst of");
-    if (run(&said, "%s log --json --summary %s/whole", ftvmm, directory) != 0)
-        fail_msg("%s", said);
-    assert_non_null(strstr(said, "\"state\":\"kept up to here\""));
     if (run(&said, REPLAY "--until %llu %s/whole 2>&1", ftvmm, directory, (unsigned long long)position + 1, directory) != 1)
         fail_msg("%s", said);
     assert_non_null(strstr(said, "before --until"));
+    if (run(&said, "%s log --json --summary %s/whole 2>&1", ftvmm, directory) != 0)
+        fail_msg("%s", said);
+    assert_non_null(strstr(said, "\"state\":\"kept up to here\""));
+}
+
+static void kept_log_from_a_base_gives_the_survivor(void **state)
+{
+    struct host backup = lost_primary("based", ",minutes=0.02", 4);
+    const char *said, *directory = hosts_directory();
+    struct kept_file *files;
+    size_t count, first;
+
+    (void)state;
+    replay_equals_survivor(&backup, "based");
+    survivor_ends(&backup);
+    /* Two parts are left, both from a base, one of them up to where the other begins. */
+    assert_int_equal(list("based", &files, &count), 0);
+    assert_true(kept_files_last_run(files, count, &first));
+    assert_int_equal(count - first, 2);
+    assert_true(files[first].position > 0 && files[first].position < files[first + 1].position);
+    if (run(&said, REPLAY "--until %llu %s/based 2>&1", ftvmm, directory,
+            (unsigned long long)files[first + 1].position - 1, directory) != 0)
+        fail_msg("%s", said);
+    assert_non_null(strstr(said, "stopped at position"));
+    if (run(&said, REPLAY "--until %llu %s/based 2>&1", ftvmm, directory,
+            (unsigned long long)files[first].position - 1, directory) != 1)
+        fail_msg("%s", said);
+    assert_non_null(strstr(said, "does not go back to position"));
+    if (run(&said, "%s log --kind machine %s/based 2>&1", ftvmm, directory) != 0)
+        fail_msg("%s", said);
+    assert_non_null(strstr(said, "kept up to here"));
+    free(files);
 }
 
 static int set_up(void **state)
@@ -196,14 +246,13 @@ static int tear_down(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(kept_log_replays_up_to_where_the_survivor_goes_live),
+        cmocka_unit_test(kept_log_from_the_start_gives_the_survivor),
+        cmocka_unit_test(kept_log_from_a_base_gives_the_survivor),
     };
 
     if (argc != 3)
         return 1;
     ftvmm = argv[1];
     ftctl = argv[2];
-    (void)compare_ram;
-    (void)parts_in;
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
