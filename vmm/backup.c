@@ -244,6 +244,14 @@ int backup_receive_machine(struct lockstep *ls)
     return 0;
 }
 
+void backup_stand(struct lockstep *ls, const struct event_start *start)
+{
+    if (start->transfer != EVENT_TRANSFER_DONE)
+        return;
+    ls->stands_at_position = false;
+    vcpu_want_window(&ls->machine.vcpu, pic_output(&ls->machine.pic));
+}
+
 enum lockstep_step backup_before_run(struct lockstep *ls)
 {
     struct channel_record record;

@@ -241,6 +241,8 @@ void backup_go_live(struct lockstep *ls);
 int backup_fetch_start(struct lockstep *ls, struct event_start *start);
 /* START announced a transfer: takes the running guest over, to follow it from its next position on. 0 or -errno. */
 int backup_receive_machine(struct lockstep *ls);
+/* After that: of a kept log the position may be done already, as `start` says. */
+void backup_stand(struct lockstep *ls, const struct event_start *start);
 /* The primary reports so many frames as sent (lockstep_frames_sent). */
 void backup_note_sent(struct lockstep *ls, uint64_t frames_sent);
 

@@ -342,10 +342,8 @@ static int receive_machine(struct session *session, const struct event_start *st
     uint64_t until = ls->options.until_position;
     int rc = backup_receive_machine(ls);
 
-    if (rc == 0 && start->transfer == EVENT_TRANSFER_DONE) {
-        ls->stands_at_position = false;
-        vcpu_want_window(&ls->machine.vcpu, pic_output(&ls->machine.pic));
-    }
+    if (rc == 0)
+        backup_stand(ls, start);
     if (rc == 0 && until != 0 && ls->machine.position > until) {
         report_error("this log begins at position %llu, behind --until %llu", (unsigned long long)ls->machine.position,
                      (unsigned long long)until);
