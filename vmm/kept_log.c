@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/count.h"
+#include "base/fault_point.h"
 #include "base/report.h"
 #include "vmm/dirty.h"
 #include "vmm/kept_files.h"
@@ -25,7 +26,7 @@
 /* How often the machine thread looks whether a new part is due. */
 #define LOOK_NS (10 * NS_PER_MS)
 /* A new part after one that broke, or whose base could not be taken. */
-#define RETRY_NS (10 * NS_PER_S)
+#define RETRY_NS (3 * NS_PER_S)
 /* Pages are copied for so long at a position, then not for COPY_REST times as long as that took. */
 #define COPY_NS   (300 * NS_PER_US)
 #define COPY_REST 4
@@ -193,6 +194,7 @@ static void *writer_run(void *arg)
 
     do {
         last = COUNT_GET(kept->closing) || atomic_load_explicit(&kept->ended, memory_order_acquire); /* K3 */
+        fault_point("kept-log-look");
         for (unsigned i = 0; i < 2; i++)
             part_tend(kept, &kept->parts[i]);
         if (!last)

@@ -99,11 +99,32 @@ static void compare_ram(const struct host *host, const char *dump)
             fail_msg("the page at 0x%llx differs", (unsigned long long)page * 4096);
 }
 
+static void await_words(const struct host *host, const char *words)
+{
+    uint64_t limit_ns = clock_now_ns() + 60 * NS_PER_S;
+
+    while (!host_has_said(host, words)) {
+        if (clock_now_ns() > limit_ns)
+            host_fail(host, words);
+        clock_sleep_ns(20 * NS_PER_MS);
+    }
+}
+
+static void await_parts(const struct host *host, const char *name, unsigned parts)
+{
+    uint64_t limit_ns = clock_now_ns() + 60 * NS_PER_S;
+
+    while (parts_begun(name) < parts) {
+        if (clock_now_ns() > limit_ns)
+            host_fail(host, "its kept log gets no new part");
+        clock_sleep_ns(20 * NS_PER_MS);
+    }
+}
+
 /* Starts a pair whose backup keeps its log in `name`, lets it run until the log has so many parts, and kills the primary.
  * The survivor is held where it goes live, until survivor_ends. */
 static struct host lost_primary(const char *name, const char *more, unsigned parts)
 {
-    uint64_t limit_ns;
     char arguments[256], go[128];
     struct host live, backup;
 
@@ -119,20 +140,10 @@ static struct host lost_primary(const char *name, const char *more, unsigned par
     live = host_start(number++, "primary", arguments);
     host_await(&live, "primary", true);
     host_await_number(&live, "lockstep", "positions", 3000);
-    limit_ns = clock_now_ns() + 60 * NS_PER_S;
-    while (parts_begun(name) < parts) {
-        if (clock_now_ns() > limit_ns)
-            host_fail(&backup, "its kept log gets no new part");
-        clock_sleep_ns(20 * NS_PER_MS);
-    }
+    await_parts(&backup, name, parts);
     kill(live.pid, SIGKILL);
     (void)host_end(&live);
-    limit_ns = clock_now_ns() + 60 * NS_PER_S;
-    while (!host_has_said(&backup, "fault: held at live")) {
-        if (clock_now_ns() > limit_ns)
-            host_fail(&backup, "it does not go live");
-        clock_sleep_ns(20 * NS_PER_MS);
-    }
+    await_words(&backup, "fault: held at live");
     clock_sleep_ns(500 * NS_PER_MS); /* for its writer; what would be missing is noticed below, by the position */
     return backup;
 }
@@ -231,6 +242,102 @@ static void kept_log_from_a_base_gives_the_survivor(void **state)
     free(files);
 }
 
+/* A pair that lives; its backup keeps its log in `name`. */
+static void start_pair(struct host hosts[2], const char *name, const char *more)
+{
+    char arguments[256];
+
+    snprintf(arguments, sizeof(arguments), "--listen shm:kept-%d-%s --keep-log %s/%s%s", (int)getpid(), name,
+             hosts_directory(), name, more);
+    hosts[1] = host_start(number++, "backup", arguments);
+    snprintf(arguments, sizeof(arguments), "--verify --spare none --backup shm:kept-%d-%s", (int)getpid(), name);
+    hosts[0] = host_start(number++, "primary", arguments);
+    host_await(&hosts[0], "primary", true);
+}
+
+static void stop_pair(struct host hosts[2])
+{
+    cJSON_Delete(host_ask(&hosts[0], "stop"));
+    if (host_end(&hosts[0]) != 0)
+        host_fail(&hosts[0], "it did not stop in order");
+    if (host_end(&hosts[1]) != 0 || !host_has_said(&hosts[1], "equal to the primary's to the last byte"))
+        host_fail(&hosts[1], "it has not found the guest equal");
+}
+
+/* The disk takes nothing for a while: the pair does not wait, the log breaks off, and a new part goes on to the end. */
+static void kept_log_of_a_disk_that_stalls_begins_anew(void **state)
+{
+    const char *said, *directory = hosts_directory();
+    struct host hosts[2];
+    uint64_t before;
+    char go[128];
+
+    (void)state;
+    snprintf(go, sizeof(go), "%s/go-stalled", directory);
+    setenv("FTVMM_FAULT", "kept-log-look:hold", 1);
+    setenv("FTVMM_FAULT_GO", go, 1);
+    start_pair(hosts, "stalled", "");
+    unsetenv("FTVMM_FAULT");
+    await_words(&hosts[1], "the kept log breaks off at position");
+    before = host_number(&hosts[1], "lockstep", "positions");
+    host_await_number(&hosts[1], "lockstep", "positions", before + 1000);
+    close(open(go, O_CREAT | O_WRONLY, 0600));
+    await_parts(&hosts[1], "stalled", 2);
+    stop_pair(hosts);
+    if (run(&said, REPLAY "%s/stalled 2>&1", ftvmm, directory, directory) != 0 ||
+        strstr(said, "equal to the primary's to the last byte") == NULL)
+        fail_msg("%s", said);
+}
+
+/* Its directory is taken away: that is said, and nothing else happens. */
+static void kept_log_that_cannot_go_on_leaves_the_pair_alone(void **state)
+{
+    struct host hosts[2];
+    const char *said;
+
+    (void)state;
+    start_pair(hosts, "gone", ",minutes=0.02");
+    run(&said, "rm -rf %s/gone", hosts_directory());
+    await_words(&hosts[1], "the log is kept no more");
+    stop_pair(hosts);
+}
+
+/* What came with a transfer is a beginning, too; a backup's last run but one is left alone, an older one is not. */
+static void kept_log_begins_with_a_transfer_and_leaves_the_run_before(void **state)
+{
+    struct host live = host_start(number++, "run", ""), backup;
+    const char *said, *directory = hosts_directory();
+    char arguments[256], words[96];
+    struct kept_file *files;
+    size_t count, first;
+
+    (void)state;
+    host_await(&live, "alone", false);
+    for (unsigned i = 0; i < 3; i++) {
+        snprintf(arguments, sizeof(arguments), "--listen shm:kept-%d-again%u --keep-log %s/again", (int)getpid(), i,
+                 directory);
+        backup = host_start(number++, "backup", arguments);
+        snprintf(words, sizeof(words), "protect shm:kept-%d-again%u", (int)getpid(), i);
+        cJSON_Delete(host_ask(&live, words));
+        host_await(&live, "primary", true);
+        if (i == 2)
+            break;
+        kill(backup.pid, SIGTERM);
+        (void)host_end(&backup);
+        host_await(&live, "alone", false);
+    }
+    cJSON_Delete(host_ask(&live, "stop"));
+    if (host_end(&live) != 0 || host_end(&backup) != 0)
+        host_fail(&backup, "the pair did not stop in order");
+    assert_int_equal(list("again", &files, &count), 0);
+    assert_true(kept_files_last_run(files, count, &first));
+    assert_true(files[first].run == 3 && files[first].position > 0 && count == 2 && files[0].run == 2);
+    free(files);
+    if (run(&said, REPLAY "%s/again 2>&1", ftvmm, directory, directory) != 0 ||
+        strstr(said, "equal to the primary's to the last byte") == NULL)
+        fail_msg("%s", said);
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -248,6 +355,9 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kept_log_from_the_start_gives_the_survivor),
         cmocka_unit_test(kept_log_from_a_base_gives_the_survivor),
+        cmocka_unit_test(kept_log_of_a_disk_that_stalls_begins_anew),
+        cmocka_unit_test(kept_log_that_cannot_go_on_leaves_the_pair_alone),
+        cmocka_unit_test(kept_log_begins_with_a_transfer_and_leaves_the_run_before),
     };
 
     if (argc != 3)
