@@ -240,8 +240,10 @@ static void sleep_at_position(struct lockstep *ls)
 }
 
 /* --until: the position is done, and what follows would be the next one. */
-static bool stops_here(const struct lockstep *ls)
+static bool stops_here(struct lockstep *ls)
 {
+    if (ls->gdb != NULL)
+        return !gdb_stub_go_on(ls->gdb, ls);
     return ls->options.until_position != 0 && ls->machine.position >= ls->options.until_position;
 }
 
@@ -281,6 +283,8 @@ int lockstep_run(struct lockstep *ls)
         ls->failure = -ECANCELED;
     if (ls->failure == -EILSEQ)
         COUNT_ADD(ls->divergences, 1);
+    if (ls->gdb != NULL)
+        gdb_stub_end(ls->gdb, ls);
     atomic_store_explicit(&ls->finished, true, memory_order_release);
     return ls->failure;
 }

@@ -22,6 +22,7 @@
 #include "vmm/arbiter.h"
 #include "vmm/disk.h"
 #include "vmm/event.h"
+#include "vmm/gdb_stub.h"
 #include "vmm/handover.h"
 #include "vmm/journal.h"
 #include "vmm/kept_log.h"
@@ -83,6 +84,7 @@ struct lockstep {
     _Atomic uint64_t generation;
     struct verify *verify;   /* NULL: of a guest that can never have a backup */
     struct kept_log *kept;   /* backup: where it writes what it replays; NULL: nowhere */
+    struct gdb_stub *gdb;    /* replay: NULL: nobody looks */
     bool replays_kept;       /* replay: of a log that a backup has kept, which may end anywhere */
     uint64_t began_ns;       /* when this process began */
 

@@ -70,6 +70,8 @@ static const char help[] =
     "replay and log\n"
     "  --until POSITION     replay: stop there, and say the registers\n"
     "  --dump DIR           replay: write RAM, vCPU and devices at the end, or at --until, into a new directory\n"
+    "  --gdb ADDR:PORT|unix:PATH\n"
+    "                       replay: stop at the start, or at --until, and wait there for gdb; a loopback address\n"
     "  --json               log: one JSON object a line\n"
     "  --kind NAME,...      log: only records of these kinds; default all\n"
     "  --from, --to POSITION  log: only records from, up to that position\n"
@@ -92,7 +94,7 @@ enum option_id {
     OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_NAME, OPT_MAC, OPT_DISK, OPT_NET, OPT_MTU, OPT_CONSOLE,
     OPT_BACKUP, OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_SPARE, OPT_MAX_PAUSE, OPT_TRANSFER_RATE, OPT_ARBITER,
     OPT_ARBITER_AUTH, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING,
-    OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_KEEP_LOG, OPT_UNTIL, OPT_DUMP, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
+    OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_KEEP_LOG, OPT_UNTIL, OPT_DUMP, OPT_GDB, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
     OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_CONTROL, OPT_METRICS, OPT_HELP, OPT_VERSION,
 };
 
@@ -126,6 +128,7 @@ static const struct option long_options[] = {
     { "keep-log", required_argument, NULL, OPT_KEEP_LOG },
     { "until", required_argument, NULL, OPT_UNTIL },
     { "dump", required_argument, NULL, OPT_DUMP },
+    { "gdb", required_argument, NULL, OPT_GDB },
     { "json", no_argument, NULL, OPT_JSON },
     { "kind", required_argument, NULL, OPT_KIND },
     { "from", required_argument, NULL, OPT_FROM },
@@ -412,11 +415,12 @@ static int parse_option(struct options *options, int id, const char *text, const
     case OPT_KEEP_LOG: rc = parse_keep_log(text, options); break;
     case OPT_UNTIL:
     case OPT_DUMP:
+    case OPT_GDB:
         if (options->command != COMMAND_REPLAY)
-            return wrong_use("%s", "--until and --dump belong to replay");
+            return wrong_use("%s", "--until, --dump and --gdb belong to replay");
         if (id == OPT_UNTIL)
             return parse_number("until", text, 1, UINT64_MAX, &lockstep->until_position);
-        options->dump_path = text;
+        *(id == OPT_GDB ? &options->gdb : &options->dump_path) = text;
         break;
     case OPT_JSON:
     case OPT_KIND:

@@ -287,6 +287,8 @@ static int session_open(struct session *session)
         rc = replay_dump_prepare(options->dump_path);
         session->dump_made = rc == 0;
     }
+    if (rc == 0 && options->gdb != NULL)
+        rc = gdb_stub_open(&ls->gdb, options->gdb, options->lockstep.until_position);
     if (rc == 0)
         rc = machine_configuration_digest(&session->machine, hello.digest);
     if (rc == 0)
@@ -509,6 +511,7 @@ static void session_close(struct session *session)
     struct lockstep *ls = session->ls;
 
     protect_close(ls->protector);
+    gdb_stub_close(ls->gdb);
     kept_log_close(ls->kept);
     /* Next: a write may still wait for what the channel knows. Who has lost the guest does not touch its disk. */
     disk_close(ls->disk, COUNT_GET(ls->lost_arbitration));
