@@ -395,19 +395,17 @@ enum gdb_action gdb_answer(const struct gdb_view *view, const char *packet, size
                            uint64_t *until)
 {
     reply[0] = '\0'; /* what we do not know is answered so */
-    if (bytes == 0 || memchr(packet, '\0', bytes) != NULL) /* nothing that we know has one; `packet` ends with another */
+    if (bytes != 0 && strchr("GPMX", packet[0]) != NULL) { /* a guest that was changed would not be the recorded one */
+        strcpy(reply, "E.the guest of a replay can be read only");
+        return GDB_STAY;
+    }
+    if (bytes == 0 || memchr(packet, '\0', bytes) != NULL) /* no other has a zero; `packet` ends with one */
         return GDB_STAY;
     switch (packet[0]) {
     case '?': strcpy(reply, "T05thread:1;"); return GDB_STAY;
     case 'g': read_registers(view, reply); return GDB_STAY;
     case 'p': read_register(view, strtoul(packet + 1, NULL, 16), reply); return GDB_STAY;
     case 'm': read_memory(view, packet + 1, reply); return GDB_STAY;
-    case 'G':
-    case 'P':
-    case 'M':
-    case 'X': /* a guest that was changed would not be the one that was recorded */
-        strcpy(reply, "E.the guest of a replay can be read only");
-        return GDB_STAY;
     case 'H':
     case 'T': return ok(reply);
     case 'c': return GDB_GO_ON;
