@@ -285,7 +285,7 @@ static int take(struct log_reading *reading, const struct channel_record *record
     reading->position = record->position;
     if (record->kind == EVENT_TIME)
         reading->time_ns = ((const struct event_time *)record->payload)->time_ns;
-    if (record->kind == EVENT_MACHINE) /* a guest that has run before */
+    if (record->kind == EVENT_MACHINE && reading->time_ns == 0) /* a guest that has run before */
         reading->time_ns = reading->sums.first_time_ns = time_before_ns =
             ((const struct event_machine *)record->payload)->machine.time_ns;
     if (reading->time_ns < time_before_ns) {

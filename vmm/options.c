@@ -32,7 +32,7 @@ static const char help[] =
     "  --memory MIB         RAM, 64 to 3072; default 256\n"
     "  --name VM            name of the virtual machine; default vm\n"
     "  --mac ADDRESS        of its network card; default: made from the name\n"
-    "  --disk PATH[,mode=mirrored|shared][,readonly]\n"
+    "  --disk PATH[,mode=mirrored|shared][,readonly][,format=raw]\n"
     "                       its disk, a raw image: each host has a copy of its own, equal at the start (mirrored,\n"
     "                       the default), or both reach the same one (shared)\n"
     "  --net PORT           its cable: af_packet:IFACE, tap:NAME, memif:SOCKET, or any DPDK device string;\n"
@@ -209,8 +209,10 @@ static int parse_disk(const char *text, struct options *options)
             options->disk.mode = DISK_SHARED;
         else if (strcmp(word, "readonly") == 0)
             options->disk.readonly = true;
+        else if (strcmp(word, "format=raw") == 0)
+            options->disk.raw = true;
         else
-            return wrong_use("--disk takes PATH[,mode=mirrored|shared][,readonly], not '%s'", text);
+            return wrong_use("--disk takes PATH[,mode=mirrored|shared][,readonly][,format=raw], not '%s'", text);
     }
     return *options->disk.path != '\0' ? 0 : wrong_use("--disk needs the name of an image, not '%s'", text);
 }
