@@ -19,8 +19,9 @@
 #include "vmm/lockstep.h"
 #include "vmm/pages.h"
 
-/* Of each open part: what a disk may take to come round, at some MiB a second of log. */
-#define BUFFER_BYTES (UINT64_C(32) << 20)
+/* Of each open part: what a disk may take to come round, at some MiB a second of log. A 24th of all, within these. */
+#define BUFFER_BYTES_MIN (UINT64_C(8) << 20)
+#define BUFFER_BYTES_MAX (UINT64_C(32) << 20)
 /* How often the writer looks into the buffers. */
 #define WRITER_LOOK_NS (5 * NS_PER_MS)
 /* How often the machine thread looks whether a new part is due. */
@@ -58,6 +59,7 @@ struct kept_log {
     struct lockstep *ls;
     struct kept_log_options options;
     struct channel_hello hello;
+    uint64_t buffer_bytes; /* of each part, a power of two */
     pthread_t thread;
     bool started;
     _Atomic bool closing;
@@ -120,7 +122,7 @@ static int part_open(struct kept_log *kept, struct part *part)
 {
     char address[KEPT_PATH_BYTES + 8] = "file:";
     struct channel_options channel = {
-        .address = address, .hello = kept->hello, .ring_bytes = BUFFER_BYTES, .file_poller_writes = true
+        .address = address, .hello = kept->hello, .ring_bytes = kept->buffer_bytes, .file_poller_writes = true
     };
     int rc = kept_file_path(kept->options.directory, &part->file, address + strlen("file:"));
 
@@ -170,7 +172,7 @@ static void part_tend(struct kept_log *kept, struct part *part)
         }
         (void)channel_poll(part->channel); /* what fails is said there, and seen by who puts more into it */
         channel_get_lag(part->channel, &lag);
-        if (based && !part->named && (lag.bytes < BUFFER_BYTES / 2 || state == PART_RETIRED))
+        if (based && !part->named && (lag.bytes < kept->buffer_bytes / 2 || state == PART_RETIRED))
             part_name(kept, part);
         if (state == PART_OPEN)
             return;
@@ -352,7 +354,7 @@ static uint64_t room_pages(const struct kept_log *kept)
     struct channel_lag lag;
 
     channel_get_lag(kept->next->channel, &lag);
-    return (BUFFER_BYTES - lag.bytes) / (GUEST_PAGE_BYTES + 64);
+    return (kept->buffer_bytes - lag.bytes) / (GUEST_PAGE_BYTES + 64);
 }
 
 /* The base's START: of this guest, wherever it began. 0 or -errno. */
@@ -408,7 +410,7 @@ static int copy_some(struct kept_log *kept, uint64_t now_ns)
 
     if (now_ns < kept->copy_ns)
         return 0;
-    while (rc > 0 && room_pages(kept) > BUFFER_BYTES / GUEST_PAGE_BYTES / 2 && clock_now_ns() < began_ns + COPY_NS)
+    while (rc > 0 && room_pages(kept) > kept->buffer_bytes / GUEST_PAGE_BYTES / 2 && clock_now_ns() < began_ns + COPY_NS)
         rc = copy_batch(kept);
     if (rc == 0) {
         rc = dirty_collect(kept->ls);
@@ -603,6 +605,9 @@ int kept_log_open(struct kept_log **out, struct lockstep *ls, const struct kept_
     kept->ls = ls;
     kept->options = *options;
     kept->hello = *hello;
+    kept->buffer_bytes = BUFFER_BYTES_MIN;
+    while (kept->buffer_bytes < BUFFER_BYTES_MAX && kept->buffer_bytes * 2 <= options->bytes / 24)
+        kept->buffer_bytes *= 2;
     kept->pages = calloc(pages_words(&ls->machine.memory), sizeof(uint64_t));
     rc = kept->pages != NULL ? find_run(kept) : -ENOMEM;
     if (rc == 0) {

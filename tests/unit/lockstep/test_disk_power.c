@@ -129,13 +129,16 @@ static void ask(struct disk *disk, uint64_t number, unsigned reads, unsigned dur
 /* The power goes now: is there what the guest counts on? Writes are carried out in their order, so newer is as good. */
 static void nothing_promised_is_lost(uint64_t number)
 {
+    uint64_t left[SECTORS];
+
     pthread_mutex_lock(&lock);
-    for (unsigned sector = 0; sector < SECTORS; sector++)
-        if (durable[sector] < promised[sector])
-            fail_msg("request %llu has ended; sector %u has write %llu on disk, and the guest was told of %llu",
-                     (unsigned long long)number, sector, (unsigned long long)durable[sector],
-                     (unsigned long long)promised[sector]);
+    memcpy(left, durable, sizeof(left));
     pthread_mutex_unlock(&lock);
+    for (unsigned sector = 0; sector < SECTORS; sector++)
+        if (left[sector] < promised[sector])
+            fail_msg("request %llu has ended; sector %u has write %llu on disk, and the guest was told of %llu",
+                     (unsigned long long)number, sector, (unsigned long long)left[sector],
+                     (unsigned long long)promised[sector]);
 }
 
 static void hear(const struct disk_result *result, enum disk_mode mode)

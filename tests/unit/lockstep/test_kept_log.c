@@ -8,11 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "tests/unit/cmocka_prelude.h"
+#include "tests/unit/lockstep/etcd_cluster.h"
 #include "tests/unit/lockstep/real_hosts.h"
 #include "vmm/kept_files.h"
 
@@ -121,22 +123,42 @@ static void await_parts(const struct host *host, const char *name, unsigned part
     }
 }
 
+/* Waits until the newest part is closed: who writes a log holds a lock on it. */
+static void await_written(const struct host *host, const char *name)
+{
+    uint64_t limit_ns = clock_now_ns() + 60 * NS_PER_S;
+    char path[128], file[KEPT_PATH_BYTES];
+    bool kept;
+    int fd;
+
+    snprintf(path, sizeof(path), "%s/%s", hosts_directory(), name);
+    assert_int_equal(kept_files_find(path, 0, file, &kept), 0);
+    assert_true(kept);
+    fd = open(file, O_RDONLY);
+    assert_true(fd >= 0);
+    while (flock(fd, LOCK_SH | LOCK_NB) != 0) {
+        if (clock_now_ns() > limit_ns)
+            host_fail(host, "it does not close its log");
+        clock_sleep_ns(20 * NS_PER_MS);
+    }
+    close(fd);
+}
+
 /* Starts a pair whose backup keeps its log in `name`, lets it run until the log has so many parts, and kills the primary.
  * The survivor is held where it goes live, until survivor_ends. */
-static struct host lost_primary(const char *name, const char *more, unsigned parts)
+static struct host lost_primary(const char *link, const char *name, const char *more, unsigned parts)
 {
-    char arguments[256], go[128];
+    char arguments[320], go[128];
     struct host live, backup;
 
     snprintf(go, sizeof(go), "%s/go", hosts_directory());
     unlink(go);
-    snprintf(arguments, sizeof(arguments), "--listen shm:kept-%d-%s --keep-log %s/%s%s", (int)getpid(), name,
-             hosts_directory(), name, more);
+    snprintf(arguments, sizeof(arguments), "--listen %s --keep-log %s/%s%s", link, hosts_directory(), name, more);
     setenv("FTVMM_FAULT", "live:hold", 1);
     setenv("FTVMM_FAULT_GO", go, 1);
     backup = host_start(number++, "backup", arguments);
     unsetenv("FTVMM_FAULT");
-    snprintf(arguments, sizeof(arguments), "--verify --spare none --backup shm:kept-%d-%s", (int)getpid(), name);
+    snprintf(arguments, sizeof(arguments), "--verify --spare none --backup %s", link);
     live = host_start(number++, "primary", arguments);
     host_await(&live, "primary", true);
     host_await_number(&live, "lockstep", "positions", 3000);
@@ -144,7 +166,7 @@ static struct host lost_primary(const char *name, const char *more, unsigned par
     kill(live.pid, SIGKILL);
     (void)host_end(&live);
     await_words(&backup, "fault: held at live");
-    clock_sleep_ns(500 * NS_PER_MS); /* for its writer; what would be missing is noticed below, by the position */
+    await_written(&backup, name);
     return backup;
 }
 
@@ -194,11 +216,15 @@ static uint64_t replay_equals_survivor(const struct host *survivor, const char *
 
 static void kept_log_from_the_start_gives_the_survivor(void **state)
 {
-    struct host backup = lost_primary("whole", "", 1);
     const char *said, *directory = hosts_directory();
-    uint64_t position = replay_equals_survivor(&backup, "whole");
+    char link[64];
+    struct host backup;
+    uint64_t position;
 
     (void)state;
+    snprintf(link, sizeof(link), "shm:kept-%d", (int)getpid());
+    backup = lost_primary(link, "whole", "", 1);
+    position = replay_equals_survivor(&backup, "whole");
     survivor_ends(&backup);
     if (!host_has_said(&backup, "the log is kept in") || position_after_in(&backup, "live at") != position)
         host_fail(&backup, "its log does not end where it went live");
@@ -215,12 +241,15 @@ static void kept_log_from_the_start_gives_the_survivor(void **state)
 
 static void kept_log_from_a_base_gives_the_survivor(void **state)
 {
-    struct host backup = lost_primary("based", ",minutes=0.02", 4);
     const char *said, *directory = hosts_directory();
     struct kept_file *files;
     size_t count, first;
+    struct host backup;
+    char link[64];
 
     (void)state;
+    snprintf(link, sizeof(link), "tcp:127.0.0.1:%d", free_port());
+    backup = lost_primary(link, "based", ",minutes=0.02", 4);
     replay_equals_survivor(&backup, "based");
     survivor_ends(&backup);
     /* Two parts are left, both from a base, one of them up to where the other begins. */
@@ -247,10 +276,12 @@ static void start_pair(struct host hosts[2], const char *name, const char *more)
 {
     char arguments[256];
 
-    snprintf(arguments, sizeof(arguments), "--listen shm:kept-%d-%s --keep-log %s/%s%s", (int)getpid(), name,
-             hosts_directory(), name, more);
+    snprintf(arguments, sizeof(arguments), "--listen shm:kept-%d-%s --peer-timeout 4000 --keep-log %s/%s%s", (int)getpid(),
+             name, hosts_directory(), name, more);
     hosts[1] = host_start(number++, "backup", arguments);
-    snprintf(arguments, sizeof(arguments), "--verify --spare none --backup shm:kept-%d-%s", (int)getpid(), name);
+    /* A segment each millisecond: a log that grows fast. */
+    snprintf(arguments, sizeof(arguments), "--verify --segment 1 --peer-timeout 4000 --spare none --backup shm:kept-%d-%s",
+             (int)getpid(), name);
     hosts[0] = host_start(number++, "primary", arguments);
     host_await(&hosts[0], "primary", true);
 }
@@ -276,7 +307,7 @@ static void kept_log_of_a_disk_that_stalls_begins_anew(void **state)
     snprintf(go, sizeof(go), "%s/go-stalled", directory);
     setenv("FTVMM_FAULT", "kept-log-look:hold", 1);
     setenv("FTVMM_FAULT_GO", go, 1);
-    start_pair(hosts, "stalled", "");
+    start_pair(hosts, "stalled", ",size=192");
     unsetenv("FTVMM_FAULT");
     await_words(&hosts[1], "the kept log breaks off at position");
     before = host_number(&hosts[1], "lockstep", "positions");
@@ -305,7 +336,7 @@ static void kept_log_that_cannot_go_on_leaves_the_pair_alone(void **state)
 /* What came with a transfer is a beginning, too; a backup's last run but one is left alone, an older one is not. */
 static void kept_log_begins_with_a_transfer_and_leaves_the_run_before(void **state)
 {
-    struct host live = host_start(number++, "run", ""), backup;
+    struct host live = host_start(number++, "run", "--peer-timeout 4000"), backup;
     const char *said, *directory = hosts_directory();
     char arguments[256], words[96];
     struct kept_file *files;
@@ -314,7 +345,7 @@ static void kept_log_begins_with_a_transfer_and_leaves_the_run_before(void **sta
     (void)state;
     host_await(&live, "alone", false);
     for (unsigned i = 0; i < 3; i++) {
-        snprintf(arguments, sizeof(arguments), "--listen shm:kept-%d-again%u --keep-log %s/again", (int)getpid(), i,
+        snprintf(arguments, sizeof(arguments), "--listen shm:kept-%d-again%u --peer-timeout 4000 --keep-log %s/again", (int)getpid(), i,
                  directory);
         backup = host_start(number++, "backup", arguments);
         snprintf(words, sizeof(words), "protect shm:kept-%d-again%u", (int)getpid(), i);
