@@ -20,8 +20,8 @@
 #include "tests/unit/cmocka_prelude.h"
 #include "tests/unit/lockstep/real_hosts.h"
 
-#define LIMIT_NS  (60 * NS_PER_S)
-#define POSITIONS 800u /* of the recording, at least */
+#define LIMIT_NS  (120 * NS_PER_S)
+#define POSITIONS 200u /* of the recording, at least */
 
 static const char *ftvmm, *ftctl;
 
@@ -53,7 +53,7 @@ static void must_say(const char *said, const char *words)
         fail_msg("not '%s' in:\n%s", words, said);
 }
 
-#define REPLAY "timeout 60 %s replay --kernel %s/kernel --memory 64 --name many --gdb unix:%s/gdb.sock "
+#define REPLAY "timeout 100 %s replay --kernel %s/kernel --memory 64 --name many --gdb unix:%s/gdb.sock "
 
 /* A replay that waits for gdb at `until`; its words go to the file `replay.said`. */
 static pid_t start_replay(unsigned until)
@@ -107,7 +107,7 @@ static void gdb_sees_what_a_dump_has_and_leaves_no_trace(void **state)
     int fd;
 
     (void)state;
-    if (run(&said, "%s replay --kernel %s/kernel --memory 64 --name many --until 500 --dump %s/dump %s/log 2>&1", ftvmm,
+    if (run(&said, "%s replay --kernel %s/kernel --memory 64 --name many --until 100 --dump %s/dump %s/log 2>&1", ftvmm,
             directory, directory, directory) != 0)
         fail_msg("%s", said);
     run(&said, "cat %s/dump/state.json", directory);
@@ -121,15 +121,15 @@ static void gdb_sees_what_a_dump_has_and_leaves_no_trace(void **state)
     close(fd);
     assert_true(word != 0);
 
-    pid = start_replay(500);
+    pid = start_replay(100);
     run(&said,
-        "timeout 60 gdb -nx -batch -ex 'target remote %s/gdb.sock' -ex 'monitor position' -ex 'p/x $rip' -ex 'p/x $rbx' "
+        "timeout 100 gdb -nx -batch -ex 'target remote %s/gdb.sock' -ex 'monitor position' -ex 'p/x $rip' -ex 'p/x $rbx' "
         "-ex 'p/x $r12' -ex 'p/x $cs' -ex 'p/x $cr3' -ex 'p/x $efer' -ex 'p $eflags' -ex 'p/x $mxcsr' -ex 'p/x $gs_base' "
         "-ex 'x/1gx 0x%llx' -ex 'x/2i $rip' -ex 'x/1gx 0x7fffffffe000' -ex 'set var *(long *)0x%llx = 1' "
-        "-ex 'set var $rax = 1' -ex 'stepi' -ex 'monitor position' -ex 'monitor until 700' -ex 'monitor until 3' "
+        "-ex 'set var $rax = 1' -ex 'stepi' -ex 'monitor position' -ex 'monitor until 140' -ex 'monitor until 3' "
         "-ex 'continue' -ex 'monitor position' -ex 'detach' 2>&1", directory, rsi, rsi);
     snprintf(text, sizeof(text), "%s", said);
-    must_say(text, "position 500, exit io");
+    must_say(text, "position 100, exit io");
     snprintf(line, sizeof(line), "= 0x%llx\n", strtoull(dumped(dump, "rip"), NULL, 0));
     must_say(text, line);
     snprintf(line, sizeof(line), "= 0x%llx\n", strtoull(dumped(dump, "rbx"), NULL, 0));
@@ -143,10 +143,10 @@ static void gdb_sees_what_a_dump_has_and_leaves_no_trace(void **state)
     must_say(text, "Cannot access memory at address 0x7fffffffe000");
     must_say(text, "Cannot access memory at address 0x2"); /* the write */
     must_say(text, "the guest of a replay can be read only");
-    must_say(text, "position 501, exit ");
-    must_say(text, "continue stops at position 700");
-    must_say(text, "stands at position 501 already; a replay does not go back");
-    must_say(text, "position 700, exit ");
+    must_say(text, "position 101, exit ");
+    must_say(text, "continue stops at position 140");
+    must_say(text, "stands at position 101 already; a replay does not go back");
+    must_say(text, "position 140, exit ");
     cJSON_Delete(dump);
     if (end_replay(pid, &said) != 0)
         fail_msg("%s\n%s", said, text);
@@ -160,11 +160,11 @@ static void gdb_stays_to_the_end(void **state)
     pid_t pid = start_replay(0);
 
     (void)state;
-    run(&said, "timeout 60 gdb -nx -batch -ex 'target remote %s/gdb.sock' -ex 'monitor position' -ex 'stepi 300' "
+    run(&said, "timeout 100 gdb -nx -batch -ex 'target remote %s/gdb.sock' -ex 'monitor position' -ex 'stepi 60' "
                "-ex 'monitor position' -ex 'continue' -ex 'monitor position' -ex 'p $rip' -ex 'continue' 2>&1",
         directory);
     must_say(said, "position 0, exit none");
-    must_say(said, "position 300, exit ");
+    must_say(said, "position 60, exit ");
     must_say(said, "the replay has come to its end at position");
     must_say(said, "exited normally");
     if (end_replay(pid, &said) != 0)
@@ -186,7 +186,7 @@ static void gdb_comes_after_somebody_who_talks_nonsense(void **state)
     assert_int_equal(connect(fd, (const struct sockaddr *)&address, sizeof(address)), 0);
     assert_int_equal(write(fd, nonsense, sizeof(nonsense)), sizeof(nonsense));
     close(fd);
-    run(&said, "timeout 60 gdb -nx -batch -ex 'target remote %s/gdb.sock' -ex 'monitor position' -ex 'kill' 2>&1",
+    run(&said, "timeout 100 gdb -nx -batch -ex 'target remote %s/gdb.sock' -ex 'monitor position' -ex 'kill' 2>&1",
         directory);
     must_say(said, "position 10, exit ");
     if (end_replay(pid, &said) != 0)
@@ -205,7 +205,7 @@ static int set_up(void **state)
     for (unsigned seconds = 1; positions < POSITIONS && seconds <= 32; seconds *= 2) { /* a busy machine is slow */
         const char *at;
 
-        if (run(&said, "timeout 60 %s record --kernel %s/kernel --memory 64 --name many --verify --stop-after %u --control "
+        if (run(&said, "timeout 100 %s record --kernel %s/kernel --memory 64 --name many --verify --stop-after %u --control "
                        "none %s/log 2>&1", ftvmm, directory, seconds, directory) != 0)
             fail_msg("%s", said);
         at = strstr(said, "the guest has ended at position ");

@@ -45,7 +45,7 @@ static int run(const char **said, const char *format, ...)
     return WEXITSTATUS(pclose(pipe));
 }
 
-#define REPLAY "timeout 60 %s replay --kernel %s/kernel --memory 64 --name many "
+#define REPLAY "timeout 100 %s replay --kernel %s/kernel --memory 64 --name many "
 
 static int list(const char *name, struct kept_file **files, size_t *count)
 {
@@ -103,7 +103,7 @@ static void compare_ram(const struct host *host, const char *dump)
 
 static void await_words(const struct host *host, const char *words)
 {
-    uint64_t limit_ns = clock_now_ns() + 60 * NS_PER_S;
+    uint64_t limit_ns = clock_now_ns() + 120 * NS_PER_S;
 
     while (!host_has_said(host, words)) {
         if (clock_now_ns() > limit_ns)
@@ -114,7 +114,7 @@ static void await_words(const struct host *host, const char *words)
 
 static void await_parts(const struct host *host, const char *name, unsigned parts)
 {
-    uint64_t limit_ns = clock_now_ns() + 60 * NS_PER_S;
+    uint64_t limit_ns = clock_now_ns() + 120 * NS_PER_S;
 
     while (parts_begun(name) < parts) {
         if (clock_now_ns() > limit_ns)
@@ -126,7 +126,7 @@ static void await_parts(const struct host *host, const char *name, unsigned part
 /* Waits until the newest part is closed: who writes a log holds a lock on it. */
 static void await_written(const struct host *host, const char *name)
 {
-    uint64_t limit_ns = clock_now_ns() + 60 * NS_PER_S;
+    uint64_t limit_ns = clock_now_ns() + 120 * NS_PER_S;
     char path[128], file[KEPT_PATH_BYTES];
     bool kept;
     int fd;
@@ -161,7 +161,7 @@ static struct host lost_primary(const char *link, const char *name, const char *
     snprintf(arguments, sizeof(arguments), "--verify --spare none --backup %s", link);
     live = host_start(number++, "primary", arguments);
     host_await(&live, "primary", true);
-    host_await_number(&live, "lockstep", "positions", 3000);
+    host_await_number(&live, "lockstep", "positions", 300);
     await_parts(&backup, name, parts);
     kill(live.pid, SIGKILL);
     (void)host_end(&live);
@@ -228,9 +228,9 @@ static void kept_log_from_the_start_gives_the_survivor(void **state)
     survivor_ends(&backup);
     if (!host_has_said(&backup, "the log is kept in") || position_after_in(&backup, "live at") != position)
         host_fail(&backup, "its log does not end where it went live");
-    if (run(&said, REPLAY "--until 1000 %s/whole 2>&1", ftvmm, directory, directory) != 0)
+    if (run(&said, REPLAY "--until 200 %s/whole 2>&1", ftvmm, directory, directory) != 0)
         fail_msg("%s", said);
-    assert_non_null(strstr(said, "stopped at position 1000"));
+    assert_non_null(strstr(said, "stopped at position 200"));
     if (run(&said, REPLAY "--until %llu %s/whole 2>&1", ftvmm, directory, (unsigned long long)position + 1, directory) != 1)
         fail_msg("%s", said);
     assert_non_null(strstr(said, "before --until"));
@@ -311,7 +311,7 @@ static void kept_log_of_a_disk_that_stalls_begins_anew(void **state)
     unsetenv("FTVMM_FAULT");
     await_words(&hosts[1], "the kept log breaks off at position");
     before = host_number(&hosts[1], "lockstep", "positions");
-    host_await_number(&hosts[1], "lockstep", "positions", before + 1000);
+    host_await_number(&hosts[1], "lockstep", "positions", before + 100);
     close(open(go, O_CREAT | O_WRONLY, 0600));
     await_parts(&hosts[1], "stalled", 2);
     stop_pair(hosts);
