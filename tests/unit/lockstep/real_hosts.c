@@ -183,6 +183,62 @@ bool host_has_said(const struct host *host, const char *words)
     return strstr(text, words) != NULL;
 }
 
+void host_await_said(const struct host *host, const char *words)
+{
+    uint64_t limit_ns = clock_now_ns() + LIMIT_NS;
+
+    while (!host_has_said(host, words)) {
+        if (clock_now_ns() > limit_ns)
+            host_fail(host, words);
+        clock_sleep_ns(20 * NS_PER_MS);
+    }
+}
+
+void hosts_stop(const struct host *live, const struct host *backup)
+{
+    cJSON_Delete(host_ask(live, "stop"));
+    if (host_end(live) != 0)
+        host_fail(live, "it did not stop in order");
+    if (host_end(backup) != 0 || !host_has_said(backup, "equal to the primary's to the last byte"))
+        host_fail(backup, "it has not found the guest equal");
+}
+
+uint64_t host_ram_at(const struct host *host)
+{
+    char path[64], line[512];
+    uint64_t base = 0;
+    FILE *maps;
+
+    snprintf(path, sizeof(path), "/proc/%d/maps", (int)host->pid);
+    maps = fopen(path, "r");
+    assert_non_null(maps);
+    while (base == 0 && fgets(line, sizeof(line), maps) != NULL)
+        if (strstr(line, "memfd:guest memory") != NULL)
+            base = strtoull(line, NULL, 16);
+    fclose(maps);
+    assert_true(base != 0);
+    return base;
+}
+
+int shell(const char **said, const char *format, ...)
+{
+    static char text[65536];
+    char command[2048];
+    va_list args;
+    FILE *pipe;
+    size_t bytes;
+
+    va_start(args, format);
+    vsnprintf(command, sizeof(command), format, args);
+    va_end(args);
+    pipe = popen(command, "r");
+    assert_non_null(pipe);
+    bytes = fread(text, 1, sizeof(text) - 1, pipe);
+    text[bytes] = '\0';
+    *said = text;
+    return WEXITSTATUS(pclose(pipe));
+}
+
 uint64_t host_number(const struct host *host, const char *object, const char *name)
 {
     cJSON *answer = host_ask(host, "status");

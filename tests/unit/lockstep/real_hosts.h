@@ -38,6 +38,14 @@ uint64_t host_number(const struct host *host, const char *object, const char *na
 void host_await_number(const struct host *host, const char *object, const char *name, uint64_t least);
 /* On stderr, so far. */
 bool host_has_said(const struct host *host, const char *words);
+void host_await_said(const struct host *host, const char *words);
+/* The guest is stopped, and its backup must have found it equal. */
+void hosts_stop(const struct host *live, const struct host *backup);
+/* Where the guest's memory is in the process: /proc/PID/mem has it there. */
+uint64_t host_ram_at(const struct host *host);
+/* Runs a command line; its status. What it puts out is in *said, until the next one. */
+__attribute__((format(printf, 2, 3)))
+int shell(const char **said, const char *format, ...);
 /* The new backup of `live`, at an address of its own; it is protected then. */
 struct host host_protect(const struct host *live, unsigned number);
 

@@ -5,7 +5,6 @@
  */
 #include <fcntl.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,28 +23,6 @@
 #define POSITIONS 200u /* of the recording, at least */
 
 static const char *ftvmm, *ftctl;
-
-/* Runs a command line; its status. What it says is in *said, until the next one. */
-static int run(const char **said, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static int run(const char **said, const char *format, ...)
-{
-    static char text[65536];
-    char command[2048];
-    va_list args;
-    FILE *pipe;
-    size_t bytes;
-
-    va_start(args, format);
-    vsnprintf(command, sizeof(command), format, args);
-    va_end(args);
-    pipe = popen(command, "r");
-    assert_non_null(pipe);
-    bytes = fread(text, 1, sizeof(text) - 1, pipe);
-    text[bytes] = '\0';
-    *said = text;
-    return WEXITSTATUS(pclose(pipe));
-}
 
 static void must_say(const char *said, const char *words)
 {
@@ -85,7 +62,7 @@ static int end_replay(pid_t pid, const char **said)
     int status;
 
     assert_int_equal(waitpid(pid, &status, 0), pid);
-    run(said, "cat %s/replay.said", hosts_directory());
+    shell(said, "cat %s/replay.said", hosts_directory());
     return WEXITSTATUS(status);
 }
 
@@ -107,10 +84,10 @@ static void gdb_sees_what_a_dump_has_and_leaves_no_trace(void **state)
     int fd;
 
     (void)state;
-    if (run(&said, "%s replay --kernel %s/kernel --memory 64 --name many --until 100 --dump %s/dump %s/log 2>&1", ftvmm,
+    if (shell(&said, "%s replay --kernel %s/kernel --memory 64 --name many --until 100 --dump %s/dump %s/log 2>&1", ftvmm,
             directory, directory, directory) != 0)
         fail_msg("%s", said);
-    run(&said, "cat %s/dump/state.json", directory);
+    shell(&said, "cat %s/dump/state.json", directory);
     dump = cJSON_Parse(said);
     assert_non_null(dump);
     snprintf(line, sizeof(line), "%s/dump/ram", directory);
@@ -122,7 +99,7 @@ static void gdb_sees_what_a_dump_has_and_leaves_no_trace(void **state)
     assert_true(word != 0);
 
     pid = start_replay(100);
-    run(&said,
+    shell(&said,
         "timeout 100 gdb -nx -batch -ex 'target remote %s/gdb.sock' -ex 'monitor position' -ex 'p/x $rip' -ex 'p/x $rbx' "
         "-ex 'p/x $r12' -ex 'p/x $cs' -ex 'p/x $cr3' -ex 'p/x $efer' -ex 'p $eflags' -ex 'p/x $mxcsr' -ex 'p/x $gs_base' "
         "-ex 'x/1gx 0x%llx' -ex 'x/2i $rip' -ex 'x/1gx 0x7fffffffe000' -ex 'set var *(long *)0x%llx = 1' "
@@ -160,7 +137,7 @@ static void gdb_stays_to_the_end(void **state)
     pid_t pid = start_replay(0);
 
     (void)state;
-    run(&said, "timeout 100 gdb -nx -batch -ex 'target remote %s/gdb.sock' -ex 'monitor position' -ex 'stepi 60' "
+    shell(&said, "timeout 100 gdb -nx -batch -ex 'target remote %s/gdb.sock' -ex 'monitor position' -ex 'stepi 60' "
                "-ex 'monitor position' -ex 'continue' -ex 'monitor position' -ex 'p $rip' -ex 'continue' 2>&1",
         directory);
     must_say(said, "position 0, exit none");
@@ -186,7 +163,7 @@ static void gdb_comes_after_somebody_who_talks_nonsense(void **state)
     assert_int_equal(connect(fd, (const struct sockaddr *)&address, sizeof(address)), 0);
     assert_int_equal(write(fd, nonsense, sizeof(nonsense)), sizeof(nonsense));
     close(fd);
-    run(&said, "timeout 100 gdb -nx -batch -ex 'target remote %s/gdb.sock' -ex 'monitor position' -ex 'kill' 2>&1",
+    shell(&said, "timeout 100 gdb -nx -batch -ex 'target remote %s/gdb.sock' -ex 'monitor position' -ex 'kill' 2>&1",
         directory);
     must_say(said, "position 10, exit ");
     if (end_replay(pid, &said) != 0)
@@ -205,7 +182,7 @@ static int set_up(void **state)
     for (unsigned seconds = 1; positions < POSITIONS && seconds <= 32; seconds *= 2) { /* a busy machine is slow */
         const char *at;
 
-        if (run(&said, "timeout 100 %s record --kernel %s/kernel --memory 64 --name many --verify --stop-after %u --control "
+        if (shell(&said, "timeout 100 %s record --kernel %s/kernel --memory 64 --name many --verify --stop-after %u --control "
                        "none %s/log 2>&1", ftvmm, directory, seconds, directory) != 0)
             fail_msg("%s", said);
         at = strstr(said, "the guest has ended at position ");

@@ -23,28 +23,6 @@
 static const char *ftvmm, *ftctl;
 static unsigned number; /* of the next host */
 
-/* Runs a command line; its status. What it says is in *said, until the next one. */
-static int run(const char **said, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static int run(const char **said, const char *format, ...)
-{
-    static char text[65536];
-    char command[1024];
-    va_list args;
-    FILE *pipe;
-    size_t bytes;
-
-    va_start(args, format);
-    vsnprintf(command, sizeof(command), format, args);
-    va_end(args);
-    pipe = popen(command, "r");
-    assert_non_null(pipe);
-    bytes = fread(text, 1, sizeof(text) - 1, pipe);
-    text[bytes] = '\0';
-    *said = text;
-    return WEXITSTATUS(pclose(pipe));
-}
-
 #define REPLAY "timeout 100 %s replay --kernel %s/kernel --memory 64 --name many "
 
 static int list(const char *name, struct kept_file **files, size_t *count)
@@ -74,19 +52,10 @@ static unsigned parts_begun(const char *name)
 static void compare_ram(const struct host *host, const char *dump)
 {
     static uint8_t ours[RAM_BYTES], theirs[RAM_BYTES];
-    char path[160], line[512];
-    unsigned long long base = 0;
-    FILE *maps;
+    uint64_t base = host_ram_at(host);
+    char path[160];
     int fd;
 
-    snprintf(path, sizeof(path), "/proc/%d/maps", (int)host->pid);
-    maps = fopen(path, "r");
-    assert_non_null(maps);
-    while (base == 0 && fgets(line, sizeof(line), maps) != NULL)
-        if (strstr(line, "memfd:guest memory") != NULL)
-            base = strtoull(line, NULL, 16);
-    fclose(maps);
-    assert_true(base != 0);
     snprintf(path, sizeof(path), "/proc/%d/mem", (int)host->pid);
     fd = open(path, O_RDONLY);
     assert_int_equal(pread(fd, theirs, RAM_BYTES, (off_t)base), RAM_BYTES);
@@ -99,17 +68,6 @@ static void compare_ram(const struct host *host, const char *dump)
     for (uint64_t page = 0; page < RAM_BYTES / 4096; page++)
         if (memcmp(ours + page * 4096, theirs + page * 4096, 4096) != 0)
             fail_msg("the page at 0x%llx differs", (unsigned long long)page * 4096);
-}
-
-static void await_words(const struct host *host, const char *words)
-{
-    uint64_t limit_ns = clock_now_ns() + 120 * NS_PER_S;
-
-    while (!host_has_said(host, words)) {
-        if (clock_now_ns() > limit_ns)
-            host_fail(host, words);
-        clock_sleep_ns(20 * NS_PER_MS);
-    }
 }
 
 static void await_parts(const struct host *host, const char *name, unsigned parts)
@@ -165,7 +123,7 @@ static struct host lost_primary(const char *link, const char *name, const char *
     await_parts(&backup, name, parts);
     kill(live.pid, SIGKILL);
     (void)host_end(&live);
-    await_words(&backup, "fault: held at live");
+    host_await_said(&backup, "fault: held at live");
     await_written(&backup, name);
     return backup;
 }
@@ -197,7 +155,7 @@ static uint64_t position_after_in(const struct host *host, const char *words)
 {
     const char *said;
 
-    run(&said, "cat %s", host->said);
+    shell(&said, "cat %s", host->said);
     return position_after(said, words);
 }
 
@@ -208,7 +166,7 @@ static uint64_t replay_equals_survivor(const struct host *survivor, const char *
     char dump[128];
 
     snprintf(dump, sizeof(dump), "%s/%s.dump", directory, name);
-    if (run(&said, REPLAY "--dump %s %s/%s 2>&1", ftvmm, directory, dump, directory, name) != 0)
+    if (shell(&said, REPLAY "--dump %s %s/%s 2>&1", ftvmm, directory, dump, directory, name) != 0)
         fail_msg("%s", said);
     compare_ram(survivor, dump);
     return position_after(said, "the log that was kept ends here, in the midst of");
@@ -228,13 +186,13 @@ static void kept_log_from_the_start_gives_the_survivor(void **state)
     survivor_ends(&backup);
     if (!host_has_said(&backup, "the log is kept in") || position_after_in(&backup, "live at") != position)
         host_fail(&backup, "its log does not end where it went live");
-    if (run(&said, REPLAY "--until 200 %s/whole 2>&1", ftvmm, directory, directory) != 0)
+    if (shell(&said, REPLAY "--until 200 %s/whole 2>&1", ftvmm, directory, directory) != 0)
         fail_msg("%s", said);
     assert_non_null(strstr(said, "stopped at position 200"));
-    if (run(&said, REPLAY "--until %llu %s/whole 2>&1", ftvmm, directory, (unsigned long long)position + 1, directory) != 1)
+    if (shell(&said, REPLAY "--until %llu %s/whole 2>&1", ftvmm, directory, (unsigned long long)position + 1, directory) != 1)
         fail_msg("%s", said);
     assert_non_null(strstr(said, "before --until"));
-    if (run(&said, "%s log --json --summary %s/whole 2>&1", ftvmm, directory) != 0)
+    if (shell(&said, "%s log --json --summary %s/whole 2>&1", ftvmm, directory) != 0)
         fail_msg("%s", said);
     assert_non_null(strstr(said, "\"state\":\"kept up to here\""));
 }
@@ -257,15 +215,15 @@ static void kept_log_from_a_base_gives_the_survivor(void **state)
     assert_true(kept_files_last_run(files, count, &first));
     assert_int_equal(count - first, 2);
     assert_true(files[first].position > 0 && files[first].position < files[first + 1].position);
-    if (run(&said, REPLAY "--until %llu %s/based 2>&1", ftvmm, directory,
+    if (shell(&said, REPLAY "--until %llu %s/based 2>&1", ftvmm, directory,
             (unsigned long long)files[first + 1].position - 1, directory) != 0)
         fail_msg("%s", said);
     assert_non_null(strstr(said, "stopped at position"));
-    if (run(&said, REPLAY "--until %llu %s/based 2>&1", ftvmm, directory,
+    if (shell(&said, REPLAY "--until %llu %s/based 2>&1", ftvmm, directory,
             (unsigned long long)files[first].position - 1, directory) != 1)
         fail_msg("%s", said);
     assert_non_null(strstr(said, "does not go back to position"));
-    if (run(&said, "%s log --kind machine %s/based 2>&1", ftvmm, directory) != 0)
+    if (shell(&said, "%s log --kind machine %s/based 2>&1", ftvmm, directory) != 0)
         fail_msg("%s", said);
     assert_non_null(strstr(said, "kept up to here"));
     free(files);
@@ -286,15 +244,6 @@ static void start_pair(struct host hosts[2], const char *name, const char *more)
     host_await(&hosts[0], "primary", true);
 }
 
-static void stop_pair(struct host hosts[2])
-{
-    cJSON_Delete(host_ask(&hosts[0], "stop"));
-    if (host_end(&hosts[0]) != 0)
-        host_fail(&hosts[0], "it did not stop in order");
-    if (host_end(&hosts[1]) != 0 || !host_has_said(&hosts[1], "equal to the primary's to the last byte"))
-        host_fail(&hosts[1], "it has not found the guest equal");
-}
-
 /* The disk takes nothing for a while: the pair does not wait, the log breaks off, and a new part goes on to the end. */
 static void kept_log_of_a_disk_that_stalls_begins_anew(void **state)
 {
@@ -309,13 +258,13 @@ static void kept_log_of_a_disk_that_stalls_begins_anew(void **state)
     setenv("FTVMM_FAULT_GO", go, 1);
     start_pair(hosts, "stalled", ",size=192");
     unsetenv("FTVMM_FAULT");
-    await_words(&hosts[1], "the kept log breaks off at position");
+    host_await_said(&hosts[1], "the kept log breaks off at position");
     before = host_number(&hosts[1], "lockstep", "positions");
     host_await_number(&hosts[1], "lockstep", "positions", before + 100);
     close(open(go, O_CREAT | O_WRONLY, 0600));
     await_parts(&hosts[1], "stalled", 2);
-    stop_pair(hosts);
-    if (run(&said, REPLAY "%s/stalled 2>&1", ftvmm, directory, directory) != 0 ||
+    hosts_stop(&hosts[0], &hosts[1]);
+    if (shell(&said, REPLAY "%s/stalled 2>&1", ftvmm, directory, directory) != 0 ||
         strstr(said, "equal to the primary's to the last byte") == NULL)
         fail_msg("%s", said);
 }
@@ -328,9 +277,9 @@ static void kept_log_that_cannot_go_on_leaves_the_pair_alone(void **state)
 
     (void)state;
     start_pair(hosts, "gone", ",minutes=0.02");
-    run(&said, "rm -rf %s/gone", hosts_directory());
-    await_words(&hosts[1], "the log is kept no more");
-    stop_pair(hosts);
+    shell(&said, "rm -rf %s/gone", hosts_directory());
+    host_await_said(&hosts[1], "the log is kept no more");
+    hosts_stop(&hosts[0], &hosts[1]);
 }
 
 /* What came with a transfer is a beginning, too; a backup's last run but one is left alone, an older one is not. */
@@ -364,7 +313,7 @@ static void kept_log_begins_with_a_transfer_and_leaves_the_run_before(void **sta
     assert_true(kept_files_last_run(files, count, &first));
     assert_true(files[first].run == 3 && files[first].position > 0 && count == 2 && files[0].run == 2);
     free(files);
-    if (run(&said, REPLAY "%s/again 2>&1", ftvmm, directory, directory) != 0 ||
+    if (shell(&said, REPLAY "%s/again 2>&1", ftvmm, directory, directory) != 0 ||
         strstr(said, "equal to the primary's to the last byte") == NULL)
         fail_msg("%s", said);
 }

@@ -56,11 +56,7 @@ static void a_guest_outlives_its_hosts(void **state)
         positions = now;
         backup = host_protect(&live, number);
     }
-    cJSON_Delete(host_ask(&live, "stop"));
-    if (host_end(&live) != 0)
-        host_fail(&live, "it did not stop in order");
-    if (host_end(&backup) != 0 || !host_has_said(&backup, "equal to the primary's to the last byte"))
-        host_fail(&backup, "it has not found the guest equal");
+    hosts_stop(&live, &backup);
     printf("a guest of %u hosts, %llu positions, %.1f s\n", HOSTS, (unsigned long long)positions,
            (double)(clock_now_ns() - began_ns) / (double)NS_PER_S);
 }
@@ -87,11 +83,7 @@ static void a_backup_that_dies_on_the_way_does_no_harm(void **state)
         host_await(&live, "alone", false);
     }
     backup = host_protect(&live, 30);
-    cJSON_Delete(host_ask(&live, "stop"));
-    if (host_end(&live) != 0)
-        host_fail(&live, "it did not stop in order");
-    if (host_end(&backup) != 0 || !host_has_said(&backup, "equal to the primary's to the last byte"))
-        host_fail(&backup, "it has not found the guest equal");
+    hosts_stop(&live, &backup);
 }
 
 /* The primary dies while its state is on the way: what has come is no guest, and nobody goes live. */
@@ -117,19 +109,10 @@ static void a_primary_that_dies_on_the_way_leaves_no_second_guest(void **state)
 /* A byte in each page that the guest writes is changed behind its back, where it does not look. */
 static void spoil(const struct host *host)
 {
-    char path[64], line[512], byte = 0x55;
-    unsigned long long base = 0;
-    FILE *maps;
+    uint64_t base = host_ram_at(host);
+    char path[64], byte = 0x55;
     int memory;
 
-    snprintf(path, sizeof(path), "/proc/%d/maps", (int)host->pid);
-    maps = fopen(path, "r");
-    assert_non_null(maps);
-    while (base == 0 && fgets(line, sizeof(line), maps) != NULL)
-        if (strstr(line, "memfd:guest memory") != NULL)
-            base = strtoull(line, NULL, 16);
-    fclose(maps);
-    assert_true(base != 0);
     snprintf(path, sizeof(path), "/proc/%d/mem", (int)host->pid);
     memory = open(path, O_WRONLY);
     assert_true(memory >= 0);
@@ -158,11 +141,7 @@ static void a_difference_is_found_and_healed(void **state)
     backup = host_start(52, "backup", arguments); /* as its unit would; the primary finds it by itself */
     host_await_number(&live, "protection", "completed", 1);
     host_await(&live, "primary", true);
-    cJSON_Delete(host_ask(&live, "stop"));
-    if (host_end(&live) != 0)
-        host_fail(&live, "it did not stop in order");
-    if (host_end(&backup) != 0 || !host_has_said(&backup, "equal to the primary's to the last byte"))
-        host_fail(&backup, "it has not found the guest equal");
+    hosts_stop(&live, &backup);
 }
 
 static int set_up(void **state)
