@@ -326,7 +326,7 @@ static enum gdb_action say(char *reply, const char *text)
 
 static enum gdb_action monitor(const struct gdb_view *view, const char *hex, char *reply, uint64_t *until)
 {
-    char words[256], text[512], rest;
+    char words[256], text[512], rest, *end;
     size_t count = 0;
 
     for (; hex[0] != '\0' && hex[1] != '\0' && count < sizeof(words) - 1; hex += 2) {
@@ -352,8 +352,21 @@ static enum gdb_action monitor(const struct gdb_view *view, const char *hex, cha
         say(reply, text);
         return GDB_UNTIL;
     }
+    if (strncmp(words, "break ", 6) == 0 && (*until = strtoull(words + 6, &end, 0), end != words + 6 && *end == '\0')) {
+        if (view->breakpoints->count == sizeof(view->breakpoints->at) / sizeof(view->breakpoints->at[0]))
+            return say(reply, "the CPU has no further breakpoint; monitor clear takes all away\n");
+        snprintf(text, sizeof(text), "continue and step stop before the instruction at 0x%" PRIx64 "\n", *until);
+        say(reply, text);
+        return GDB_BREAK;
+    }
+    if (strcmp(words, "clear") == 0) {
+        say(reply, "no breakpoints\n");
+        return GDB_CLEAR;
+    }
     return say(reply, "monitor position       where the guest stands\n"
                       "monitor until N        the next continue stops at position N\n"
+                      "monitor break ADDRESS  stop there, too; at most four\n"
+                      "monitor clear          nowhere any more\n"
                       "step goes on to the next position, continue to the end of the replay; nothing can be written\n");
 }
 

@@ -22,19 +22,23 @@ struct gdb_view {
     uint64_t position, time_ns;
     const char *exit; /* what made the position */
     bool ended;
+    const struct vcpu_breakpoints *breakpoints;
 };
 
 enum gdb_action {
     GDB_STAY,      /* nothing but the reply */
     GDB_NO_ACKS,   /* the reply; no packet is acknowledged from then on */
     GDB_UNTIL,     /* the reply; and the next GDB_GO_ON is to this position */
+    GDB_BREAK,     /* the reply; and there is a breakpoint more, at *until */
+    GDB_CLEAR,     /* the reply; and there is no breakpoint any more */
     GDB_GO_ON,     /* run; the reply comes when the guest stops */
     GDB_STEP,      /* the same, to the next position */
     GDB_DETACH,    /* the reply, and gdb leaves; the replay goes on */
     GDB_KILL,      /* end of the replay; no reply */
 };
 
-/* Answers a packet of `bytes` bytes (its payload, without $ and checksum). *until: for GDB_UNTIL. */
+/* Answers a packet of `bytes` bytes (its payload, without $ and checksum). *until: for GDB_UNTIL; for
+ * GDB_BREAK the address. */
 enum gdb_action gdb_answer(const struct gdb_view *view, const char *packet, size_t bytes, char reply[GDB_REPLY_BYTES],
                            uint64_t *until);
 

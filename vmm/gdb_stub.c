@@ -122,8 +122,21 @@ static int take_view(struct gdb_stub *stub, struct lockstep *ls, bool ended)
     stub->view = (struct gdb_view){
         .vcpu = &stub->vcpu, .memory = &machine->memory, .position = machine->position, .time_ns = machine->time_ns,
         .exit = machine->position != 0 ? vcpu_exit_name(machine->exit) : "none", .ended = ended,
+        .breakpoints = &machine->vcpu.breakpoints,
     };
     return rc;
+}
+
+/* One more, or none any more. 0 or -errno, said in words. */
+static int change_breakpoints(struct lockstep *ls, bool more, uint64_t address)
+{
+    struct vcpu_breakpoints breakpoints = ls->machine.vcpu.breakpoints;
+
+    if (more)
+        breakpoints.at[breakpoints.count++] = address; /* gdb_answer has seen that there is room */
+    else
+        breakpoints.count = 0;
+    return vcpu_set_breakpoints(&ls->machine.vcpu, &breakpoints);
 }
 
 /* Serves until the guest is to go on. True: it is. */
@@ -139,6 +152,7 @@ static bool serve(struct gdb_stub *stub, struct lockstep *ls)
         report_info("the guest stands at position %llu; in gdb: target remote %s",
                     (unsigned long long)ls->machine.position, stub->address);
     for (;;) {
+        enum gdb_action action;
         enum gdb_read read;
         uint64_t until;
 
@@ -154,7 +168,8 @@ static bool serve(struct gdb_stub *stub, struct lockstep *ls)
             send_reply(stub, "T02thread:1;");
         if (read != GDB_READ_PACKET)
             continue;
-        switch (gdb_answer(&stub->view, stub->reader.packet, stub->reader.bytes, reply, &until)) {
+        action = gdb_answer(&stub->view, stub->reader.packet, stub->reader.bytes, reply, &until);
+        switch (action) {
         case GDB_STAY:
             send_reply(stub, reply);
             break;
@@ -165,6 +180,12 @@ static bool serve(struct gdb_stub *stub, struct lockstep *ls)
         case GDB_UNTIL:
             send_reply(stub, reply);
             stub->wished_until = until;
+            break;
+        case GDB_BREAK:
+        case GDB_CLEAR:
+            if (change_breakpoints(ls, action == GDB_BREAK, until) < 0)
+                strcpy(reply, "E01");
+            send_reply(stub, reply);
             break;
         case GDB_GO_ON:
             stub->until = stub->wished_until;
@@ -179,6 +200,7 @@ static bool serve(struct gdb_stub *stub, struct lockstep *ls)
             send_reply(stub, reply);
             hang_up(stub);
             stub->detached = true;
+            (void)change_breakpoints(ls, false, 0);
             report_info("gdb has left; the replay goes on to its end");
             return true;
         case GDB_KILL:
@@ -186,6 +208,14 @@ static bool serve(struct gdb_stub *stub, struct lockstep *ls)
             return false;
         }
     }
+}
+
+static bool stop(struct gdb_stub *stub, struct lockstep *ls)
+{
+    ls->failure = take_view(stub, ls, false);
+    if (ls->failure == 0 && !serve(stub, ls))
+        ls->failure = -ECANCELED;
+    return ls->failure == 0;
 }
 
 bool gdb_stub_go_on(struct gdb_stub *stub, struct lockstep *ls)
@@ -199,10 +229,12 @@ bool gdb_stub_go_on(struct gdb_stub *stub, struct lockstep *ls)
         if (hear(stub, 0) != GDB_READ_STOP)
             return true;
     }
-    ls->failure = take_view(stub, ls, false);
-    if (ls->failure == 0 && !serve(stub, ls))
-        ls->failure = -ECANCELED;
-    return ls->failure == 0;
+    return stop(stub, ls);
+}
+
+bool gdb_stub_break(struct gdb_stub *stub, struct lockstep *ls)
+{
+    return stop(stub, ls);
 }
 
 void gdb_stub_end(struct gdb_stub *stub, struct lockstep *ls)

@@ -21,6 +21,8 @@ void gdb_stub_close(struct gdb_stub *stub);
 
 /* The machine's position is done. True: go on. False: the operator, or gdb, ends the replay (ls->failure). */
 bool gdb_stub_go_on(struct gdb_stub *stub, struct lockstep *ls);
+/* The guest stands at a breakpoint, on its way to the next position. True and false as above. */
+bool gdb_stub_break(struct gdb_stub *stub, struct lockstep *ls);
 /* The replay has come to its end, whichever: a last look. */
 void gdb_stub_end(struct gdb_stub *stub, struct lockstep *ls);
 

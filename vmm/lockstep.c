@@ -189,6 +189,8 @@ static enum lockstep_step run(struct lockstep *ls)
         }
         if (exit != VCPU_EXIT_INTERRUPTED)
             return STEP_RUN;
+        if (ls->gdb != NULL && ls->machine.vcpu.at_breakpoint && !gdb_stub_break(ls->gdb, ls))
+            return STEP_END;
         if (COUNT_GET(ls->lost_arbitration)) {
             ls->failure = -ECANCELED;
             return STEP_END;

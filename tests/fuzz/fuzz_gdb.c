@@ -13,6 +13,7 @@
 
 static uint8_t ram[RAM_BYTES];
 static struct vcpu_state vcpu;
+static struct vcpu_breakpoints breakpoints;
 
 static void answer(const struct gdb_view *view, struct gdb_reader *reader)
 {
@@ -25,6 +26,13 @@ static void answer(const struct gdb_view *view, struct gdb_reader *reader)
     switch (gdb_answer(view, reader->packet, reader->bytes, reply, &until)) {
     case GDB_UNTIL:
         fuzz_check(until > view->position);
+        break;
+    case GDB_BREAK:
+        fuzz_check(breakpoints.count < 4);
+        breakpoints.count++;
+        break;
+    case GDB_CLEAR:
+        breakpoints.count = 0;
         break;
     case GDB_STAY:
     case GDB_NO_ACKS:
@@ -48,7 +56,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     const struct gdb_view view = {
         .vcpu = &vcpu, .memory = &(const struct guest_memory){ .base = ram, .bytes = RAM_BYTES }, .position = 4711,
-        .exit = "io",
+        .exit = "io", .breakpoints = &breakpoints,
     };
     struct gdb_reader reader = { 0 };
 

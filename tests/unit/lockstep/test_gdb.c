@@ -48,7 +48,7 @@ static pid_t start_replay(unsigned until)
         execl("/bin/sh", "sh", "-c", command, NULL);
         _exit(99);
     }
-    while (access(path, F_OK) != 0) {
+    while (access(path, F_OK) != 0) { /* the one before has taken its own away */
         if (clock_now_ns() > limit_ns)
             fail_msg("the replay does not listen");
         clock_sleep_ns(20 * NS_PER_MS);
@@ -170,6 +170,32 @@ static void gdb_comes_after_somebody_who_talks_nonsense(void **state)
         fail_msg("%s", said);
 }
 
+/* A breakpoint in the guest's loop, again and again; it leaves no trace either. */
+static void gdb_stops_at_a_breakpoint(void **state)
+{
+    const char *said, *directory = hosts_directory();
+    unsigned long long rbx;
+    char line[64];
+    pid_t pid = start_replay(100);
+
+    (void)state;
+    shell(&said, "timeout 100 gdb -nx -batch -ex 'target remote %s/gdb.sock' -ex 'printf \"first %%lu\\n\", $rbx' "
+                 "-ex 'eval \"monitor break 0x%%lx\", $rip' -ex 'monitor break 0xffffffffffff0000' -ex continue -ex continue "
+                 "-ex continue -ex 'printf \"then %%lu\\n\", $rbx' -ex 'monitor position' -ex stepi -ex stepi "
+                 "-ex 'printf \"last %%lu\\n\", $rbx' -ex 'monitor clear' -ex stepi -ex 'monitor position' -ex detach 2>&1",
+          directory);
+    must_say(said, "stop before the instruction at 0xffffffffffff0000");
+    if (strstr(said, "first ") == NULL)
+        fail_msg("%s", said);
+    rbx = strtoull(strstr(said, "first ") + 6, NULL, 10);
+    snprintf(line, sizeof(line), "then %llu\n", rbx + 2);
+    must_say(said, line);
+    must_say(said, "position 102, exit ");
+    if (end_replay(pid, &said) != 0)
+        fail_msg("%s", said);
+    must_say(said, "equal to the primary's to the last byte");
+}
+
 static int set_up(void **state)
 {
     const char *said, *directory;
@@ -202,6 +228,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gdb_sees_what_a_dump_has_and_leaves_no_trace),
         cmocka_unit_test(gdb_stays_to_the_end),
+        cmocka_unit_test(gdb_stops_at_a_breakpoint),
         cmocka_unit_test(gdb_comes_after_somebody_who_talks_nonsense),
     };
 
