@@ -165,10 +165,11 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
     }
 }
 
-/* The record has had its effect. */
+/* The record has had its effect, unless that failed. */
 static void consume(struct lockstep *ls, const struct channel_record *record)
 {
-    kept_log_record(ls->kept, record);
+    if (!ls->failure)
+        kept_log_record(ls->kept, record);
     channel_consume(ls->channel);
 }
 
