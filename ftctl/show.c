@@ -186,6 +186,15 @@ static void show_protection(const cJSON *status)
 }
 
 /* A new backup: on its way, or how the last one came. */
+/* What a backup keeps for the time after its primary. */
+static void show_kept_log(const cJSON *kept)
+{
+    if (kept == NULL)
+        return;
+    fact("kept log", "%s; %.0f parts begun, %s in the present one; it broke off %.0f times", text(kept, "state"),
+         number(kept, "parts"), format_bytes(number(kept, "part_bytes")), number(kept, "breaks"));
+}
+
 static void show_new_backup(const cJSON *protection)
 {
     const char *state;
@@ -221,6 +230,7 @@ void show_status(const cJSON *status)
     fact("up", "%s; guest time %s", format_ms(number(status, "uptime_ms")), format_ms(number(status, "virtual_ms")));
     show_protection(status);
     show_new_backup(find(status, "protection"));
+    show_kept_log(find(status, "kept_log"));
     show_exits(find(status, "exits"));
     show_failover(find(status, "failover"));
     show_handover(find(status, "handover"));
