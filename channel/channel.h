@@ -66,6 +66,8 @@ struct channel_hello {
 struct channel_options {
     const char *address;        /* see above */
     size_t ring_bytes;          /* a power of two, >= 1 MiB; both ends must agree; ignored by file: */
+    bool file_poller_writes;    /* sender of file: the committing thread never waits for the disk: -EAGAIN while its buffer,
+                                   of ring_bytes, is full */
     uint64_t join_timeout_ns;   /* how long open may wait for the peer; UINT64_MAX: for ever */
     struct channel_hello hello; /* in: ours */
     const bool *cancel;         /* if not NULL: open gives up with -ECANCELED once *cancel is true */

@@ -8,7 +8,7 @@
  * Torn: a log that ends inside a frame was cut off; said in words, then -ENODATA.
  * Damaged: -EBADMSG, naming the offset.
  * The peer's death: does not exist.
- * Full: the committing thread writes the buffer out itself.
+ * Full: the committing thread writes the buffer out itself, unless the polling thread alone is to write.
  */
 #include "channel/link.h"
 
@@ -25,7 +25,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define FILE_RING_BYTES      (4u << 20) /* the sender's buffer */
+#define FILE_RING_BYTES      (4u << 20) /* the sender's buffer, unless it is told another size */
 #define FILE_FLUSH_BYTES     (1u << 20)
 #define FILE_FLUSH_NS        (100 * NS_PER_MS)
 #define FILE_READ_BYTES      (1u << 20) /* the receiver's buffer: holds any frame, and a pad behind it */
@@ -49,6 +49,7 @@ struct file_link {
     uint8_t *buffer; /* sender: the ring; receiver: what was read */
     /* sender */
     struct post_turn turn; /* who writes */
+    bool poller_writes;    /* and nobody else */
     uint64_t flushed_ns;   /* polling thread's */
     /* receiver */
     uint64_t key;
@@ -116,7 +117,10 @@ static void file_flush(struct file_link *link)
 
 static void file_make_room(struct channel *channel)
 {
-    file_flush((struct file_link *)channel);
+    struct file_link *link = (struct file_link *)channel;
+
+    if (!link->poller_writes)
+        file_flush(link);
 }
 
 static void file_commit(struct channel *channel)
@@ -153,6 +157,7 @@ static int file_create(struct file_link *link, const struct channel_options *opt
 {
     struct file_header header = { .magic = "FTVMMLOG", .version = WIRE_VERSION, .features = 0,
                                   .key = link_random_key(), .hello = options->hello };
+    uint64_t ring_bytes;
     int result;
 
     link->fd = open(link->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
@@ -171,12 +176,14 @@ static int file_create(struct file_link *link, const struct channel_options *opt
         report_error("%s: cannot write the log: %s", link->path, strerror(-result));
         return result;
     }
-    link->buffer = link_allocate(FILE_RING_BYTES);
+    link->poller_writes = options->file_poller_writes;
+    ring_bytes = link->poller_writes ? options->ring_bytes : FILE_RING_BYTES;
+    link->buffer = link_allocate(ring_bytes);
     if (link->buffer == NULL)
         return -ENOMEM;
     link->turn.in_flight_limit = 1;
     link->channel.peer = options->hello;
-    send_ring_init(&link->channel.send, link->buffer, FILE_RING_BYTES, header.key, link->channel.credit);
+    send_ring_init(&link->channel.send, link->buffer, ring_bytes, header.key, link->channel.credit);
     return 0;
 }
 

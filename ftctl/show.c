@@ -201,6 +201,15 @@ static void show_protection(const cJSON *status)
 }
 
 /* A new backup: on its way, or how the last one came. */
+/* What a backup keeps for the time after its primary. */
+static void show_kept_log(const cJSON *kept)
+{
+    if (kept == NULL)
+        return;
+    fact("kept log", "%s; %.0f parts begun, %s in the present one; it broke off %.0f times", text(kept, "state"),
+         number(kept, "parts"), format_bytes(number(kept, "part_bytes")), number(kept, "breaks"));
+}
+
 static void show_new_backup(const cJSON *protection)
 {
     const char *state;
@@ -246,6 +255,7 @@ void show_status(const cJSON *status)
     show_new_backup(find(status, "protection"));
     if (find(find(status, "arbiter"), "why") != NULL)
         fact("arbiter", "%s: %s", text(find(status, "arbiter"), "state"), text(find(status, "arbiter"), "why"));
+    show_kept_log(find(status, "kept_log"));
     show_exits(find(status, "exits"));
     show_failover(find(status, "failover"));
     show_handover(find(status, "handover"));

@@ -87,6 +87,7 @@ void backup_go_live(struct lockstep *ls)
 {
     uint64_t now_ns = clock_now_ns();
 
+    kept_log_end(ls->kept);
     forced_sync_discard(ls);
     /* The guest's clock has stood still since the last TIME record; real time went on, and so does its. */
     if (ls->time_heard_ns == 0)
@@ -141,6 +142,10 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
             idle_wait(&ls->idle, &ls->options.idle);
             continue;
         case -ENODATA:
+            if (ls->arbiter == NULL && ls->replays_kept) {
+                ls->failure = rc; /* session.c makes an end in order of it */
+                return false;
+            }
             if (ls->arbiter == NULL) {
                 report_error("the log ends at position %llu without the guest's end: the recording was cut off",
                              (unsigned long long)ls->machine.position);
@@ -165,6 +170,14 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
     }
 }
 
+/* The record has had its effect, unless that failed. */
+static void consume(struct lockstep *ls, const struct channel_record *record)
+{
+    if (!ls->failure)
+        kept_log_record(ls->kept, record);
+    channel_consume(ls->channel);
+}
+
 int backup_fetch_start(struct lockstep *ls, struct event_start *start)
 {
     struct channel_record record;
@@ -179,7 +192,7 @@ int backup_fetch_start(struct lockstep *ls, struct event_start *start)
     int rc = vcpu_cpuid_compare(&ls->machine.vcpu,
                                 (const void *)((const uint8_t *)record.payload + sizeof(*start)),
                                 start->cpuid_entries);
-    channel_consume(ls->channel);
+    consume(ls, &record);
     return rc;
 }
 
@@ -228,7 +241,7 @@ int backup_receive_machine(struct lockstep *ls)
         if (!backup_fetch(ls, &record))
             return ls->failure;
         ls->failure = transfer_take(ls, &record, &whole);
-        channel_consume(ls->channel);
+        consume(ls, &record);
         fault_point(whole ? "transfer-machine-taken" : "transfer-part-taken");
     }
     if (ls->failure)
@@ -280,24 +293,35 @@ int backup_receive_again(struct lockstep *ls, struct difference *difference)
     return ls->failure;
 }
 
+void backup_stand(struct lockstep *ls, const struct event_start *start)
+{
+    if (start->transfer != EVENT_TRANSFER_DONE)
+        return;
+    ls->stands_at_position = false;
+    vcpu_want_window(&ls->machine.vcpu, pic_output(&ls->machine.pic));
+}
+
 enum lockstep_step backup_before_run(struct lockstep *ls)
 {
     struct channel_record record;
 
+    ls->failure = kept_log_stand(ls->kept);
+    if (ls->failure)
+        return STEP_END;
     while (backup_fetch(ls, &record)) {
         if (record.position > ls->machine.position + 1 ||
             (record.position == ls->machine.position + 1 && record.kind != EVENT_PAGES && record.kind != EVENT_SYNC))
             return STEP_RUN; /* the primary got past here by running, so may we */
         if (record.kind == EVENT_PAGES && record.position > ls->machine.position) {
             ls->failure = forced_sync_stage(ls, &record);
-            channel_consume(ls->channel);
+            consume(ls, &record);
         } else if (record.kind == EVENT_SYNC && record.position > ls->machine.position) {
             ls->failure = forced_sync_load(ls, &record);
-            channel_consume(ls->channel);
+            consume(ls, &record);
             return ls->failure ? STEP_END : STEP_SYNCED;
         } else if (record.kind == EVENT_PROGRESS && record.position == ls->machine.position) {
             ls->failure = follow_progress(ls, record.payload);
-            channel_consume(ls->channel);
+            consume(ls, &record);
         } else {
             report_error("the machines differ: a %s record for position %llu comes when this backup is done with "
                          "position %llu", event_name(record.kind), (unsigned long long)record.position,
@@ -363,7 +387,7 @@ void backup_arrive(struct lockstep *ls)
             ls->failure = -EBADMSG;
             return;
         }
-        channel_consume(ls->channel);
+        consume(ls, &record);
     }
 }
 
@@ -386,7 +410,7 @@ void backup_emulated(struct lockstep *ls)
     ls->failure = compare_output(ls, record.payload);
     backup_note_sent(ls, ((const struct event_output *)record.payload)->frames_sent);
     COUNT_ADD(ls->output_records, 1);
-    channel_consume(ls->channel);
+    consume(ls, &record);
 }
 
 int backup_finish(struct lockstep *ls)
@@ -415,6 +439,6 @@ int backup_finish(struct lockstep *ls)
         return -EILSEQ;
     }
     COUNT_SET(ls->end_compared, true);
-    channel_consume(ls->channel);
+    consume(ls, &record);
     return 0;
 }

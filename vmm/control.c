@@ -372,7 +372,7 @@ static int open_listeners(struct control *control, const struct control_options 
         rc = control_socket_open(&control->socket, options->path);
     }
     if (rc == 0 && options->metrics != NULL) {
-        rc = control_metrics_listen(options->metrics);
+        rc = control_loopback_listen("--metrics", options->metrics);
         control->metrics_fd = rc < 0 ? -1 : rc;
     }
     return rc < 0 ? rc : 0;

@@ -148,7 +148,7 @@ static bool is_loopback(const struct sockaddr *address)
            IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)address)->sin6_addr);
 }
 
-int control_metrics_listen(const char *text)
+int control_loopback_listen(const char *option, const char *text)
 {
     const struct addrinfo hints = { .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE,
                                     .ai_socktype = SOCK_STREAM };
@@ -162,7 +162,7 @@ int control_metrics_listen(const char *text)
     /* getaddrinfo takes a port modulo 65536 */
     if (port == NULL || port == host || port[1] == '\0' || strlen(text) >= sizeof(host) ||
         strtoul(port + 1, NULL, 10) > 65535) {
-        report_error("--metrics takes a loopback address and a port, 127.0.0.1:9101, not '%s'", text);
+        report_error("%s takes a loopback address and a port, 127.0.0.1:9101, not '%s'", option, text);
         return -EINVAL;
     }
     *port++ = '\0';
@@ -172,8 +172,8 @@ int control_metrics_listen(const char *text)
         memmove(host, host + 1, length - 1);
     }
     if (getaddrinfo(host, port, &hints, &found) != 0 || !is_loopback(found->ai_addr)) {
-        report_error("--metrics takes a loopback address and a port (127.0.0.1:9101), not '%s': everybody who reaches "
-                     "it can read it; forward it by other means if others shall", text);
+        report_error("%s takes a loopback address and a port (127.0.0.1:9101), not '%s': everybody who reaches "
+                     "it can read it; forward it by other means if others shall", option, text);
         rc = -EINVAL;
         goto out;
     }
@@ -182,7 +182,7 @@ int control_metrics_listen(const char *text)
         setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
     if (fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0) {
         rc = -errno;
-        report_error("metrics cannot be served at '%s': %s", text, strerror(-rc));
+        report_error("%s cannot be served at '%s': %s", option + strspn(option, "-"), text, strerror(-rc));
         if (fd >= 0)
             close(fd);
     }

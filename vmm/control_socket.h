@@ -25,7 +25,8 @@ void control_socket_close(struct control_socket *socket);
 /* Does the process at the other end belong to us or root? */
 bool control_socket_peer_fits(int fd);
 
-/* Listens on ADDRESS:PORT ([::1]:PORT), which must be a loopback address. The descriptor, or -errno, said in words. */
-int control_metrics_listen(const char *address);
+/* Listens on ADDRESS:PORT ([::1]:PORT), which must be a loopback address; `option` has
+ * named it. The descriptor, or -errno, said in words. */
+int control_loopback_listen(const char *option, const char *address);
 
 #endif

@@ -248,6 +248,26 @@ static int check_file(struct disk *disk)
     return 0;
 }
 
+/* The guest would see the other format's tables as its disk, and its writes would destroy them. */
+static int refuse_other_formats(const struct disk *disk)
+{
+    static const struct {
+        const char *begins, *name;
+    } formats[] = { { "QFI\xfb", "qcow2" }, { "KDMV", "vmdk" }, { "vhdxfile", "vhdx" } };
+    char begins[8] = { 0 };
+
+    if (disk->options.raw || pread(disk->fd, begins, sizeof(begins), 0) < 0)
+        return 0; /* what cannot be read is an error of who reads it next */
+    for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++)
+        if (strncmp(begins, formats[i].begins, strlen(formats[i].begins)) == 0) {
+            report_error("the disk image '%s' is a %s image, and a disk is a raw one: qemu-img convert -O raw '%s' NEW.img, "
+                         "on one host, and the same file for the other; if it is raw, and the guest has written that: "
+                         "',format=raw'", disk->options.path, formats[i].name, disk->options.path);
+            return -EINVAL;
+        }
+    return 0;
+}
+
 static int lock_file(const struct disk *disk, int fd)
 {
     struct flock lock = { .l_type = disk->options.readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
@@ -286,6 +306,8 @@ int disk_open(struct disk **out, const struct disk_options *options, const struc
     rc = disk->fd = open_file(options);
     if (rc >= 0)
         rc = check_file(disk);
+    if (rc == 0)
+        rc = refuse_other_formats(disk);
     if (rc == 0 && !options->passive) {
         rc = lock_file(disk, disk->fd);
         if (rc == -EBUSY)

@@ -23,6 +23,7 @@ struct disk_options {
     const char *path; /* NULL: no disk */
     enum disk_mode mode;
     bool readonly;
+    bool raw;     /* whatever it begins with: not refused for looking like another format */
     bool passive; /* shared, on a backup: neither locked nor used until activated */
 };
 
@@ -44,7 +45,7 @@ struct disk_owner {
 struct disk;
 
 /* Opens and locks the image, and starts its thread. `owner` is copied. Errors are said in words: no file or block
- * device, not writable, empty, no multiple of 512 bytes (-EINVAL), in use by another process (-EBUSY), ... */
+ * device, not writable, an image of another format, empty, no multiple of 512 bytes (-EINVAL), in use by another process (-EBUSY), ... */
 int disk_open(struct disk **out, const struct disk_options *options, const struct disk_owner *owner);
 /* Carries out what was submitted, up to a write that may_write does not allow, and makes it durable; or with `abandon`
  * touches the file no more. Accepts NULL. */

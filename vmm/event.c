@@ -73,7 +73,7 @@ static bool start_fits(const struct channel_record *record)
     const struct event_start *start = record->payload;
 
     return record->bytes >= sizeof(*start) && start->cpuid_entries <= EVENT_CPUID_MAX && start->verify <= 1 &&
-           start->transfer <= 1 &&
+           start->kept <= 1 && start->transfer <= (start->kept ? EVENT_TRANSFER_DONE : 1) &&
            record->bytes == sizeof(*start) + start->cpuid_entries * sizeof(struct kvm_cpuid_entry2);
 }
 
@@ -212,6 +212,7 @@ static void read_start(const struct event_start *start, const struct event_reade
     reader->hex(reader->ctx, "seed_digest", XXH3_64bits(start->rng_seed, sizeof(start->rng_seed)));
     reader->number(reader->ctx, "verify", start->verify);
     reader->number(reader->ctx, "transfer", start->transfer);
+    reader->number(reader->ctx, "kept", start->kept);
     reader->number(reader->ctx, "cpuid_leaves", start->cpuid_entries);
     reader->hex(reader->ctx, "cpuid_digest", XXH3_64bits(entries, start->cpuid_entries * sizeof(entries[0])));
     read_cpu_name(entries, start->cpuid_entries, reader);

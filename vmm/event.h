@@ -42,6 +42,7 @@ const char *event_name(uint16_t kind);
 uint16_t event_kind_named(const char *name, size_t count);
 
 #define EVENT_CPUID_MAX 64
+#define EVENT_TRANSFER_DONE 2 /* event_start.transfer, if kept: as 1, and MACHINE's position is done already */
 #define EVENT_CONSOLE_MAX_BYTES 4096u
 
 struct event_start {
@@ -51,7 +52,8 @@ struct event_start {
     uint64_t disk_identity;      /* disk.h; 0: no disk, or `transfer` */
     uint8_t verify;              /* 1: VERIFY and SEGMENT_PAGES records will come */
     uint8_t transfer;            /* 1: the guest runs already; PAGES, SECTORS and at last a MACHINE record bring it */
-    uint16_t reserved;
+    uint8_t kept;                /* 1: a backup has kept this log: DISK records carry what was read, and it may end anywhere */
+    uint8_t reserved;
     uint32_t cpuid_entries;      /* of what follows this struct: struct kvm_cpuid_entry2 */
 };
 

@@ -300,6 +300,7 @@ int heal_follow(struct lockstep *ls)
         difference_close(difference, -EILSEQ);
         return -EILSEQ;
     }
+    kept_log_break(ls->kept, "the machine was found to differ");
     COUNT_SET(ls->running, false); /* so that this host can not go live: backup_fetch */
     ls->failure = 0;
     forced_sync_discard(ls);

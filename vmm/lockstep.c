@@ -192,6 +192,8 @@ static enum lockstep_step run(struct lockstep *ls)
         }
         if (exit != VCPU_EXIT_INTERRUPTED)
             return STEP_RUN;
+        if (ls->gdb != NULL && ls->machine.vcpu.at_breakpoint && !gdb_stub_break(ls->gdb, ls))
+            return STEP_END;
         if (COUNT_GET(ls->lost_arbitration)) {
             ls->failure = -ECANCELED;
             return STEP_END;
@@ -215,6 +217,7 @@ static void arrive(struct lockstep *ls)
     if (machine_reads_time(&ls->machine))
         COUNT_ADD(ls->clock_reads, 1);
     ls->position_closed = false;
+    ls->position_open = true;
     ls->output_pending = false;
     lockstep_chain_registers(ls);
     ls->output_ns = 0;
@@ -244,8 +247,10 @@ static void sleep_at_position(struct lockstep *ls)
 }
 
 /* --until: the position is done, and what follows would be the next one. */
-static bool stops_here(const struct lockstep *ls)
+static bool stops_here(struct lockstep *ls)
 {
+    if (ls->gdb != NULL)
+        return !gdb_stub_go_on(ls->gdb, ls);
     return ls->options.until_position != 0 && ls->machine.position >= ls->options.until_position;
 }
 
@@ -279,6 +284,7 @@ static void run_on(struct lockstep *ls)
         }
         if (machine_resume(machine) < 0)
             ls->failure = -EIO;
+        ls->position_open = false;
     }
 }
 
@@ -291,6 +297,8 @@ int lockstep_run(struct lockstep *ls)
            (ls->failure = heal_follow(ls)) == 0);
     if (COUNT_GET(ls->lost_arbitration))
         ls->failure = -ECANCELED;
+    if (ls->gdb != NULL)
+        gdb_stub_end(ls->gdb, ls);
     atomic_store_explicit(&ls->finished, true, memory_order_release);
     return ls->failure;
 }

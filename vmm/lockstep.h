@@ -23,9 +23,11 @@
 #include "vmm/arbiter.h"
 #include "vmm/disk.h"
 #include "vmm/event.h"
+#include "vmm/gdb_stub.h"
 #include "vmm/handover.h"
 #include "vmm/heal.h"
 #include "vmm/journal.h"
+#include "vmm/kept_log.h"
 #include "vmm/machine.h"
 #include "vmm/pace.h"
 #include "vmm/protect.h"
@@ -86,6 +88,9 @@ struct lockstep {
     struct protector *protector; /* NULL where there is no arbiter */
     _Atomic uint64_t generation;
     struct verify *verify;   /* NULL: of a guest that can never have a backup */
+    struct kept_log *kept;   /* backup: where it writes what it replays; NULL: nowhere */
+    struct gdb_stub *gdb;    /* replay: NULL: nobody looks */
+    bool replays_kept;       /* replay: of a log that a backup has kept, which may end anywhere */
     uint64_t began_ns;       /* when this process began */
 
     /* -- machine thread -- */
@@ -98,6 +103,7 @@ struct lockstep {
     uint64_t output_ns;        /* when the position's first frame was held; 0: none was */
     uint64_t taken_ns;         /* when the guest was last given a frame; 0: it has sent one since */
     bool position_closed;      /* backup: the log says that this position takes no further input */
+    bool position_open;        /* its exit is not served yet, or the vCPU not made ready to go on */
     uint64_t logged_position;  /* of the last record */
     uint64_t logged_ns;        /* when */
     uint64_t time_heard_ns;    /* backup: when the last TIME record came */
@@ -252,6 +258,8 @@ int backup_receive_machine(struct lockstep *ls);
 /* The same in the midst of a log, of a machine that takes this one's place (heal.h); `difference` may be NULL. 0; -EILSEQ: it
  * does not come. */
 int backup_receive_again(struct lockstep *ls, struct difference *difference);
+/* After that: of a kept log the position may be done already, as `start` says. */
+void backup_stand(struct lockstep *ls, const struct event_start *start);
 /* The primary reports so many frames as sent (lockstep_frames_sent). */
 void backup_note_sent(struct lockstep *ls, uint64_t frames_sent);
 

@@ -3,7 +3,9 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <cjson/cJSON.h>
 
@@ -11,12 +13,14 @@
 #include "base/report.h"
 #include "channel/channel.h"
 #include "vmm/event.h"
+#include "vmm/kept_files.h"
 
 /* How far the log could be read. */
 enum log_end {
     LOG_END_WHOLE,   /* up to the guest's end */
     LOG_END_AT_TO,   /* up to the position asked for; what lies behind it was not looked at */
     LOG_END_CUT,     /* it stops before the guest's end */
+    LOG_END_KEPT,    /* so it does, as a log that a backup has kept may */
     LOG_END_DAMAGED, /* and nothing behind that can be used */
 };
 
@@ -42,6 +46,7 @@ struct log_sums {
 
 struct log_reading {
     const struct log_options *options;
+    const char *path;
     FILE *out;
     struct channel_hello hello;
     struct log_sums sums;
@@ -177,6 +182,7 @@ static const char *end_words(enum log_end end)
     case LOG_END_WHOLE: return "whole";
     case LOG_END_AT_TO: return "read up to --to";
     case LOG_END_CUT: return "cut off";
+    case LOG_END_KEPT: return "kept up to here";
     case LOG_END_DAMAGED: return "damaged";
     }
     return "unknown";
@@ -202,7 +208,7 @@ static void summary_text(const struct log_reading *reading)
 
     vm_text(&reading->hello, vm);
     configuration_text(&reading->hello, configuration);
-    fprintf(out, "log          %s: vm %s, generation %" PRIu64 ", configuration %s\n", reading->options->path, vm,
+    fprintf(out, "log          %s: vm %s, generation %" PRIu64 ", configuration %s\n", reading->path, vm,
             reading->hello.generation, configuration);
     fprintf(out, "state        %s; %" PRIu64 " bytes read\n", end_words(reading->end), reading->file_bytes);
     fprintf(out, "records      %" PRIu64 " in %" PRIu64 " bytes, LSN %" PRIu64 " to %" PRIu64 "\n", sums->all.records,
@@ -273,14 +279,17 @@ static int take(struct log_reading *reading, const struct channel_record *record
 
     if (record->position < reading->position) {
         report_error("%s: the record with LSN %" PRIu64 " goes back from position %" PRIu64 " to %" PRIu64,
-                     options->path, record->lsn, reading->position, record->position);
+                     reading->path, record->lsn, reading->position, record->position);
         return -EBADMSG;
     }
     reading->position = record->position;
     if (record->kind == EVENT_TIME)
         reading->time_ns = ((const struct event_time *)record->payload)->time_ns;
+    if (record->kind == EVENT_MACHINE && reading->time_ns == 0) /* a guest that has run before */
+        reading->time_ns = reading->sums.first_time_ns = time_before_ns =
+            ((const struct event_machine *)record->payload)->machine.time_ns;
     if (reading->time_ns < time_before_ns) {
-        report_error("%s: virtual time goes back in the record with LSN %" PRIu64, options->path, record->lsn);
+        report_error("%s: virtual time goes back in the record with LSN %" PRIu64, reading->path, record->lsn);
         return -EBADMSG;
     }
     if (record->position < options->from)
@@ -299,7 +308,7 @@ static int read_all(struct log_reading *reading, struct channel *channel)
 {
     struct channel_record record;
     struct channel_statistics statistics;
-    bool guest_ended = false;
+    bool guest_ended = false, kept = false;
     int rc;
 
     while ((rc = channel_next(channel, &record)) == 0) {
@@ -313,6 +322,8 @@ static int read_all(struct log_reading *reading, struct channel *channel)
         if (rc < 0)
             break;
         guest_ended = record.kind == EVENT_END;
+        if (record.kind == EVENT_START)
+            kept = ((const struct event_start *)record.payload)->kept;
         channel_consume(channel);
     }
     channel_get_statistics(channel, &statistics);
@@ -324,18 +335,19 @@ static int read_all(struct log_reading *reading, struct channel *channel)
     else if (rc != -ENODATA)
         reading->end = LOG_END_DAMAGED;
     else
-        reading->end = guest_ended ? LOG_END_WHOLE : LOG_END_CUT;
+        reading->end = guest_ended ? LOG_END_WHOLE : kept ? LOG_END_KEPT : LOG_END_CUT;
     if (reading->end == LOG_END_CUT)
         report_warning("%s: the log ends at position %" PRIu64 " without the guest's end: it was cut off, or is still "
-                       "being written", reading->options->path, reading->position);
+                       "being written", reading->path, reading->position);
     return 0;
 }
 
-int log_print(const struct log_options *options, FILE *out)
+/* One file. The process's exit status. */
+static int print_file(const struct log_options *options, const char *path, FILE *out)
 {
-    struct log_reading reading = { .options = options, .out = out };
+    struct log_reading reading = { .options = options, .path = path, .out = out };
     struct channel *channel;
-    int rc = channel_open_log(&channel, options->path);
+    int rc = channel_open_log(&channel, path);
 
     if (rc < 0)
         return 1;
@@ -350,12 +362,47 @@ int log_print(const struct log_options *options, FILE *out)
         rc = summary_json(&reading);
     }
     if (rc == -ENOMEM) {
-        report_error("%s: no memory to print it", options->path);
+        report_error("%s: no memory to print it", path);
         return 1;
     }
     if (fflush(out) != 0 || ferror(out)) {
-        report_error("%s: what is printed is not taken: the disk is full, or the reader has gone", options->path);
+        report_error("%s: what is printed is not taken: the disk is full, or the reader has gone", path);
         return 1;
     }
-    return reading.end == LOG_END_WHOLE || reading.end == LOG_END_AT_TO ? 0 : 1;
+    return reading.end == LOG_END_CUT || reading.end == LOG_END_DAMAGED;
+}
+
+/* All parts of the last run. */
+static int print_kept(const struct log_options *options, FILE *out)
+{
+    struct kept_file *files;
+    char path[KEPT_PATH_BYTES];
+    size_t count, first;
+    int status = 0;
+
+    if (kept_files_list(options->path, &files, &count) < 0)
+        return 1;
+    if (!kept_files_last_run(files, count, &first)) {
+        report_error("the directory '%s' has no part of a kept log that is whole", options->path);
+        first = count;
+        status = 1;
+    }
+    for (size_t i = first; i < count; i++) {
+        if (!files[i].whole || kept_file_path(options->path, &files[i], path) < 0)
+            continue;
+        if (!options->json)
+            fprintf(out, "%s%s\n", i == first ? "" : "\n", path);
+        status |= print_file(options, path, out);
+    }
+    free(files);
+    return status;
+}
+
+int log_print(const struct log_options *options, FILE *out)
+{
+    struct stat status;
+
+    if (stat(options->path, &status) == 0 && S_ISDIR(status.st_mode))
+        return print_kept(options, out);
+    return print_file(options, options->path, out);
 }

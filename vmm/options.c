@@ -22,7 +22,7 @@ static const char help[] =
     "  primary              run a guest and log its inputs to a backup (--backup ADDRESS)\n"
     "  backup               follow a primary, and take over when it dies (--listen ADDRESS)\n"
     "  record FILE          run a guest and log its inputs to a file\n"
-    "  replay FILE          run a recorded guest again, and compare how it ends\n"
+    "  replay FILE          run a recorded guest again, and compare how it ends; or from the DIR of --keep-log\n"
     "  log FILE             print what a recording holds, a line a record, and a summary\n"
     "  check                say whether this host can do its part, and what is missing\n"
     "\n"
@@ -33,7 +33,7 @@ static const char help[] =
     "  --memory MIB         RAM, 64 to 3072; default 256\n"
     "  --name VM            name of the virtual machine; default vm\n"
     "  --mac ADDRESS        of its network card; default: made from the name\n"
-    "  --disk PATH[,mode=mirrored|shared][,readonly]\n"
+    "  --disk PATH[,mode=mirrored|shared][,readonly][,format=raw]\n"
     "                       its disk, a raw image: each host has a copy of its own, equal at the start (mirrored,\n"
     "                       the default), or both reach the same one (shared)\n"
     "  --net PORT           its cable: af_packet:IFACE, tap:NAME, memif:SOCKET, or any DPDK device string;\n"
@@ -66,11 +66,16 @@ static const char help[] =
     "  --fleet-auth DIR     as --arbiter-auth, for --fleet; default: that of --arbiter etcd:\n"
     "  --max-pause MS       then: the guest stands still no longer than about this; default 50\n"
     "  --transfer-rate MIB  then: send so much a second at most while the guest runs; default 0: as fast as can be\n"
+    "  --keep-log DIR[,minutes=N][,size=MIB]\n"
+    "                       backup: write what it replays there, so that the last N minutes of a primary that died can\n"
+    "                       be replayed; default 10 minutes, at most 4096 MiB\n"
     "  --max-lag MS         primary: slow the guest rather than let the backup lag more; default 1000; 0: never\n"
     "\n"
     "replay and log\n"
     "  --until POSITION     replay: stop there, and say the registers\n"
     "  --dump DIR           replay: write RAM, vCPU and devices at the end, or at --until, into a new directory\n"
+    "  --gdb ADDR:PORT|unix:PATH\n"
+    "                       replay: stop at the start, or at --until, and wait there for gdb; a loopback address\n"
     "  --json               log: one JSON object a line\n"
     "  --kind NAME,...      log: only records of these kinds; default all\n"
     "  --from, --to POSITION  log: only records from, up to that position\n"
@@ -95,7 +100,7 @@ enum option_id {
     OPT_BACKUP, OPT_DIFFERENCES, OPT_LISTEN, OPT_KEY, OPT_ACK, OPT_SPARE, OPT_FLEET, OPT_FLEET_AUTH, OPT_MAX_PAUSE,
     OPT_TRANSFER_RATE, OPT_ARBITER,
     OPT_ARBITER_AUTH, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING,
-    OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_UNTIL, OPT_DUMP, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
+    OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_KEEP_LOG, OPT_UNTIL, OPT_DUMP, OPT_GDB, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
     OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_CONTROL, OPT_METRICS, OPT_HELP, OPT_VERSION,
 };
 
@@ -129,8 +134,10 @@ static const struct option long_options[] = {
     { "verify", no_argument, NULL, OPT_VERIFY },
     { "segment", required_argument, NULL, OPT_SEGMENT },
     { "max-lag", required_argument, NULL, OPT_MAX_LAG },
+    { "keep-log", required_argument, NULL, OPT_KEEP_LOG },
     { "until", required_argument, NULL, OPT_UNTIL },
     { "dump", required_argument, NULL, OPT_DUMP },
+    { "gdb", required_argument, NULL, OPT_GDB },
     { "json", no_argument, NULL, OPT_JSON },
     { "kind", required_argument, NULL, OPT_KIND },
     { "from", required_argument, NULL, OPT_FROM },
@@ -211,10 +218,53 @@ static int parse_disk(const char *text, struct options *options)
             options->disk.mode = DISK_SHARED;
         else if (strcmp(word, "readonly") == 0)
             options->disk.readonly = true;
+        else if (strcmp(word, "format=raw") == 0)
+            options->disk.raw = true;
         else
-            return wrong_use("--disk takes PATH[,mode=mirrored|shared][,readonly], not '%s'", text);
+            return wrong_use("--disk takes PATH[,mode=mirrored|shared][,readonly][,format=raw], not '%s'", text);
     }
     return *options->disk.path != '\0' ? 0 : wrong_use("--disk needs the name of an image, not '%s'", text);
+}
+
+/* A decimal number of them, as 0.5. */
+static int parse_minutes(const char *text, uint64_t *span_ns)
+{
+    char *end;
+    double minutes = strtod(text, &end);
+
+    if (*text < '0' || *text > '9' || *end != '\0' || !(minutes >= 0.01 && minutes <= 10000))
+        return wrong_use("--keep-log's minutes are a number from 0.01 to 10000, not '%s'", text);
+    *span_ns = (uint64_t)(minutes * 60 * (double)NS_PER_S);
+    return 0;
+}
+
+static int parse_keep_log(const char *text, struct options *options)
+{
+    char *rest, *word;
+    int rc = 0;
+
+    if (options->command != COMMAND_BACKUP)
+        return wrong_use("%s belongs to backup: a primary's log is kept there", "--keep-log");
+    if (options->keep_log_path != NULL)
+        return wrong_use("%s can be given once", "--keep-log");
+    rest = options->keep_log_path = strdup(text);
+    if (rest == NULL)
+        return -ENOMEM;
+    options->keep_log.directory = strsep(&rest, ",");
+    while (rc == 0 && (word = strsep(&rest, ",")) != NULL) {
+        uint64_t mib = 0;
+
+        if (strncmp(word, "minutes=", 8) == 0)
+            rc = parse_minutes(word + 8, &options->keep_log.span_ns);
+        else if (strncmp(word, "size=", 5) == 0)
+            rc = parse_number("keep-log's size", word + 5, 1, 1u << 20, &mib);
+        else
+            return wrong_use("--keep-log takes DIR[,minutes=N][,size=MIB], not '%s'", text);
+        if (mib != 0)
+            options->keep_log.bytes = mib << 20;
+    }
+    return rc < 0 || *options->keep_log.directory != '\0' ? rc
+               : wrong_use("--keep-log needs the name of a directory, not '%s'", text);
 }
 
 static int parse_poll(const char *text, struct idle_policy *policy)
@@ -270,6 +320,7 @@ static void set_defaults(struct options *options)
         .join_timeout_ns = 60 * NS_PER_S,
         .max_pause_ns = 50 * NS_PER_MS,
         .log = { .to = UINT64_MAX },
+        .keep_log = { .span_ns = 600 * NS_PER_S, .bytes = UINT64_C(4096) << 20 },
         .lockstep = {
             .heartbeat_ns = 50 * NS_PER_MS,
             .peer_timeout_ns = 1000 * NS_PER_MS,
@@ -379,13 +430,15 @@ static int parse_option(struct options *options, int id, const char *text, const
         rc = parse_number("max-lag", text, 0, 600000, &number);
         lockstep->max_lag_ns = number * NS_PER_MS;
         break;
+    case OPT_KEEP_LOG: rc = parse_keep_log(text, options); break;
     case OPT_UNTIL:
     case OPT_DUMP:
+    case OPT_GDB:
         if (options->command != COMMAND_REPLAY)
-            return wrong_use("%s", "--until and --dump belong to replay");
+            return wrong_use("%s", "--until, --dump and --gdb belong to replay");
         if (id == OPT_UNTIL)
             return parse_number("until", text, 1, UINT64_MAX, &lockstep->until_position);
-        options->dump_path = text;
+        *(id == OPT_GDB ? &options->gdb : &options->dump_path) = text;
         break;
     case OPT_JSON:
     case OPT_KIND:
@@ -440,6 +493,9 @@ static int check_pair(struct options *options)
     if (options->command == COMMAND_RUN && options->spare != NULL && options->arbiter == NULL)
         return wrong_use("%s needs --arbiter WHERE: without one both hosts could go live after a network failure",
                          "--spare");
+    if (options->keep_log.directory != NULL && options->keep_log.bytes < 3 * options->machine.memory_bytes)
+        return wrong_use("%s must be at least three times --memory: each of two parts begins with all of it",
+                         "--keep-log's size");
     if (options->command != COMMAND_PRIMARY && options->command != COMMAND_BACKUP)
         return 0;
     if (options->command == COMMAND_BACKUP && lockstep->differences_path == NULL)
@@ -551,5 +607,6 @@ void options_free(struct options *options)
 {
     free(options->command_line);
     free(options->disk_path);
-    options->command_line = options->disk_path = NULL;
+    free(options->keep_log_path);
+    options->command_line = options->disk_path = options->keep_log_path = NULL;
 }

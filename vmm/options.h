@@ -36,6 +36,9 @@ struct options {
     const char *metrics;      /* ADDRESS:PORT; NULL: none */
     const char *console;    /* "stdio", "none" or a path */
     const char *dump_path;  /* replay: NULL: no dump */
+    const char *gdb;        /* replay: where gdb may connect; NULL: nowhere */
+    struct kept_log_options keep_log;
+    char *keep_log_path;    /* owned; keep_log.directory points here */
     struct log_options log;
     bool verify;
     uint64_t ring_bytes;

@@ -159,12 +159,14 @@ int replay_stopped(struct lockstep *ls, const char *directory)
     int rc = 0;
 
     if (machine->position < until) {
-        report_error("the guest has ended at position %" PRIu64 ", before --until %" PRIu64, machine->position, until);
+        report_error("the %s at position %" PRIu64 ", before --until %" PRIu64,
+                     machine->ended ? "guest has ended" : "log ends", machine->position, until);
         return -ERANGE;
     }
-    if (until == 0 && directory == NULL)
+    if (until == 0 && directory == NULL && machine->ended != 0)
         return 0;
-    if (machine->ended == 0) /* the END record's digests are of a last access that is not complete */
+    /* The END record's digests are of a last access that is not complete; one that is not served cannot be. */
+    if (machine->ended == 0 && !ls->position_open)
         rc = vcpu_complete(&ls->machine.vcpu);
     if (rc == 0)
         rc = vcpu_save(&ls->machine.vcpu, &vcpu);

@@ -23,6 +23,7 @@
 #include "vmm/control.h"
 #include "vmm/instructions.h"
 #include "vmm/io_thread.h"
+#include "vmm/kept_files.h"
 #include "vmm/replay.h"
 #include "vmm/status.h"
 
@@ -41,6 +42,7 @@ struct session {
     bool dump_made; /* the directory */
     struct control *control; /* NULL: none */
     uint64_t disk_identity;
+    char log_address[KEPT_PATH_BYTES + 8]; /* replay: of the file to be replayed; else empty */
     int result; /* of the machine thread */
 };
 
@@ -97,7 +99,7 @@ static int open_channel(struct session *session, const struct channel_hello *hel
 {
     const struct options *options = session->options;
     struct channel_options channel = {
-        .address = options->peer,
+        .address = session->log_address[0] != '\0' ? session->log_address : options->peer,
         .ring_bytes = options->ring_bytes,
         .join_timeout_ns = options->join_timeout_ns,
         .hello = *hello,
@@ -178,6 +180,24 @@ static int open_protector(struct session *session, const struct channel_hello *h
     return protect_open(&session->ls->protector, session->ls, &protect);
 }
 
+/* Of a kept log, the part that has the position asked for. */
+static int find_log(struct session *session)
+{
+    const struct options *options = session->options;
+    int prefix = snprintf(session->log_address, sizeof(session->log_address), "file:");
+
+    return kept_files_find(options->log.path, options->lockstep.until_position, session->log_address + prefix,
+                           &session->ls->replays_kept);
+}
+
+static int open_kept_log(struct session *session, struct channel_hello hello)
+{
+    if (session->options->keep_log.directory == NULL)
+        return 0;
+    hello.generation = COUNT_GET(session->ls->generation);
+    return kept_log_open(&session->ls->kept, session->ls, &session->options->keep_log, &hello);
+}
+
 static int open_net(struct session *session)
 {
     struct net_options net = { .port = session->options->net_port };
@@ -201,14 +221,15 @@ static int open_disk(struct session *session)
 
     if (disk.path == NULL)
         return 0;
-    disk.passive = disk.mode == DISK_SHARED && !is_live_command(options->command);
+    /* In a kept log the disk's answers are whole; the image lends no more than its size. */
+    disk.passive = session->ls->replays_kept || (disk.mode == DISK_SHARED && !is_live_command(options->command));
     rc = disk_open(&session->ls->disk, &disk, &owner);
     if (rc < 0)
         return rc;
     *found = (struct machine_disk){
         .sectors = disk_sectors(session->ls->disk), .readonly = disk.readonly, .shared = disk.mode == DISK_SHARED
     };
-    if (options->command == COMMAND_RUN && disk.mode == DISK_MIRRORED)
+    if (session->ls->replays_kept || (options->command == COMMAND_RUN && disk.mode == DISK_MIRRORED))
         return 0; /* a new backup will get the contents as they are then */
     return disk_identify(session->ls->disk, &session->disk_identity);
 }
@@ -263,6 +284,9 @@ static int session_open(struct session *session)
                         : is_live_command(options->command) ? ROLE_PRIMARY
                                                             : ROLE_BACKUP);
     session->machine = options->machine;
+    rc = options->command == COMMAND_REPLAY ? find_log(session) : 0;
+    if (rc < 0)
+        return rc;
     rc = open_disk(session); /* before signals are blocked: reading a large image takes its time */
     if (rc == 0)
         rc = open_signals(session);
@@ -274,6 +298,8 @@ static int session_open(struct session *session)
         rc = replay_dump_prepare(options->dump_path);
         session->dump_made = rc == 0;
     }
+    if (rc == 0 && options->gdb != NULL)
+        rc = gdb_stub_open(&ls->gdb, options->gdb, options->lockstep.until_position);
     if (rc == 0)
         rc = machine_configuration_digest(&session->machine, hello.digest);
     if (rc == 0)
@@ -296,7 +322,7 @@ static int session_open(struct session *session)
     if (options->arbiter != NULL)
         journal_note(&ls->journal, JOURNAL_JOINED, "as %s of generation %llu, by %.60s",
                      role_name(lockstep_role_now(ls)), (unsigned long long)COUNT_GET(ls->generation), options->peer);
-    return 0;
+    return open_kept_log(session, hello);
 }
 
 static int make_start(const struct session *session, struct event_start *start)
@@ -323,17 +349,38 @@ static void log_start(struct lockstep *ls, const struct event_start *start)
     primary_log_end(ls);
 }
 
+static int receive_machine(struct session *session, const struct event_start *start)
+{
+    struct lockstep *ls = session->ls;
+    uint64_t until = ls->options.until_position;
+    int rc = backup_receive_machine(ls);
+
+    if (rc == 0)
+        backup_stand(ls, start);
+    if (rc == 0 && until != 0 && ls->machine.position > until) {
+        report_error("this log begins at position %llu, behind --until %llu", (unsigned long long)ls->machine.position,
+                     (unsigned long long)until);
+        return -ERANGE;
+    }
+    return rc;
+}
+
 static int begin_from_start(struct session *session, const struct event_start *start)
 {
-    bool copied = start->transfer && session->options->disk.mode == DISK_MIRRORED; /* whatever is on it now */
+    /* Whatever is on it now: it is copied, or not used. */
+    bool copied = (start->transfer && session->options->disk.mode == DISK_MIRRORED) || start->kept;
 
+    if (start->kept && !session->ls->replays_kept) {
+        report_error("the log that comes from the primary is one that a backup has kept: it is none of a pair");
+        return -EBADMSG;
+    }
     if (!copied && start->disk_identity != session->disk_identity) {
         report_error("this host's disk is not the one that the guest began with (%016llx, not %016llx): copy the "
                      "image, or name the shared one",
                      (unsigned long long)session->disk_identity, (unsigned long long)start->disk_identity);
         return -EPROTO;
     }
-    return start->transfer ? backup_receive_machine(session->ls)
+    return start->transfer ? receive_machine(session, start)
                            : machine_boot(&session->ls->machine, &session->machine, start);
 }
 
@@ -381,6 +428,12 @@ static void *machine_thread_run(void *arg)
 
     if (rc == 0)
         rc = lockstep_run(session->ls);
+    if (rc == -ENODATA && session->ls->replays_kept) {
+        report_info("the log that was kept ends here, %s position %llu",
+                    session->ls->position_open ? "in the midst of" : "behind",
+                    (unsigned long long)session->ls->machine.position);
+        rc = 0;
+    }
     if (rc == 0 && session->options->command == COMMAND_REPLAY)
         rc = replay_stopped(session->ls, session->options->dump_path);
     session->result = rc;
@@ -470,6 +523,8 @@ static void session_close(struct session *session)
     struct lockstep *ls = session->ls;
 
     protect_close(ls->protector);
+    gdb_stub_close(ls->gdb);
+    kept_log_close(ls->kept);
     /* Next: a write may still wait for what the channel knows. Who has lost the guest does not touch its disk. */
     disk_close(ls->disk, COUNT_GET(ls->lost_arbitration));
     channel_close(ls->channel);

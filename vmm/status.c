@@ -294,6 +294,23 @@ static void add_last_divergence(cJSON *lockstep, const struct heal *heal)
     add(last, "differing_pages", COUNT_GET(heal->differing_pages));
 }
 
+/* What a backup keeps of the log, or has kept. */
+static void add_kept_log(cJSON *root, const struct lockstep *ls)
+{
+    struct kept_log_status status;
+    cJSON *kept;
+
+    if (ls->kept == NULL)
+        return;
+    kept_log_get_status(ls->kept, &status);
+    kept = cJSON_AddObjectToObject(root, "kept_log");
+    cJSON_AddStringToObject(kept, "state", status.ended ? "ended" : status.recording ? "recording" : "broken");
+    add(kept, "parts", status.parts);
+    add(kept, "breaks", status.breaks);
+    add(kept, "base_pages", status.base_pages);
+    add(kept, "part_bytes", status.part_bytes);
+}
+
 static const char *state_name(const struct lockstep *ls)
 {
     if (COUNT_GET(ls->finished))
@@ -366,6 +383,7 @@ cJSON *status_build(const char *vm, struct lockstep *ls)
     add_disk(root, ls);
     add_arbiter(root, ls);
     add_protection(root, ls);
+    add_kept_log(root, ls);
     add_failover(root, ls);
     status_add_handover(root, ls);
     return root;

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "vmm/guest_walk.h"
 #include "vmm/tsc_patch.h"
 
 #define USER_CS_64 0x33 /* Linux arch/x86/include/asm/segment.h */
@@ -10,12 +11,6 @@
 #define USER_DS    0x2b
 #define GP_VECTOR  13
 #define HOOK_BYTES 2 /* of the OUT */
-
-#define PTE_PRESENT    (UINT64_C(1) << 0)
-#define PTE_USER       (UINT64_C(1) << 2)
-#define PTE_LARGE      (UINT64_C(1) << 7)
-#define PTE_NO_EXECUTE (UINT64_C(1) << 63)
-#define PTE_ADDRESS    UINT64_C(0x000ffffffffff000)
 
 #define CR0_PG   (UINT64_C(1) << 31)
 #define CR4_PAE  (UINT64_C(1) << 5)
@@ -37,60 +32,8 @@ struct gp_frame {
     uint64_t ss;
 };
 
-enum access { ACCESS_KERNEL_READ, ACCESS_USER_FETCH };
-
-/* Walks the four levels from CR3. False: not mapped for this access, or a table outside RAM. */
-static bool translate(const struct guest_memory *memory, uint64_t cr3, uint64_t va, enum access access, uint64_t *gpa)
-{
-    uint64_t table = cr3 & PTE_ADDRESS;
-
-    if ((uint64_t)((int64_t)(va << 16) >> 16) != va)
-        return false; /* not canonical */
-    for (int shift = 39; shift >= 12; shift -= 9) {
-        const void *at = guest_memory_at(memory, table + (va >> shift & 511) * 8, 8);
-        uint64_t entry;
-
-        if (at == NULL)
-            return false;
-        memcpy(&entry, at, sizeof(entry));
-        if (!(entry & PTE_PRESENT))
-            return false;
-        if (access == ACCESS_USER_FETCH && (!(entry & PTE_USER) || (entry & PTE_NO_EXECUTE)))
-            return false;
-        bool large = entry & PTE_LARGE;
-        if (shift == 12 || (large && shift != 39)) {
-            uint64_t inside = (UINT64_C(1) << shift) - 1;
-
-            *gpa = (entry & PTE_ADDRESS & ~inside) | (va & inside);
-            return true;
-        }
-        if (large)
-            return false; /* reserved in the top level */
-        table = entry & PTE_ADDRESS;
-    }
-    return false;
-}
-
-/* Reads up to `bytes`, page by page; returns how many could be read. */
-static size_t read_virtual(const struct guest_memory *memory, uint64_t cr3, uint64_t va, enum access access, void *out,
-                           size_t bytes)
-{
-    size_t done = 0;
-
-    while (done < bytes) {
-        size_t chunk = GUEST_PAGE_BYTES - (va + done) % GUEST_PAGE_BYTES;
-        uint64_t gpa;
-        const void *at;
-
-        if (chunk > bytes - done)
-            chunk = bytes - done;
-        if (!translate(memory, cr3, va + done, access, &gpa) || (at = guest_memory_at(memory, gpa, chunk)) == NULL)
-            break;
-        memcpy((uint8_t *)out + done, at, chunk);
-        done += chunk;
-    }
-    return done;
-}
+static const struct guest_access kernel_read = { .set = GUEST_PTE_PRESENT };
+static const struct guest_access user_fetch = { .set = GUEST_PTE_PRESENT | GUEST_PTE_USER, .clear = GUEST_PTE_NO_EXECUTE };
 
 /* Is the vCPU really at the hook? A user program with ioperm() may write the port as well. */
 static bool at_gp_entry(const struct guest_memory *memory, const struct kvm_regs *regs, const struct kvm_sregs *sregs)
@@ -106,7 +49,7 @@ static bool at_gp_entry(const struct guest_memory *memory, const struct kvm_regs
 
     if ((sregs->cs.selector & 3) != 0 || sregs->cs.dpl != 0 || sregs->idt.limit < GP_VECTOR * 16 + 15)
         return false;
-    if (read_virtual(memory, sregs->cr3, sregs->idt.base + GP_VECTOR * 16, ACCESS_KERNEL_READ, &gate, sizeof(gate)) !=
+    if (guest_read_virtual(memory, sregs->cr3, sregs->idt.base + GP_VECTOR * 16, kernel_read, &gate, sizeof(gate)) !=
         sizeof(gate))
         return false;
     return regs->rip == ((uint64_t)gate.high << 32 | (uint64_t)gate.middle << 16 | gate.low) + HOOK_BYTES;
@@ -138,7 +81,7 @@ bool user_tsc_emulate(const struct guest_memory *memory, struct kvm_regs *regs, 
     if (!(sregs->cr0 & CR0_PG) || !(sregs->cr4 & CR4_PAE) || (sregs->cr4 & CR4_LA57) || !(sregs->efer & EFER_LMA))
         return false;
     if (!at_gp_entry(memory, regs, sregs) ||
-        read_virtual(memory, sregs->cr3, regs->rsp, ACCESS_KERNEL_READ, &frame, sizeof(frame)) != sizeof(frame))
+        guest_read_virtual(memory, sregs->cr3, regs->rsp, kernel_read, &frame, sizeof(frame)) != sizeof(frame))
         return false;
     bool is64 = (uint16_t)frame.cs == USER_CS_64;
     if (frame.error_code != 0 || (!is64 && (uint16_t)frame.cs != USER_CS_32) || (uint16_t)frame.ss != USER_DS ||
@@ -147,7 +90,7 @@ bool user_tsc_emulate(const struct guest_memory *memory, struct kvm_regs *regs, 
     if (!is64 && frame.rip > UINT32_MAX)
         return false;
 
-    size_t got = read_virtual(memory, sregs->cr3, frame.rip, ACCESS_USER_FETCH, bytes, sizeof(bytes));
+    size_t got = guest_read_virtual(memory, sregs->cr3, frame.rip, user_fetch, bytes, sizeof(bytes));
     unsigned length = tsc_instruction_bytes(bytes, got, &rdtscp);
     if (length == 0)
         return false;

@@ -59,6 +59,12 @@ struct vcpu {
     struct kvm_run *run;
     size_t run_bytes;
     bool stepping; /* KVM_GUESTDBG_SINGLESTEP is on */
+    struct vcpu_breakpoints {
+        uint64_t at[4]; /* the CPU has so many */
+        unsigned count;
+    } breakpoints;
+    bool at_breakpoint; /* the last exit was INTERRUPTED by one; its instruction is not executed yet */
+    bool passes_breakpoint; /* RF is set by us, for that instruction */
     bool exit_waits; /* vcpu_complete has come upon the next exit already; vcpu_run gives it */
     struct kvm_cpuid2 *cpuid;
     pthread_t thread; /* set by vcpu_enter_thread */
@@ -89,6 +95,10 @@ void vcpu_kick(struct vcpu *vcpu);
 
 /* Runs until the next exit. */
 enum vcpu_exit vcpu_run(struct vcpu *vcpu);
+/* From now on the guest is INTERRUPTED (at_breakpoint) before it executes an instruction at one of these addresses. By the
+ * CPU's breakpoint registers, which are not the guest's meanwhile: what it sets itself does not fire. Only where KVM has
+ * them (not in a CPU that is emulated). 0 or -errno, said in words. */
+int vcpu_set_breakpoints(struct vcpu *vcpu, const struct vcpu_breakpoints *breakpoints);
 /* Completes the instruction of the last I/O, memory or MSR exit without running another: afterwards state may be read,
  * and loaded unless exit_waits: an access in several parts, or the next round of a REP, may exit again. 0 or -errno. */
 int vcpu_complete(struct vcpu *vcpu);

@@ -19,6 +19,10 @@ const uint32_t vcpu_msr_numbers[VCPU_MSR_COUNT] = {
 #define MSR_SYSENTER_ESP 0x175u
 #define MSR_SYSENTER_EIP 0x176u
 
+#define RFLAGS_RF   (UINT64_C(1) << 16)
+#define DR7_ENABLED UINT64_C(0xff) /* L0 to G3 */
+#define DR7_FIXED   UINT64_C(0x400)
+
 struct msr_list {
     struct kvm_msrs head;
     struct kvm_msr_entry entries[VCPU_MSR_COUNT];
@@ -41,15 +45,39 @@ const char *vcpu_exit_name(enum vcpu_exit exit)
     return "unknown";
 }
 
+static int set_debug(struct vcpu *vcpu, bool stepping)
+{
+    struct kvm_guest_debug debug = { .control = stepping ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0 };
+    int error;
+
+    if (vcpu->breakpoints.count != 0) {
+        debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+        debug.arch.debugreg[7] = DR7_FIXED;
+        for (unsigned i = 0; i < vcpu->breakpoints.count; i++) { /* of one byte, on execution: no further bits */
+            debug.arch.debugreg[i] = vcpu->breakpoints.at[i];
+            debug.arch.debugreg[7] |= UINT64_C(1) << (2 * i);
+        }
+    }
+    if (ioctl(vcpu->fd, KVM_SET_GUEST_DEBUG, &debug) == 0)
+        return 0;
+    error = errno;
+    report_error("KVM cannot single-step the guest, nor stop it at a breakpoint: %s", strerror(error));
+    return -error;
+}
+
+int vcpu_set_breakpoints(struct vcpu *vcpu, const struct vcpu_breakpoints *breakpoints)
+{
+    vcpu->breakpoints = *breakpoints;
+    return set_debug(vcpu, vcpu->stepping);
+}
+
 /* Single-steps the guest, or no longer does; only while an interrupt window is wanted. */
 static int set_stepping(struct vcpu *vcpu, bool on)
 {
-    struct kvm_guest_debug debug = { .control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0 };
+    int rc = set_debug(vcpu, on);
 
-    if (ioctl(vcpu->fd, KVM_SET_GUEST_DEBUG, &debug) < 0) {
-        report_error("KVM cannot single-step the guest: %s", strerror(errno));
-        return -errno;
-    }
+    if (rc < 0)
+        return rc;
     vcpu->stepping = on;
     /* With the window still asked for, KVM would leave at once, again and again, without a step. */
     vcpu->run->request_interrupt_window = !on;
@@ -70,6 +98,51 @@ static bool in_sti_shadow(struct vcpu *vcpu)
         return false;
     byte = guest_memory_at(vcpu->memory, where.physical_address, 1);
     return byte != NULL && *byte == 0xFB;
+}
+
+/* On from a breakpoint: RF keeps it from firing again, for one instruction (SDM 3, 18.3.1.1). */
+static void pass_breakpoint(struct vcpu *vcpu)
+{
+    vcpu->at_breakpoint = false;
+    vcpu->passes_breakpoint = true;
+    vcpu_regs(vcpu)->rflags |= RFLAGS_RF;
+    vcpu_set_registers(vcpu);
+}
+
+/* Where that instruction was one that exits, RF is still there, and is not the guest's. True: it was. */
+static bool passed_breakpoint(struct vcpu *vcpu)
+{
+    bool left = vcpu_regs(vcpu)->rflags & RFLAGS_RF;
+
+    vcpu->passes_breakpoint = false;
+    if (left) {
+        vcpu_regs(vcpu)->rflags &= ~RFLAGS_RF;
+        vcpu_set_registers(vcpu);
+    }
+    return left;
+}
+
+/* A KVM that does not know RF (a software one): the instruction is executed by a single step, no breakpoint being set.
+ * What it exits for, vcpu_run finds as the next exit. */
+static int step_off_breakpoint(struct vcpu *vcpu)
+{
+    const struct vcpu_breakpoints breakpoints = vcpu->breakpoints;
+    uint8_t window = vcpu->run->request_interrupt_window;
+    int rc, error;
+
+    vcpu->breakpoints.count = 0;
+    rc = set_debug(vcpu, true);
+    vcpu->run->request_interrupt_window = 0; /* or KVM would leave without a step */
+    if (rc == 0) {
+        do {
+            vcpu->run->immediate_exit = 0;
+            rc = ioctl(vcpu->fd, KVM_RUN, 0) < 0 ? -errno : 0;
+        } while (rc == -EINTR);
+        vcpu->exit_waits = rc == 0 && vcpu->run->exit_reason != KVM_EXIT_DEBUG;
+    }
+    vcpu->run->request_interrupt_window = window;
+    error = vcpu_set_breakpoints(vcpu, &breakpoints);
+    return rc < 0 ? rc : error;
 }
 
 static enum vcpu_exit failed(const struct vcpu *vcpu)
@@ -93,7 +166,10 @@ static enum vcpu_exit failed(const struct vcpu *vcpu)
 enum vcpu_exit vcpu_run(struct vcpu *vcpu)
 {
     struct kvm_run *run = vcpu->run;
+    bool same_again;
 
+    if (vcpu->at_breakpoint)
+        pass_breakpoint(vcpu);
     for (;;) {
         int rc = vcpu->exit_waits ? 0 : ioctl(vcpu->fd, KVM_RUN, 0);
 
@@ -117,6 +193,7 @@ enum vcpu_exit vcpu_run(struct vcpu *vcpu)
                 continue; /* the instruction closed the window again */
             }
         }
+        same_again = vcpu->passes_breakpoint && passed_breakpoint(vcpu) && run->exit_reason == KVM_EXIT_DEBUG;
         switch (run->exit_reason) {
         case KVM_EXIT_IO: return VCPU_EXIT_IO;
         case KVM_EXIT_MMIO: return VCPU_EXIT_MMIO;
@@ -132,6 +209,16 @@ enum vcpu_exit vcpu_run(struct vcpu *vcpu)
             if (set_stepping(vcpu, true) < 0)
                 return VCPU_EXIT_FAILED;
             continue;
+        case KVM_EXIT_DEBUG:
+            if (vcpu->breakpoints.count == 0)
+                return failed(vcpu);
+            if (same_again) {
+                if (step_off_breakpoint(vcpu) < 0)
+                    return VCPU_EXIT_FAILED;
+                continue;
+            }
+            vcpu->at_breakpoint = true;
+            return VCPU_EXIT_INTERRUPTED;
         default: return failed(vcpu);
         }
     }
@@ -153,9 +240,6 @@ int vcpu_complete(struct vcpu *vcpu)
     vcpu->exit_waits = rc == 0;
     return 0;
 }
-
-#define RFLAGS_RF   (UINT64_C(1) << 16)
-#define DR7_ENABLED UINT64_C(0xff) /* L0 to G3 */
 
 int vcpu_forget_resume_flag(struct vcpu *vcpu)
 {

@@ -673,6 +673,33 @@ static void file_is_on_disk_100_ms_after_the_commit(void **state)
     channel_close(sender);
 }
 
+/* Who commits never waits for the disk, if so asked: it finds the buffer full until the polling thread has written. */
+static void file_that_its_poller_writes_gets_full(void **state)
+{
+    struct channel_options options = options_of(file_address);
+    uint64_t records = 0, read;
+    struct channel *sender;
+    struct stat status;
+    int result;
+
+    (void)state;
+    options.file_poller_writes = true;
+    options.ring_bytes = 1u << 20;
+    assert_int_equal(channel_open_sender(&sender, &options), 0);
+    while ((result = put(sender)) == 0)
+        records++;
+    assert_int_equal(result, -EAGAIN);
+    assert_true(records > 1000);
+    assert_int_equal(stat(file_path, &status), 0);
+    assert_int_equal(status.st_size, 128);
+    assert_int_equal(channel_poll(sender), 0);
+    assert_int_equal(put(sender), 0);
+    records++;
+    channel_close(sender);
+    assert_int_equal(read_log(&read), -ENODATA);
+    assert_int_equal(read, records);
+}
+
 static void file_cut_off_anywhere_gives_the_records_before_and_says_so(void **state)
 {
     struct stat status;
@@ -884,6 +911,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(address_without_rdma_gives_a_sentence_with_the_remedy),
         cmocka_unit_test(file_holds_every_record),
         cmocka_unit_test(file_is_on_disk_100_ms_after_the_commit),
+        cmocka_unit_test(file_that_its_poller_writes_gets_full),
         cmocka_unit_test(file_cut_off_anywhere_gives_the_records_before_and_says_so),
         cmocka_unit_test(file_damaged_anywhere_is_noticed),
         cmocka_unit_test(file_of_another_machine_is_refused),

@@ -113,8 +113,8 @@ static void address_must_be_a_loopback_one(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
-        assert_int_equal(control_metrics_listen(refused[i]), -EINVAL);
-    fd = control_metrics_listen("127.0.0.1:0");
+        assert_int_equal(control_loopback_listen("--metrics", refused[i]), -EINVAL);
+    fd = control_loopback_listen("--metrics", "127.0.0.1:0");
     assert_true(fd >= 0);
     close(fd);
 }
@@ -123,7 +123,7 @@ static uint16_t free_port(void)
 {
     struct sockaddr_in address;
     socklen_t bytes = sizeof(address);
-    int fd = control_metrics_listen("127.0.0.1:0");
+    int fd = control_loopback_listen("--metrics", "127.0.0.1:0");
 
     assert_true(fd >= 0);
     assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &bytes), 0);

@@ -117,8 +117,8 @@ static void open_machine(const struct corner_run *run)
     const struct disk_owner owner = { .ctx = ls, .finished = lockstep_disk_finished,
                                       .may_write = lockstep_disk_may_write };
     char image[128];
-    struct disk_options disk = { .path = image, .mode = DISK_MIRRORED };
-    uint64_t random = run->plan.seed;
+    struct disk_options disk = { .path = image, .mode = DISK_MIRRORED, .passive = run->replays_kept };
+    uint64_t random = run->replays_kept ? 1 : run->plan.seed; /* what is kept needs no copy of the disk */
     int fd;
 
     snprintf(image, sizeof(image), "%s/disk.%s", run->directory, role_name(run->role));
@@ -149,7 +149,8 @@ static void begin(const struct corner_run *run)
         log_start(&start);
     else
         CHECK(backup_fetch_start(ls, &start) == 0);
-    corner_image_build(&machine->memory, &run->plan);
+    if (!start.transfer)
+        corner_image_build(&machine->memory, &run->plan);
     CHECK(vcpu_get_sregs(&machine->vcpu, &sregs) == 0);
     corner_image_registers(&run->plan, &regs, &sregs);
     rtc_init(&machine->rtc, start.unix_seconds, start.time_ns);
@@ -160,6 +161,10 @@ static void begin(const struct corner_run *run)
         verify_all(ls->verify, ls);
     }
     CHECK(vcpu_enter_thread(&machine->vcpu) == 0);
+    if (start.transfer) {
+        CHECK(backup_receive_machine(ls) == 0);
+        backup_stand(ls, &start);
+    }
     ls->clock_offset_ns = (int64_t)(start.time_ns - clock_now_ns());
     COUNT_SET(ls->beat_ns, clock_now_ns());
     COUNT_SET(ls->arrived_ns, clock_now_ns());
@@ -186,6 +191,13 @@ static void open_channel(const struct corner_run *run)
     if (run->arbiter != NULL) {
         COUNT_SET(ls->generation, channel_peer(ls->channel)->generation);
         CHECK(arbiter_check(ls->arbiter, COUNT_GET(ls->generation)) == 0);
+    }
+    ls->replays_kept = run->replays_kept;
+    if (run->keep != NULL) {
+        struct kept_log_options keep = { .directory = run->keep, .bytes = UINT64_C(1) << 30 };
+
+        options.hello.generation = COUNT_GET(ls->generation);
+        CHECK(kept_log_open(&ls->kept, ls, &keep, &options.hello) == 0);
     }
 }
 
@@ -231,6 +243,14 @@ static void run_main(struct corner_run run)
     memcpy(outcome->frames_seen, ls->machine.memory.base + CORNER_FRAMES, sizeof(outcome->frames_seen));
     memcpy(outcome->history, ls->machine.memory.base + CORNER_HISTORY, sizeof(outcome->history));
     memcpy(outcome->program, ls->machine.memory.base + CORNER_PROGRAM, sizeof(outcome->program));
+    if (ls->kept != NULL) {
+        struct kept_log_status kept;
+
+        kept_log_get_status(ls->kept, &kept);
+        outcome->parts = kept.parts;
+        outcome->ended = outcome->ended && kept.recording && kept.breaks == 0;
+        kept_log_close(ls->kept);
+    }
     disk_close(ls->disk, false);
     channel_close(ls->channel);
     fflush(NULL);

@@ -17,6 +17,7 @@
 /* What a run leaves; in memory that the child shares with the test. */
 struct corner_outcome {
     bool ended; /* in order, and (a backup's) compared equal */
+    uint64_t parts; /* of the log that was kept */
     bool lost_interrupt; /* one that the controller has given, and that no handler has seen */
     uint64_t positions, ram_digest, compared, segments, forced_syncs, frames, window_steps, kicks, user_tsc_reads;
     uint64_t state[(S_COUNTS + 48 * 8) / 8]; /* the guest's variables */
@@ -35,6 +36,8 @@ struct corner_run {
     unsigned slowness;     /* of this machine's exits: everything that comes by time comes so much later */
     uint64_t peer_timeout_ns;
     bool verify;
+    const char *keep;      /* a backup: the directory where it keeps its log, in parts as short as can be; NULL: nowhere */
+    bool replays_kept;     /* a replay: of such a log */
     /* Called with each frame that the guest sends, on its thread, in the child; may be NULL. */
     void (*frame)(struct lockstep *ls, const uint8_t *frame, size_t bytes);
 };

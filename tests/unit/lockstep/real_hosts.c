@@ -11,7 +11,7 @@
 #include "tests/unit/boot/fake_kernel.h"
 #include "tests/unit/cmocka_prelude.h"
 
-#define LIMIT_NS (60 * NS_PER_S)
+#define LIMIT_NS (120 * NS_PER_S)
 
 /*
  * The guest: reads the clock again and again, mixes what it has read, writes that into pages all over 16 MiB, computes a
@@ -195,6 +195,62 @@ bool host_has_said(const struct host *host, const char *words)
     return strstr(text, words) != NULL;
 }
 
+void host_await_said(const struct host *host, const char *words)
+{
+    uint64_t limit_ns = clock_now_ns() + LIMIT_NS;
+
+    while (!host_has_said(host, words)) {
+        if (clock_now_ns() > limit_ns)
+            host_fail(host, words);
+        clock_sleep_ns(20 * NS_PER_MS);
+    }
+}
+
+void hosts_stop(const struct host *live, const struct host *backup)
+{
+    cJSON_Delete(host_ask(live, "stop"));
+    if (host_end(live) != 0)
+        host_fail(live, "it did not stop in order");
+    if (host_end(backup) != 0 || !host_has_said(backup, "equal to the primary's to the last byte"))
+        host_fail(backup, "it has not found the guest equal");
+}
+
+uint64_t host_ram_at(const struct host *host)
+{
+    char path[64], line[512];
+    uint64_t base = 0;
+    FILE *maps;
+
+    snprintf(path, sizeof(path), "/proc/%d/maps", (int)host->pid);
+    maps = fopen(path, "r");
+    assert_non_null(maps);
+    while (base == 0 && fgets(line, sizeof(line), maps) != NULL)
+        if (strstr(line, "memfd:guest memory") != NULL)
+            base = strtoull(line, NULL, 16);
+    fclose(maps);
+    assert_true(base != 0);
+    return base;
+}
+
+int shell(const char **said, const char *format, ...)
+{
+    static char text[65536];
+    char command[2048];
+    va_list args;
+    FILE *pipe;
+    size_t bytes;
+
+    va_start(args, format);
+    vsnprintf(command, sizeof(command), format, args);
+    va_end(args);
+    pipe = popen(command, "r");
+    assert_non_null(pipe);
+    bytes = fread(text, 1, sizeof(text) - 1, pipe);
+    text[bytes] = '\0';
+    *said = text;
+    return WEXITSTATUS(pclose(pipe));
+}
+
 uint64_t host_number(const struct host *host, const char *object, const char *name)
 {
     cJSON *answer = host_ask(host, "status");
@@ -255,19 +311,10 @@ cJSON *host_difference(const struct host *host, unsigned number)
 
 void host_spoil(const struct host *host)
 {
-    char path[64], line[512], byte = 0x55;
-    unsigned long long base = 0;
-    FILE *maps;
+    uint64_t base = host_ram_at(host);
+    char path[64], byte = 0x55;
     int memory;
 
-    snprintf(path, sizeof(path), "/proc/%d/maps", (int)host->pid);
-    maps = fopen(path, "r");
-    assert_non_null(maps);
-    while (base == 0 && fgets(line, sizeof(line), maps) != NULL)
-        if (strstr(line, "memfd:guest memory") != NULL)
-            base = strtoull(line, NULL, 16);
-    fclose(maps);
-    assert_true(base != 0);
     snprintf(path, sizeof(path), "/proc/%d/mem", (int)host->pid);
     memory = open(path, O_WRONLY);
     assert_true(memory >= 0);
@@ -289,6 +336,11 @@ int hosts_open(const char *ftvmm_path, const char *ftctl_path)
     snprintf(differences, sizeof(differences), "%s/differences", directory);
     kernel_write();
     return 0;
+}
+
+const char *hosts_directory(void)
+{
+    return directory;
 }
 
 int hosts_close(void)

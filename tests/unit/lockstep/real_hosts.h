@@ -26,6 +26,8 @@ cJSON *host_difference(const struct host *host, unsigned number);
 /* Make and remove what all hosts of a test share. 0 or not. */
 int hosts_open(const char *ftvmm_path, const char *ftctl_path);
 int hosts_close(void);
+/* Where the hosts' files are: `kernel`, and what a test puts there; gone with hosts_close. */
+const char *hosts_directory(void);
 
 /* The words that all hosts' command lines have, name and memory left out; valid until the next call. *host gets its names;
  * there is no process yet. */
@@ -45,6 +47,14 @@ uint64_t host_number(const struct host *host, const char *object, const char *na
 void host_await_number(const struct host *host, const char *object, const char *name, uint64_t least);
 /* On stderr, so far. */
 bool host_has_said(const struct host *host, const char *words);
+void host_await_said(const struct host *host, const char *words);
+/* The guest is stopped, and its backup must have found it equal. */
+void hosts_stop(const struct host *live, const struct host *backup);
+/* Where the guest's memory is in the process: /proc/PID/mem has it there. */
+uint64_t host_ram_at(const struct host *host);
+/* Runs a command line; its status. What it puts out is in *said, until the next one. */
+__attribute__((format(printf, 2, 3)))
+int shell(const char **said, const char *format, ...);
 /* The new backup of `live`, at an address of its own; it is protected then. */
 struct host host_protect(const struct host *live, unsigned number);
 

@@ -142,6 +142,24 @@ static void images_that_cannot_be_a_disk_are_refused(void **state)
     image_of(512);
 }
 
+static void an_image_of_another_format_is_refused_unless_it_is_said_to_be_raw(void **state)
+{
+    static const char *const begins[] = { "QFI\xfb\0\0\0\3", "KDMV\1\0\0\0", "vhdxfile", "QFI\xfa\0\0\0\3" };
+    const struct disk_options raw = { .path = image, .raw = true };
+    const struct disk_owner owner = { .finished = note_finished, .may_write = allow_write };
+    struct disk *disk;
+
+    (void)state;
+    for (unsigned i = 0; i < 4; i++) {
+        image_of(SECTORS * 512);
+        image_put(begins[i], 8, 0);
+        assert_int_equal(open_image(&disk, DISK_MIRRORED, false, false), i < 3 ? -EINVAL : 0);
+        disk_close(disk, false);
+        assert_int_equal(disk_open(&disk, &raw, &owner), 0);
+        disk_close(disk, false);
+    }
+}
+
 static void an_image_has_one_writer_or_many_readers(void **state)
 {
     struct disk *first, *second;
@@ -506,6 +524,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(images_that_cannot_be_a_disk_are_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_image_of_another_format_is_refused_unless_it_is_said_to_be_raw, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_image_has_one_writer_or_many_readers, set_up, tear_down),
         cmocka_unit_test_setup_teardown(requests_are_carried_out_in_their_order, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_image_that_was_cut_is_an_error_of_the_request, set_up, tear_down),

@@ -67,6 +67,30 @@ static void options_until_and_dump_are_for_replay_only(void **state)
     expect_refused("replay --kernel k --until 5", "needs the name of a file");
 }
 
+static void options_gdb_is_for_replay_and_a_kept_log_for_backups(void **state)
+{
+    (void)state;
+    assert_int_equal(parse("replay --kernel k --gdb 127.0.0.1:1234 /tmp/log"), 0);
+    assert_string_equal(options.gdb, "127.0.0.1:1234");
+    options_free(&options);
+    expect_refused("record --kernel k --gdb 127.0.0.1:1234 /tmp/log", "belong to replay");
+    assert_int_equal(parse("backup --kernel k --listen shm:a --arbiter dir:/a --keep-log /tmp/d"), 0);
+    assert_string_equal(options.keep_log.directory, "/tmp/d");
+    assert_int_equal(options.keep_log.span_ns, 600 * NS_PER_S);
+    options_free(&options);
+    assert_int_equal(parse("backup --kernel k --listen shm:a --arbiter dir:/a --keep-log /tmp/d,minutes=0.5,size=768"), 0);
+    assert_int_equal(options.keep_log.span_ns, 30 * NS_PER_S);
+    assert_int_equal(options.keep_log.bytes, UINT64_C(768) << 20);
+    options_free(&options);
+    expect_refused("primary --kernel k --backup shm:a --arbiter dir:/a --keep-log /tmp/d", "belongs to backup");
+    expect_refused("backup --kernel k --listen shm:a --arbiter dir:/a --keep-log /tmp/d,size=767", "three times --memory");
+    expect_refused("backup --kernel k --listen shm:a --arbiter dir:/a --keep-log /tmp/d,minutes=0", "a number from 0.01");
+    expect_refused("backup --kernel k --listen shm:a --arbiter dir:/a --keep-log /tmp/d,minutes=inf", "a number from 0.01");
+    expect_refused("backup --kernel k --listen shm:a --arbiter dir:/a --keep-log /tmp/d,minutes=5x", "a number from 0.01");
+    expect_refused("backup --kernel k --listen shm:a --arbiter dir:/a --keep-log /tmp/d,hours=5", "takes DIR");
+    expect_refused("backup --kernel k --listen shm:a --arbiter dir:/a --keep-log ,size=800", "the name of a directory");
+}
+
 static void options_log_needs_a_file_and_no_kernel(void **state)
 {
     (void)state;
@@ -117,6 +141,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(options_replay_stops_and_dumps_where_it_is_told),
         cmocka_unit_test(options_until_and_dump_are_for_replay_only),
+        cmocka_unit_test(options_gdb_is_for_replay_and_a_kept_log_for_backups),
         cmocka_unit_test(options_log_needs_a_file_and_no_kernel),
         cmocka_unit_test(options_log_filters_are_understood),
         cmocka_unit_test(options_every_kind_is_named_in_the_help_sentence),

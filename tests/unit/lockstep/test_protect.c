@@ -55,11 +55,7 @@ static void a_guest_outlives_its_hosts(void **state)
         positions = now;
         backup = host_protect(&live, number);
     }
-    cJSON_Delete(host_ask(&live, "stop"));
-    if (host_end(&live) != 0)
-        host_fail(&live, "it did not stop in order");
-    if (host_end(&backup) != 0 || !host_has_said(&backup, "equal to the primary's to the last byte"))
-        host_fail(&backup, "it has not found the guest equal");
+    hosts_stop(&live, &backup);
     printf("a guest of %u hosts, %llu positions, %.1f s\n", HOSTS, (unsigned long long)positions,
            (double)(clock_now_ns() - began_ns) / (double)NS_PER_S);
 }
@@ -86,11 +82,7 @@ static void a_backup_that_dies_on_the_way_does_no_harm(void **state)
         host_await(&live, "alone", false);
     }
     backup = host_protect(&live, 30);
-    cJSON_Delete(host_ask(&live, "stop"));
-    if (host_end(&live) != 0)
-        host_fail(&live, "it did not stop in order");
-    if (host_end(&backup) != 0 || !host_has_said(&backup, "equal to the primary's to the last byte"))
-        host_fail(&backup, "it has not found the guest equal");
+    hosts_stop(&live, &backup);
 }
 
 /* The primary dies while its state is on the way: what has come is no guest, and nobody goes live. */
@@ -198,11 +190,7 @@ static void a_difference_is_found_and_healed(void **state)
     host_await(&backup, "alone", false);
     live = backup;
     backup = host_protect(&live, 53);
-    cJSON_Delete(host_ask(&live, "stop"));
-    if (host_end(&live) != 0)
-        host_fail(&live, "it did not stop in order");
-    if (host_end(&backup) != 0 || !host_has_said(&backup, "equal to the primary's to the last byte"))
-        host_fail(&backup, "it has not found the guest equal");
+    hosts_stop(&live, &backup);
 }
 
 static int set_up(void **state)
