@@ -79,7 +79,7 @@ struct event_disk {
     uint64_t number;   /* of the request: 0, 1, 2, ... since the start */
     uint64_t digest;   /* XXH3-64 of the data read or written if the status is OK, else 0; 0 for a flush */
     uint32_t status;   /* enum virtio_blk_status: OK or IOERR */
-    uint32_t bytes;    /* of data read that follow; none unless the disk is shared */
+    uint32_t bytes;    /* of data read that follow; none unless the disk is shared, or the log kept */
 };
 
 struct event_output {

@@ -539,6 +539,15 @@ int kept_log_stand(struct kept_log *kept)
     return rc;
 }
 
+void kept_log_break(struct kept_log *kept, const char *why)
+{
+    if (kept == NULL || COUNT_GET(kept->ended))
+        return;
+    give_up_next(kept); /* what it has of the machine's pages is another machine's */
+    if (kept->current != NULL)
+        lose_current(kept, why);
+}
+
 void kept_log_end(struct kept_log *kept)
 {
     if (kept == NULL || COUNT_GET(kept->ended))

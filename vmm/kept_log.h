@@ -48,6 +48,8 @@ void kept_log_close(struct kept_log *kept);
 void kept_log_record(struct kept_log *kept, const struct channel_record *record);
 /* The machine's position is done: bases are taken here. 0 or -errno: the vCPU does not answer. */
 int kept_log_stand(struct kept_log *kept);
+/* The machine is not what the log makes of it any more: the part ends, and a new one begins from a base. */
+void kept_log_break(struct kept_log *kept, const char *why);
 /* No further record will come from a primary. */
 void kept_log_end(struct kept_log *kept);
 

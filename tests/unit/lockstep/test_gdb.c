@@ -20,7 +20,7 @@
 #include "tests/unit/lockstep/real_hosts.h"
 
 #define LIMIT_NS  (120 * NS_PER_S)
-#define POSITIONS 200u /* of the recording, at least */
+#define POSITIONS 400u /* of the recording, at least */
 
 static const char *ftvmm, *ftctl;
 
@@ -149,18 +149,25 @@ static void gdb_stays_to_the_end(void **state)
     must_say(said, "equal to the primary's to the last byte");
 }
 
+static int connect_replay(void)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s/gdb.sock", hosts_directory());
+    assert_int_equal(connect(fd, (const struct sockaddr *)&address, sizeof(address)), 0);
+    return fd;
+}
+
 /* Whoever speaks another language does no harm, and the next one is served. */
 static void gdb_comes_after_somebody_who_talks_nonsense(void **state)
 {
     static const char nonsense[] = "GET / HTTP/1.0\r\n\r\n$m#00$m0,ffffffffffffffff#b0$#00+-\x03$qXfer:features:read:x#ff$p";
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
     const char *said, *directory = hosts_directory();
     pid_t pid = start_replay(10);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = connect_replay();
 
     (void)state;
-    snprintf(address.sun_path, sizeof(address.sun_path), "%s/gdb.sock", directory);
-    assert_int_equal(connect(fd, (const struct sockaddr *)&address, sizeof(address)), 0);
     assert_int_equal(write(fd, nonsense, sizeof(nonsense)), sizeof(nonsense));
     close(fd);
     shell(&said, "timeout 100 gdb -nx -batch -ex 'target remote %s/gdb.sock' -ex 'monitor position' -ex 'kill' 2>&1",
@@ -194,6 +201,31 @@ static void gdb_stops_at_a_breakpoint(void **state)
     if (end_replay(pid, &said) != 0)
         fail_msg("%s", said);
     must_say(said, "equal to the primary's to the last byte");
+}
+
+/* Ctrl-C on the way to the end; then the replay itself is stopped while it waits. */
+static void gdb_interrupts_a_replay_that_runs(void **state)
+{
+    static const char words[] = "$QStartNoAckMode#b0$c#63\x03";
+    char answer[256] = "";
+    const char *said;
+    size_t bytes = 0;
+    pid_t pid = start_replay(10);
+    int fd = connect_replay();
+
+    (void)state;
+    assert_int_equal(write(fd, words, sizeof(words) - 1), sizeof(words) - 1);
+    while (strstr(answer, "$T05") == NULL && bytes < sizeof(answer) - 1) {
+        ssize_t got = read(fd, answer + bytes, sizeof(answer) - 1 - bytes);
+
+        assert_true(got > 0);
+        bytes += (size_t)got;
+    }
+    assert_null(strstr(answer, "$O4")); /* it has not said that it came to the end */
+    kill(pid, SIGTERM); /* of timeout(1), which passes it on */
+    assert_int_equal(end_replay(pid, &said), 0);
+    must_say(said, "the guest stands at position");
+    close(fd);
 }
 
 static int set_up(void **state)
@@ -230,6 +262,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(gdb_stays_to_the_end),
         cmocka_unit_test(gdb_stops_at_a_breakpoint),
         cmocka_unit_test(gdb_comes_after_somebody_who_talks_nonsense),
+        cmocka_unit_test(gdb_interrupts_a_replay_that_runs),
     };
 
     if (argc != 3)
