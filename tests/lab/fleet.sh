@@ -31,7 +31,7 @@ leave() {
 }
 trap leave EXIT
 
-# shellcheck disable=SC2046,SC2119,SC2206 # words; of the usual image
+# shellcheck disable=SC2119,SC2206,SC2207 # words; of the usual image
 guest=($(guest_images) --append "quiet ftvmm.ip=$guest_address/24" --net af_packet:lan --arbiter dir:/shared/arbiter-fleet
     --control $control --key /run/fleet.key --max-pause 400 $pace $silence)
 

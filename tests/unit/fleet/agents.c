@@ -97,7 +97,7 @@ void agent_start(struct agent *agent, const char *memory, const char *program)
             _exit(125);
         dup2(said, 2);
         execl(ftagent, ftagent, "run", "--fleet", urls, "--name", agent->name, "--memory", memory, "--guests", "4",
-              "--vms", vms, "--run", run, "--ftvmm", program, "--lease", "2", auth != NULL ? "--fleet-auth" : NULL, auth, NULL);
+              "--vms", vms, "--run", run, "--ftvmm", program, "--lease", "5", auth != NULL ? "--fleet-auth" : NULL, auth, NULL);
         _exit(99);
     }
 }

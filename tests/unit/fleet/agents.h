@@ -28,7 +28,7 @@ void agents_say(void);             /* their last words */
 struct agent agent_named(const char *name);
 /* VM.json of 64 MiB; `words`: for ftvmm backup. */
 void agent_describe(const struct agent *agent, const char *vm, const char *address, const char *words);
-/* Under a lease of 2 s. Dies with the test. */
+/* Under a lease of 5 s. Dies with the test. */
 void agent_start(struct agent *agent, const char *memory, const char *program);
 /* And waits for its end: an exit status, or a signal's number, negative. */
 void agent_kill(struct agent *agent, int signal_number, int expected);

@@ -69,7 +69,7 @@ static void members_die_and_come_back(void **state)
     pid = backup_await(&agent, "web");
     etcd_member_kill(&cluster, (leader + 1) % 3);
     assert_int_equal(find("db", "here"), -EHOSTUNREACH);
-    clock_sleep_ns(3 * NS_PER_S); /* longer than the lease */
+    clock_sleep_ns(6 * NS_PER_S); /* longer than the lease */
     assert_int_equal(backup_pid(&agent, "web"), pid);
     etcd_member_start(&cluster, leader);
     etcd_member_start(&cluster, (leader + 1) % 3);
