@@ -398,7 +398,7 @@ static int look(struct agent *agent, uint64_t *name_limit_ns)
     int rc = stay(agent, why);
 
     reap();
-    if (rc == -EBUSY && !had_name && clock_now_ns() < *name_limit_ns) { /* it may be this host's, before it was restarted */
+    if (rc == -EBUSY && !had_name && clock_now_ns() < *name_limit_ns) { /* this host's, before it was restarted? */
         say(agent, why);
         return 0;
     }

@@ -13,7 +13,8 @@ static void take(const char *line, const char *name, char *out, size_t room)
     size_t length = strlen(name);
     const char *colon = strchr(line, ':');
 
-    if (strncmp(line, name, length) != 0 || colon == NULL || strspn(line + length, "\t ") != (size_t)(colon - line) - length)
+    if (strncmp(line, name, length) != 0 || colon == NULL ||
+        strspn(line + length, "\t ") != (size_t)(colon - line) - length)
         return;
     colon += 1 + strspn(colon + 1, " ");
     snprintf(out, room, "%.*s", (int)strcspn(colon, "\n"), colon);

@@ -224,8 +224,8 @@ static int claim(struct fleet_spare *spare, char id[FLEET_ID_BYTES], char why[FL
     return fleet_write_ledger(spare->fleet, &spare->best, true, why);
 }
 
-/* A claim that its agent has not turned into a backup. Whoever changes the ledger meanwhile makes this try in vain; a few
- * are made, and what stays is found by the agent, whose backup ends if nobody joins it. */
+/* A claim that its agent has not turned into a backup. Whoever changes the ledger meanwhile makes this try in vain; a
+ * few are made, and what stays is found by the agent, whose backup ends if nobody joins it. */
 static void give_back(struct fleet_spare *spare, const char *name, const char *id)
 {
     char why[FLEET_WHY_BYTES];

@@ -1,6 +1,7 @@
 /*
- * A primary's side of the fleet: finds a host for a new backup, claims room there, and waits until its agent has started
- * the backup. Whether it then joins is the caller's to see; who asks again is given another host, if there is one.
+ * A primary's side of the fleet: finds a host for a new backup, claims room there, and waits until its agent has
+ * started the backup. Whether it then joins is the caller's to see; who asks again is given another host, if there is
+ * one.
  *
  * Threads: one at a time; the same one.
  */

@@ -237,8 +237,9 @@ static void wrong_use_is_said(void **state)
         FILE *pipe;
         int status;
 
-        snprintf(command, sizeof(command), "set -- '%s'; words=$(echo '%s' | sed \"s,DIR,$1,g\"); timeout 40 %s $words 2>&1",
-                 agent.dir, cases[i].arguments, ftagent);
+        snprintf(command, sizeof(command),
+                 "set -- '%s'; words=$(echo '%s' | sed \"s,DIR,$1,g\"); timeout 40 %s $words 2>&1", agent.dir,
+                 cases[i].arguments, ftagent);
         pipe = popen(command, "r");
         assert_non_null(pipe);
         said[fread(said, 1, sizeof(said) - 1, pipe)] = '\0';
@@ -269,9 +270,11 @@ static void real_host_start(struct real_host *real, const char *name, unsigned n
 }
 
 /* Waits until `live` has a backup on one of the two, which is not `not_there`. */
-static struct real_host *await_spare(const struct host *live, struct real_host reals[2], const struct real_host *not_there)
+static struct real_host *await_spare(const struct host *live, struct real_host reals[2],
+                                     const struct real_host *not_there)
 {
-    for (uint64_t until_ns = clock_now_ns() + AGENTS_LIMIT_NS; clock_now_ns() < until_ns; clock_sleep_ns(100 * NS_PER_MS)) {
+    for (uint64_t until_ns = clock_now_ns() + AGENTS_LIMIT_NS; clock_now_ns() < until_ns;
+         clock_sleep_ns(100 * NS_PER_MS)) {
         cJSON *answer = host_ask(live, "status"), *status = cJSON_GetObjectItem(answer, "status");
         const char *name = cJSON_GetStringValue(cJSON_GetObjectItem(cJSON_GetObjectItem(status, "protection"),
                                                                     "spare_host"));
@@ -291,8 +294,8 @@ static struct real_host *await_spare(const struct host *live, struct real_host r
 }
 
 /*
- * Host alpha runs the guest with a backup that was started by hand; beta and gamma are the fleet. The backup dies, then the
- * one that the fleet has given, then alpha itself: each time the guest finds the next host without anybody's help.
+ * Host alpha runs the guest with a backup that was started by hand; beta and gamma are the fleet. The backup dies, then
+ * the one that the fleet has given, then alpha itself: each time the guest finds the next host without anybody's help.
  */
 static void a_guest_finds_its_spares_by_itself(void **state)
 {

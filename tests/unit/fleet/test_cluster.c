@@ -23,7 +23,8 @@ static void credentials_make(void)
         "openssl req -x509 $new -days 2 -subj /CN=ca -keyout ca.key -out ca.pem\n"
         "for who in server client; do\n"
         "    openssl req $new -subj /O=$who -keyout $who.key -out $who.csr\n"
-        "    openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out $who.pem\n"
+        "    openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out "
+        "$who.pem\n"
         "done\n"
         "mkdir good bad; cp ca.pem good; cp client.pem good/cert.pem; cp client.key good/key.pem; cp good/* bad\n"
         "echo ftvmm:right >good/user; echo ftvmm:wrong >bad/user\n";
@@ -90,9 +91,10 @@ static int set_up(void **state)
     (void)state;
     credentials_make();
     etcd_cluster_start(&cluster, 3, tls);
-    etcd_control(&cluster, "set -e; etcdctl user add root:root; etcdctl user add ftvmm:right; etcdctl role add ftvmm\n"
-                           "etcdctl role grant-permission --prefix=true ftvmm readwrite ftvmm/\n"
-                           "etcdctl user grant-role ftvmm ftvmm; etcdctl user grant-role root root; etcdctl auth enable");
+    etcd_control(&cluster,
+                 "set -e; etcdctl user add root:root; etcdctl user add ftvmm:right; etcdctl role add ftvmm\n"
+                 "etcdctl role grant-permission --prefix=true ftvmm readwrite ftvmm/\n"
+                 "etcdctl user grant-role ftvmm ftvmm; etcdctl user grant-role root root; etcdctl auth enable");
     agents_open(ftagent, etcd_cluster_address(&cluster) + strlen("etcd:"), good);
     return 0;
 }
