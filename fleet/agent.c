@@ -43,17 +43,6 @@ struct agent {
 
 /* ---- set-up ---- */
 
-static int read_line(const char *path, char *out, size_t room)
-{
-    FILE *file = fopen(path, "r");
-    int rc = file != NULL && fgets(out, (int)room, file) != NULL ? 0 : -EIO;
-
-    if (file != NULL)
-        fclose(file);
-    out[strcspn(out, "\n")] = '\0';
-    return rc;
-}
-
 static uint64_t memory_available_mib(void)
 {
     FILE *file = fopen("/proc/meminfo", "r");
@@ -364,7 +353,7 @@ static int agent_open(struct agent *agent)
     if (rc == 0)
         rc = fleet_cpu_read(self->cpu, sizeof(self->cpu), self->microcode, sizeof(self->microcode));
     if (rc == 0)
-        rc = read_line("/proc/sys/kernel/random/boot_id", self->boot, sizeof(self->boot));
+        rc = fleet_boot_read(self->boot, sizeof(self->boot));
     if (rc == 0)
         rc = descriptions_read(&agent->descriptions, options->vms_dir, true);
     descriptions_free(&agent->descriptions);

@@ -94,6 +94,7 @@ struct fleet_wish {
     uint32_t memory_mib;
     const char *cpu, *microcode; /* this host's */
     const char *own_host;
+    const char *own_boot; /* boot id of the kernel here; NULL: names alone tell hosts apart */
 };
 
 /* Why `host` cannot be the backup's; NULL: it can, or has been claimed for it by `own_host` already. */

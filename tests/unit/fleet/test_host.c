@@ -161,6 +161,12 @@ static const struct fleet_wish wish = {
     .vm = "web", .memory_mib = 256, .cpu = "GenuineIntel 6-143-8", .microcode = "0x2b", .own_host = "alpha",
 };
 
+/* The same machine under another name. */
+static const struct fleet_wish same_kernel = {
+    .vm = "web", .memory_mib = 256, .cpu = "GenuineIntel 6-143-8", .microcode = "0x2b", .own_host = "alpha",
+    .own_boot = "b",
+};
+
 static void expect_unfit(struct fleet_host *host, const char *words)
 {
     const char *reason = fleet_host_unfit(host, &wish);
@@ -181,6 +187,8 @@ static void only_fit_hosts_are_taken(void **state)
     (void)state;
     expect_unfit(host_new("beta"), NULL);
     expect_unfit(host_new("alpha"), "the guest runs there");
+    assert_non_null(fleet_host_unfit(host = host_new("beta"), &same_kernel));
+    free(host);
     host = host_new("beta");
     host->present = false;
     expect_unfit(host, "agent is not there");
