@@ -17,6 +17,7 @@
 #include "fleet/registry.h"
 
 #define LOOK_NS   (250 * NS_PER_MS)
+#define SAY_AGAIN_NS (60 * NS_PER_S)
 /* How long a refusal stays for the primary to read. */
 #define REFUSAL_NS (30 * NS_PER_S)
 
@@ -38,7 +39,7 @@ struct agent {
     struct refusal refusals[FLEET_CLAIMS_MAX];
     struct fleet_claim living[FLEET_CLAIMS_MAX];
     unsigned living_count;
-    char said[FLEET_WHY_BYTES]; /* the last trouble, so that it is said once */
+    uint64_t trouble_ns; /* when trouble that lasts was last said; 0: there is none */
 };
 
 /* ---- set-up ---- */
@@ -77,16 +78,18 @@ static int lock_run_dir(struct agent *agent)
     return -EBUSY;
 }
 
-/* Trouble that lasts is said once, and its end. */
+/* Trouble that lasts is said once a minute, and its end (`why` empty). */
 static void say(struct agent *agent, const char *why)
 {
-    if (strcmp(agent->said, why) == 0)
-        return;
-    if (why[0] != '\0')
-        report_warning("%s; this host is no spare until that is over", why);
-    else
+    uint64_t now_ns = clock_now_ns();
+
+    if (why[0] == '\0' && agent->trouble_ns != 0) {
         report_info("this host is in the fleet again");
-    snprintf(agent->said, sizeof(agent->said), "%s", why);
+        agent->trouble_ns = 0;
+    } else if (why[0] != '\0' && (agent->trouble_ns == 0 || now_ns > agent->trouble_ns + SAY_AGAIN_NS)) {
+        report_warning("%s; this host is no spare until that is over", why);
+        agent->trouble_ns = now_ns;
+    }
 }
 
 /* ---- presence ---- */
