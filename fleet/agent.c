@@ -17,6 +17,7 @@
 #include "fleet/registry.h"
 
 #define LOOK_NS   (250 * NS_PER_MS)
+#define SAY_AGAIN_NS (60 * NS_PER_S)
 /* How long a refusal stays for the primary to read. */
 #define REFUSAL_NS (30 * NS_PER_S)
 
@@ -38,21 +39,10 @@ struct agent {
     struct refusal refusals[FLEET_CLAIMS_MAX];
     struct fleet_claim living[FLEET_CLAIMS_MAX];
     unsigned living_count;
-    char said[FLEET_WHY_BYTES]; /* the last trouble, so that it is said once */
+    uint64_t trouble_ns; /* when trouble that lasts was last said; 0: there is none */
 };
 
 /* ---- set-up ---- */
-
-static int read_line(const char *path, char *out, size_t room)
-{
-    FILE *file = fopen(path, "r");
-    int rc = file != NULL && fgets(out, (int)room, file) != NULL ? 0 : -EIO;
-
-    if (file != NULL)
-        fclose(file);
-    out[strcspn(out, "\n")] = '\0';
-    return rc;
-}
 
 static uint64_t memory_available_mib(void)
 {
@@ -88,16 +78,18 @@ static int lock_run_dir(struct agent *agent)
     return -EBUSY;
 }
 
-/* Trouble that lasts is said once, and its end. */
+/* Trouble that lasts is said once a minute, and its end (`why` empty). */
 static void say(struct agent *agent, const char *why)
 {
-    if (strcmp(agent->said, why) == 0)
-        return;
-    if (why[0] != '\0')
-        report_warning("%s; this host is no spare until that is over", why);
-    else
+    uint64_t now_ns = clock_now_ns();
+
+    if (why[0] == '\0' && agent->trouble_ns != 0) {
         report_info("this host is in the fleet again");
-    snprintf(agent->said, sizeof(agent->said), "%s", why);
+        agent->trouble_ns = 0;
+    } else if (why[0] != '\0' && (agent->trouble_ns == 0 || now_ns > agent->trouble_ns + SAY_AGAIN_NS)) {
+        report_warning("%s; this host is no spare until that is over", why);
+        agent->trouble_ns = now_ns;
+    }
 }
 
 /* ---- presence ---- */
@@ -364,7 +356,7 @@ static int agent_open(struct agent *agent)
     if (rc == 0)
         rc = fleet_cpu_read(self->cpu, sizeof(self->cpu), self->microcode, sizeof(self->microcode));
     if (rc == 0)
-        rc = read_line("/proc/sys/kernel/random/boot_id", self->boot, sizeof(self->boot));
+        rc = fleet_boot_read(self->boot, sizeof(self->boot));
     if (rc == 0)
         rc = descriptions_read(&agent->descriptions, options->vms_dir, true);
     descriptions_free(&agent->descriptions);
@@ -398,7 +390,7 @@ static int look(struct agent *agent, uint64_t *name_limit_ns)
     int rc = stay(agent, why);
 
     reap();
-    if (rc == -EBUSY && !had_name && clock_now_ns() < *name_limit_ns) { /* it may be this host's, before it was restarted */
+    if (rc == -EBUSY && !had_name && clock_now_ns() < *name_limit_ns) { /* this host's, before it was restarted? */
         say(agent, why);
         return 0;
     }

@@ -1,7 +1,7 @@
 /*
  * The backups that an agent has started on its host. Each holds a lock on a file, RUN/VM.backup, which it inherits and
- * which ends with it, so that an agent that was started anew knows which of them live, whatever process number they have.
- * An agent never ends one: by now it may be the primary. One that nobody joins ends by itself.
+ * which ends with it, so that an agent that was started anew knows which of them live, whatever process number they
+ * have. An agent never ends one: by now it may be the primary. One that nobody joins ends by itself.
  */
 #ifndef FTVMM_FLEET_BACKUP_H
 #define FTVMM_FLEET_BACKUP_H

@@ -1,4 +1,4 @@
-/* This host's CPU; see cpu.h. */
+/* This machine; see cpu.h. */
 #include "fleet/cpu.h"
 
 #include <errno.h>
@@ -13,7 +13,8 @@ static void take(const char *line, const char *name, char *out, size_t room)
     size_t length = strlen(name);
     const char *colon = strchr(line, ':');
 
-    if (strncmp(line, name, length) != 0 || colon == NULL || strspn(line + length, "\t ") != (size_t)(colon - line) - length)
+    if (strncmp(line, name, length) != 0 || colon == NULL ||
+        strspn(line + length, "\t ") != (size_t)(colon - line) - length)
         return;
     colon += 1 + strspn(colon + 1, " ");
     snprintf(out, room, "%.*s", (int)strcspn(colon, "\n"), colon);
@@ -41,5 +42,19 @@ int fleet_cpu_read(char *cpu, size_t cpu_bytes, char *microcode, size_t microcod
         report_error("/proc/cpuinfo does not tell this host's CPU: %s", strerror(-rc));
     else
         snprintf(cpu, cpu_bytes, "%s %s-%s-%s", vendor, family, model, stepping);
+    return rc;
+}
+
+int fleet_boot_read(char *boot, size_t bytes)
+{
+    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "r");
+    int rc = file != NULL && fgets(boot, (int)bytes, file) != NULL ? 0 : -EIO;
+
+    if (file != NULL)
+        fclose(file);
+    if (rc < 0)
+        report_error("/proc/sys/kernel/random/boot_id cannot be read: is /proc mounted?");
+    else
+        boot[strcspn(boot, "\n")] = '\0';
     return rc;
 }

@@ -81,8 +81,8 @@ static const char *take_arguments(struct description *description, const cJSON *
         for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++)
             if (strncmp(item->valuestring, ours[i], strlen(ours[i])) == 0 &&
                 strchr("=", item->valuestring[strlen(ours[i])]) != NULL)
-                return "--listen, --name and --memory do not belong into \"arguments\": they are \"listen\", the file's "
-                       "name, and \"memory_mib\"";
+                return "--listen, --name and --memory do not belong into \"arguments\": they are \"listen\", the "
+                       "file's name, and \"memory_mib\"";
         description->arguments[description->argument_count] = strdup(item->valuestring);
         if (description->arguments[description->argument_count] == NULL)
             return "no memory";
@@ -140,8 +140,8 @@ int descriptions_read(struct descriptions *out, const char *dir, bool say)
     if (count < 0)
         rc = -errno;
     if (rc < 0 && say)
-        report_error("--vms '%s': %s; it should be a directory, ours or root's, that nobody else can write: 'mkdir -p -m "
-                     "755 %s'", dir, rc == -EPERM ? "others can write there" : strerror(-rc), dir);
+        report_error("--vms '%s': %s; it should be a directory, ours or root's, that nobody else can write: 'mkdir -p "
+                     "-m 755 %s'", dir, rc == -EPERM ? "others can write there" : strerror(-rc), dir);
     for (int i = 0; i < count; i++) {
         const char *name = entries[i]->d_name, *why;
         char *text = text_read(dir_fd, name, &why);

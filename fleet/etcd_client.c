@@ -227,8 +227,8 @@ static int credentials_read(struct etcd_client *client, const char *dir)
     int rc;
 
     if (strncmp(client->urls[0], "https://", 8) != 0) {
-        report_error("%s needs https:// endpoints: over '%s' a password could be read on the way, and nobody proves who "
-                     "he is", client->auth_option, client->urls[0]);
+        report_error("%s needs https:// endpoints: over '%s' a password could be read on the way, and nobody proves "
+                     "who he is", client->auth_option, client->urls[0]);
         return -EINVAL;
     }
     rc = stat(dir, &status) != 0 ? -errno : S_ISDIR(status.st_mode) ? 0 : -ENOTDIR;

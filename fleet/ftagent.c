@@ -34,7 +34,7 @@ static const char usage[] =
     "  --json               status: for machines\n"
     "  --help, --version\n"
     "\n"
-    "exit status  0: ended by SIGTERM or SIGINT, or done; 1: an error; 2: wrong use. Guests run on without the agent.\n";
+    "exit status  0: ended by SIGTERM or SIGINT, or done; 1: an error; 2: wrong use. Guests outlive the agent.\n";
 
 static atomic_bool stop;
 
@@ -75,9 +75,9 @@ static int parse(struct asked *asked, int argc, char **argv)
         { "memory", required_argument, NULL, OPT_MEMORY }, { "guests", required_argument, NULL, OPT_GUESTS },
         { "name", required_argument, NULL, OPT_NAME },     { "vms", required_argument, NULL, OPT_VMS },
         { "run", required_argument, NULL, OPT_RUN },       { "ftvmm", required_argument, NULL, OPT_FTVMM },
-        { "lease", required_argument, NULL, OPT_LEASE },   { "join-timeout", required_argument, NULL, OPT_JOIN_TIMEOUT },
-        { "json", no_argument, NULL, OPT_JSON },           { "help", no_argument, NULL, OPT_HELP },
-        { "version", no_argument, NULL, OPT_VERSION },     { NULL, 0, NULL, 0 },
+        { "lease", required_argument, NULL, OPT_LEASE },   { "json", no_argument, NULL, OPT_JSON },
+        { "help", no_argument, NULL, OPT_HELP },           { "version", no_argument, NULL, OPT_VERSION },
+        { "join-timeout", required_argument, NULL, OPT_JOIN_TIMEOUT }, { NULL, 0, NULL, 0 },
     };
     struct agent_options *agent = &asked->agent;
     uint64_t number;
@@ -172,7 +172,8 @@ static int check(const struct agent_options *agent)
     bool good = rc == 0 && all->bad == 0;
 
     for (unsigned i = 0; rc == 0 && i < all->count; i++)
-        printf("%-16s %u MiB, would listen at %s\n", all->of[i].vm.name, all->of[i].vm.memory_mib, all->of[i].vm.address);
+        printf("%-16s %u MiB, would listen at %s\n", all->of[i].vm.name, all->of[i].vm.memory_mib,
+               all->of[i].vm.address);
     if (all != NULL)
         descriptions_free(all);
     free(all);

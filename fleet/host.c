@@ -315,7 +315,7 @@ const char *fleet_host_unfit(const struct fleet_host *host, const struct fleet_w
 
     if (!host->present)
         return "its agent is not there";
-    if (strcmp(host->name, wish->own_host) == 0)
+    if (strcmp(host->name, wish->own_host) == 0 || (wish->own_boot != NULL && strcmp(host->boot, wish->own_boot) == 0))
         return "the guest runs there";
     if (strcmp(host->cpu, wish->cpu) != 0)
         return "another model of CPU";

@@ -94,11 +94,12 @@ struct fleet_wish {
     uint32_t memory_mib;
     const char *cpu, *microcode; /* this host's */
     const char *own_host;
+    const char *own_boot; /* boot id of the kernel here; NULL: names alone tell hosts apart */
 };
 
 /* Why `host` cannot be the backup's; NULL: it can, or has been claimed for it by `own_host` already. */
 const char *fleet_host_unfit(const struct fleet_host *host, const struct fleet_wish *wish);
-/* Whether `a` is to be preferred to `b`, both fit: microcode like ours, then most memory free, most guests, the name. */
+/* Whether `a` is to be preferred to `b`, both fit: microcode like ours, then most memory free, most guests, name. */
 bool fleet_host_better(const struct fleet_host *a, const struct fleet_host *b, const struct fleet_wish *wish);
 
 #endif

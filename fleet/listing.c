@@ -23,7 +23,8 @@ static void show_host(const struct fleet_host *host, const char *trouble)
         const struct fleet_claim *claim = &host->claims[i];
 
         printf("    %-9s %-16s %u MiB, asked for by %s%s%s\n", fleet_claim_state_name(claim->state), claim->vm,
-               claim->memory_mib, claim->by[0] != '\0' ? claim->by : "?", claim->why[0] != '\0' ? ": " : "", claim->why);
+               claim->memory_mib, claim->by[0] != '\0' ? claim->by : "?", claim->why[0] != '\0' ? ": " : "",
+               claim->why);
     }
 }
 

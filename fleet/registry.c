@@ -171,7 +171,7 @@ static int commit(struct fleet *fleet, cJSON *txn, char why[FLEET_WHY_BYTES])
 
 /* ---- who is there ---- */
 
-/* One page of the keys behind `prefix`, the first one `from`; *from becomes the next page's, empty: this was the last. */
+/* One page of the keys behind `prefix` from `from` on; *from becomes the next one of all, empty: this was the last. */
 static int list_page(struct fleet *fleet, const char *prefix, char from[KEY_BYTES],
                      char names[][FLEET_NAME_BYTES], unsigned *count, unsigned *strange, char why[FLEET_WHY_BYTES])
 {
@@ -258,7 +258,8 @@ static int take_value(const cJSON *kv, struct fleet_host *host,
 
     free(value);
     return rc == 0 ? 0
-                   : fail(why, rc, "the value of %s%.63s is none of ours: %.80s; 'etcdctl del' it", what, host->name, this_why);
+                   : fail(why, rc, "the value of %s%.63s is none of ours: %.80s; 'etcdctl del' it", what, host->name,
+                          this_why);
 }
 
 int fleet_read(struct fleet *fleet, const char *name, struct fleet_host *host, char why[FLEET_WHY_BYTES])

@@ -1,6 +1,6 @@
 /*
- * The fleet in etcd: who is there, and what is claimed of whom. All that hosts know of each other stands there, and each
- * change is a transaction.
+ * The fleet in etcd: who is there, and what is claimed of whom. All that hosts know of each other stands there, and
+ * each change is a transaction.
  *
  *   ftvmm/.fleet/hosts/NAME   presence of a host, under its agent's lease: gone when the agent has not renewed it
  *   ftvmm/.fleet/claims/NAME  the ledger of that host: who has claimed room there. No lease: what runs there runs on
@@ -9,8 +9,8 @@
  * No VM's name begins with '.', so none of these is a key of the arbiter's, and etcd's user needs no other rights.
  *
  * A ledger is changed by whoever has read it, if nobody else has changed it since (mod_revision), and by a primary only
- * while the host's presence is the one that it has seen (create_revision). So of two that claim the same room one fails,
- * reads again, and sees that it is taken.
+ * while the host's presence is the one that it has seen (create_revision). So of two that claim the same room one
+ * fails, reads again, and sees that it is taken.
  *
  * Threads: one at a time.
  */
@@ -40,8 +40,8 @@ int fleet_list(struct fleet *fleet, bool all, char names[][FLEET_NAME_BYTES], un
 /* Both values of a host, as they are at one moment. -EBADMSG: one of them is none of ours. */
 int fleet_read(struct fleet *fleet, const char *name, struct fleet_host *host, char why[FLEET_WHY_BYTES]);
 
-/* Writes host->claims, if the ledger is as it was read; and, if `while_present`, the host's presence has not ended since.
- * -EAGAIN: it is not; read again. */
+/* Writes host->claims, if the ledger is as it was read; and, if `while_present`, the host's presence has not ended
+ * since. -EAGAIN: it is not; read again. */
 int fleet_write_ledger(struct fleet *fleet, const struct fleet_host *host, bool while_present,
                        char why[FLEET_WHY_BYTES]);
 

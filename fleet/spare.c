@@ -29,7 +29,7 @@ struct avoided {
 struct fleet_spare {
     struct fleet_spare_options options;
     struct fleet *fleet;
-    char own_host[FLEET_NAME_BYTES], cpu[64], microcode[24];
+    char own_host[FLEET_NAME_BYTES], own_boot[40], cpu[64], microcode[24];
     char found[FLEET_NAME_BYTES]; /* last; empty: none yet */
     uint64_t lost_until_ns;       /* how long lost_address counts; 0: nobody has asked yet */
     struct avoided avoided[FLEET_HOSTS_MAX];
@@ -60,7 +60,9 @@ int fleet_spare_open(struct fleet_spare **out, const struct fleet_spare_options 
         return -EINVAL;
     }
     strcpy(spare->own_host, own);
-    rc = fleet_cpu_read(spare->cpu, sizeof(spare->cpu), spare->microcode, sizeof(spare->microcode));
+    rc = own == host_name ? fleet_boot_read(spare->own_boot, sizeof(spare->own_boot)) : 0;
+    if (rc == 0)
+        rc = fleet_cpu_read(spare->cpu, sizeof(spare->cpu), spare->microcode, sizeof(spare->microcode));
     if (rc == 0)
         rc = fleet_open(&spare->fleet, options->urls, options->auth_dir, options->auth_option, options->cancel);
     if (rc < 0) {
@@ -148,6 +150,7 @@ static int choose(struct fleet_spare *spare, char why[FLEET_WHY_BYTES])
     const struct fleet_wish wish = {
         .vm = spare->options.vm, .memory_mib = spare->options.memory_mib, .cpu = spare->cpu,
         .microcode = spare->microcode, .own_host = spare->own_host,
+        .own_boot = spare->own_boot[0] != '\0' ? spare->own_boot : NULL,
     };
     unsigned count, strange;
     bool any = false;
@@ -224,8 +227,8 @@ static int claim(struct fleet_spare *spare, char id[FLEET_ID_BYTES], char why[FL
     return fleet_write_ledger(spare->fleet, &spare->best, true, why);
 }
 
-/* A claim that its agent has not turned into a backup. Whoever changes the ledger meanwhile makes this try in vain; a few
- * are made, and what stays is found by the agent, whose backup ends if nobody joins it. */
+/* A claim that its agent has not turned into a backup. Whoever changes the ledger meanwhile makes this try in vain; a
+ * few are made, and what stays is found by the agent, whose backup ends if nobody joins it. */
 static void give_back(struct fleet_spare *spare, const char *name, const char *id)
 {
     char why[FLEET_WHY_BYTES];

@@ -1,6 +1,7 @@
 /*
- * A primary's side of the fleet: finds a host for a new backup, claims room there, and waits until its agent has started
- * the backup. Whether it then joins is the caller's to see; who asks again is given another host, if there is one.
+ * A primary's side of the fleet: finds a host for a new backup, claims room there, and waits until its agent has
+ * started the backup. Whether it then joins is the caller's to see; who asks again is given another host, if there is
+ * one.
  *
  * Threads: one at a time; the same one.
  */
@@ -18,7 +19,7 @@ struct fleet_spare;
 
 struct fleet_spare_options {
     const char *urls, *auth_dir, *auth_option; /* etcd_client_open */
-    const char *own_host;                      /* NULL or empty: the host name */
+    const char *own_host;                      /* NULL or empty: the host name; the boot id tells this host, too, then */
     const char *vm;
     uint32_t memory_mib;
     const char *lost_address;                  /* of the pair's other host, when this guest is alone; NULL: unknown */

@@ -54,6 +54,7 @@ struct protector {
     bool wanted;
     char address[PROTECT_ADDRESS_BYTES];
     char why[PROTECT_WHY_BYTES];
+    uint64_t asks, served; /* by protect_ask; the one that the attempt under way is for */
     _Atomic bool closing;
     bool give_up; /* channel_options.cancel */
     atomic_bool give_up_fleet; /* fleet_spare_options.cancel */
@@ -88,9 +89,21 @@ static void say_why(struct protector *protector, const char *format, ...)
 
     pthread_mutex_lock(&protector->lock);
     va_start(args, format);
-    vsnprintf(protector->why, sizeof(protector->why), format, args);
+    if (protector->served == protector->asks) /* who has asked meanwhile is told of his own attempt */
+        vsnprintf(protector->why, sizeof(protector->why), format, args);
     va_end(args);
     pthread_mutex_unlock(&protector->lock);
+}
+
+/* Somebody has asked for another backup since the attempt began. */
+static bool is_asked_anew(struct protector *protector)
+{
+    bool anew;
+
+    pthread_mutex_lock(&protector->lock);
+    anew = protector->served != protector->asks;
+    pthread_mutex_unlock(&protector->lock);
+    return anew;
 }
 
 static bool is_wanted(struct protector *protector)
@@ -255,6 +268,7 @@ static int locate(struct protector *protector, char address[PROTECT_ADDRESS_BYTE
     _Static_assert(PROTECT_ADDRESS_BYTES == FLEET_ADDRESS_BYTES, "an address of either fits");
     pthread_mutex_lock(&protector->lock);
     memcpy(address, protector->address, PROTECT_ADDRESS_BYTES);
+    protector->served = protector->asks;
     give_up(protector, !protector->wanted || COUNT_GET(protector->closing));
     pthread_mutex_unlock(&protector->lock);
     *timeout_ns = UINT64_MAX;
@@ -387,6 +401,9 @@ static int attempt(struct protector *protector)
     int rc;
 
     COUNT_ADD(protector->attempts, 1);
+    pthread_mutex_lock(&protector->lock);
+    protector->served = protector->asks;
+    pthread_mutex_unlock(&protector->lock);
     transfer->channel = NULL;
     state_set(protector, PROTECT_LEAVING);
     rc = leave_old_channel(protector);
@@ -430,13 +447,14 @@ static void *protector_run(void *arg)
             COUNT_ADD(protector->completed, 1);
             continue;
         }
-        if (rc == -ECANCELED)
+        if (rc == -ECANCELED || is_asked_anew(protector))
             continue;
         if (!said) {
             said = true;
             report_warning("the guest stays without protection for now: %s; it is tried again", protector->why);
         }
-        for (uint64_t until_ns = clock_now_ns() + RETRY_NS; clock_now_ns() < until_ns && may_go_on(protector);)
+        for (uint64_t until_ns = clock_now_ns() + RETRY_NS;
+             clock_now_ns() < until_ns && may_go_on(protector) && !is_asked_anew(protector);)
             clock_sleep_ns(LOOK_NS);
     }
     return NULL;
@@ -673,6 +691,7 @@ bool protect_ask(struct protector *protector, const char *address)
     known = protector->address[0] != '\0';
     protector->wanted = known;
     protector->why[0] = '\0';
+    protector->asks++;
     give_up(protector, true); /* of waiting at another address */
     pthread_mutex_unlock(&protector->lock);
     return known;

@@ -50,7 +50,8 @@ struct agent agent_named(const char *name)
     snprintf(agent.name, sizeof(agent.name), "%s", name);
     snprintf(agent.dir, sizeof(agent.dir), "%s/%s", dir, name);
     snprintf(agent.said, sizeof(agent.said), "%s/said", agent.dir);
-    snprintf(command, sizeof(command), "mkdir -p -m 700 %s/vms %s/run && chmod 700 %s", agent.dir, agent.dir, agent.dir);
+    snprintf(command, sizeof(command), "mkdir -p -m 700 %s/vms %s/run && chmod 700 %s", agent.dir, agent.dir,
+             agent.dir);
     assert_int_equal(system(command), 0);
     return agent;
 }
@@ -97,7 +98,8 @@ void agent_start(struct agent *agent, const char *memory, const char *program)
             _exit(125);
         dup2(said, 2);
         execl(ftagent, ftagent, "run", "--fleet", urls, "--name", agent->name, "--memory", memory, "--guests", "4",
-              "--vms", vms, "--run", run, "--ftvmm", program, "--lease", "2", auth != NULL ? "--fleet-auth" : NULL, auth, NULL);
+              "--vms", vms, "--run", run, "--ftvmm", program, "--lease", "5", auth != NULL ? "--fleet-auth" : NULL,
+              auth, NULL);
         _exit(99);
     }
 }
@@ -151,7 +153,8 @@ const cJSON *host_of(const cJSON *fleet, const char *name)
 /* Waits until the host is as present as told and has so much memory free; < 0: whatever it has. */
 void await_host(const char *name, bool present, int free_mib)
 {
-    for (uint64_t until_ns = clock_now_ns() + AGENTS_LIMIT_NS; clock_now_ns() < until_ns; clock_sleep_ns(100 * NS_PER_MS)) {
+    for (uint64_t until_ns = clock_now_ns() + AGENTS_LIMIT_NS; clock_now_ns() < until_ns;
+         clock_sleep_ns(100 * NS_PER_MS)) {
         cJSON *fleet = fleet_status();
         const cJSON *host = host_of(fleet, name), *free = cJSON_GetObjectItem(host, "free_mib");
         bool is = fleet != NULL && cJSON_IsTrue(cJSON_GetObjectItem(host, "present")) == present &&
@@ -210,7 +213,13 @@ struct fleet_spare *search(const char *vm, const char *own_host)
 {
     struct fleet_spare *spare;
     struct fleet_spare_options options = {
-        .urls = urls, .auth_dir = auth, .auth_option = "--fleet-auth", .own_host = own_host, .vm = vm, .memory_mib = 64, .cancel = &never,
+        .urls = urls,
+        .auth_dir = auth,
+        .auth_option = "--fleet-auth",
+        .own_host = own_host,
+        .vm = vm,
+        .memory_mib = 64,
+        .cancel = &never,
     };
     assert_int_equal(fleet_spare_open(&spare, &options), 0);
     return spare;

@@ -1,6 +1,6 @@
 /*
- * Agents of a test as processes, with a real etcd behind them; and a primary's search for a spare. What is wrong fails the
- * test, with the last words of all agents.
+ * Agents of a test as processes, with a real etcd behind them; and a primary's search for a spare. What is wrong fails
+ * the test, with the last words of all agents.
  */
 #ifndef FTVMM_TESTS_FLEET_AGENTS_H
 #define FTVMM_TESTS_FLEET_AGENTS_H
@@ -28,7 +28,7 @@ void agents_say(void);             /* their last words */
 struct agent agent_named(const char *name);
 /* VM.json of 64 MiB; `words`: for ftvmm backup. */
 void agent_describe(const struct agent *agent, const char *vm, const char *address, const char *words);
-/* Under a lease of 2 s. Dies with the test. */
+/* Under a lease of 5 s. Dies with the test. */
 void agent_start(struct agent *agent, const char *memory, const char *program);
 /* And waits for its end: an exit status, or a signal's number, negative. */
 void agent_kill(struct agent *agent, int signal_number, int expected);
@@ -39,7 +39,8 @@ pid_t backup_pid(const struct agent *agent, const char *vm);
 pid_t backup_await(const struct agent *agent, const char *vm);
 void backup_kill(const struct agent *agent, const char *vm);
 
-/* What the fleet is, as ftagent tells; cJSON_Delete it. NULL: etcd does not answer. And a host in it, NULL: there is none. */
+/* What the fleet is, as ftagent tells; cJSON_Delete it. NULL: etcd does not answer. And a host in it, NULL: there is
+ * none. */
 cJSON *fleet_status(void);
 const cJSON *host_of(const cJSON *fleet, const char *name);
 /* Waits until the host is as present as told and has so much memory free; < 0: whatever it has. */

@@ -206,6 +206,49 @@ static void why_not_is_said(void **state)
     etcd_member_wait(&cluster, 0);
 }
 
+/* What the operator does wrong. */
+static void wrong_use_is_said(void **state)
+{
+    static const struct {
+        const char *arguments, *words;
+        int status;
+    } cases[] = {
+        { "", "a command is missing", 2 },
+        { "fly", "there is no command", 2 },
+        { "run", "needs --fleet and --memory", 2 },
+        { "run --fleet http://127.0.0.1:1 --memory 63", "--memory takes MiB", 2 },
+        { "run --fleet http://127.0.0.1:1 --memory 64 --name a/b", "letters, digits", 2 },
+        { "run --fleet http://127.0.0.1:1 --memory 64 --lease 60", "2 to 20", 2 },
+        { "run --fleet http://127.0.0.1:1 --memory 64 --guests 0", "1 to 64", 2 },
+        { "run --fleet http://127.0.0.1:1 --memory 64 --run /proc/nothing", "must be a directory of ours", 1 },
+        { "run --fleet http://127.0.0.1:1 --memory 64 --run DIR --vms /nonexistent", "should be a directory", 1 },
+        { "run --fleet 127.0.0.1 --memory 64 --run DIR --vms DIR", "etcd endpoint '127.0.0.1'", 1 },
+        { "status", "needs --fleet", 2 },
+        { "status --fleet http://127.0.0.1:1", "does not tell of the fleet", 1 },
+        { "status --fleet http://127.0.0.1:1 --fleet-auth DIR", "--fleet-auth needs https://", 1 },
+        { "check --vms /nonexistent", "should be a directory", 1 },
+        { "check --vms DIR --nonsense", "unknown option", 2 },
+    };
+    struct agent agent = agent_named("wrong");
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char command[512], said[4096];
+        FILE *pipe;
+        int status;
+
+        snprintf(command, sizeof(command),
+                 "set -- '%s'; words=$(echo '%s' | sed \"s,DIR,$1,g\"); timeout 40 %s $words 2>&1", agent.dir,
+                 cases[i].arguments, ftagent);
+        pipe = popen(command, "r");
+        assert_non_null(pipe);
+        said[fread(said, 1, sizeof(said) - 1, pipe)] = '\0';
+        status = pclose(pipe);
+        if (WEXITSTATUS(status) != cases[i].status || strstr(said, cases[i].words) == NULL)
+            fail_msg("ftagent %s: status %d: %s", cases[i].arguments, WEXITSTATUS(status), said);
+    }
+}
+
 /* ---- the guest ---- */
 
 struct real_host {
@@ -227,9 +270,11 @@ static void real_host_start(struct real_host *real, const char *name, unsigned n
 }
 
 /* Waits until `live` has a backup on one of the two, which is not `not_there`. */
-static struct real_host *await_spare(const struct host *live, struct real_host reals[2], const struct real_host *not_there)
+static struct real_host *await_spare(const struct host *live, struct real_host reals[2],
+                                     const struct real_host *not_there)
 {
-    for (uint64_t until_ns = clock_now_ns() + AGENTS_LIMIT_NS; clock_now_ns() < until_ns; clock_sleep_ns(100 * NS_PER_MS)) {
+    for (uint64_t until_ns = clock_now_ns() + AGENTS_LIMIT_NS; clock_now_ns() < until_ns;
+         clock_sleep_ns(100 * NS_PER_MS)) {
         cJSON *answer = host_ask(live, "status"), *status = cJSON_GetObjectItem(answer, "status");
         const char *name = cJSON_GetStringValue(cJSON_GetObjectItem(cJSON_GetObjectItem(status, "protection"),
                                                                     "spare_host"));
@@ -249,14 +294,15 @@ static struct real_host *await_spare(const struct host *live, struct real_host r
 }
 
 /*
- * Host alpha runs the guest with a backup that was started by hand; beta and gamma are the fleet. The backup dies, then the
- * one that the fleet has given, then alpha itself: each time the guest finds the next host without anybody's help.
+ * Host alpha runs the guest with a backup that was started by hand; beta and gamma are the fleet. The backup dies, then
+ * the one that the fleet has given, then alpha itself: each time the guest finds the next host without anybody's help.
  */
 static void a_guest_finds_its_spares_by_itself(void **state)
 {
     struct real_host reals[2], *second, *third;
     struct host first, live;
     char arguments[384];
+    cJSON *answer;
     uint64_t began_ns = clock_now_ns();
 
     (void)state;
@@ -269,6 +315,9 @@ static void a_guest_finds_its_spares_by_itself(void **state)
              etcd_cluster_address(&cluster) + strlen("etcd:"), (int)getpid());
     live = host_start(0, "primary", arguments);
     host_await(&live, "primary", true);
+    answer = host_ask(&live, "protect fleet:beta"); /* whose name it is not for ftctl to say */
+    assert_false(cJSON_IsTrue(cJSON_GetObjectItem(answer, "ok")));
+    cJSON_Delete(answer);
     kill(first.pid, SIGKILL);
     (void)host_end(&first);
     second = await_spare(&live, reals, NULL);
@@ -319,6 +368,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(one_name_is_one_agents),
         cmocka_unit_test(garbage_in_etcd_is_said_and_passed_over),
         cmocka_unit_test(why_not_is_said),
+        cmocka_unit_test(wrong_use_is_said),
         cmocka_unit_test(a_guest_finds_its_spares_by_itself),
     };
 

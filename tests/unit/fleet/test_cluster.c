@@ -23,7 +23,8 @@ static void credentials_make(void)
         "openssl req -x509 $new -days 2 -subj /CN=ca -keyout ca.key -out ca.pem\n"
         "for who in server client; do\n"
         "    openssl req $new -subj /O=$who -keyout $who.key -out $who.csr\n"
-        "    openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out $who.pem\n"
+        "    openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out "
+        "$who.pem\n"
         "done\n"
         "mkdir good bad; cp ca.pem good; cp client.pem good/cert.pem; cp client.key good/key.pem; cp good/* bad\n"
         "echo ftvmm:right >good/user; echo ftvmm:wrong >bad/user\n";
@@ -69,7 +70,7 @@ static void members_die_and_come_back(void **state)
     pid = backup_await(&agent, "web");
     etcd_member_kill(&cluster, (leader + 1) % 3);
     assert_int_equal(find("db", "here"), -EHOSTUNREACH);
-    clock_sleep_ns(3 * NS_PER_S); /* longer than the lease */
+    clock_sleep_ns(6 * NS_PER_S); /* longer than the lease */
     assert_int_equal(backup_pid(&agent, "web"), pid);
     etcd_member_start(&cluster, leader);
     etcd_member_start(&cluster, (leader + 1) % 3);
@@ -90,9 +91,10 @@ static int set_up(void **state)
     (void)state;
     credentials_make();
     etcd_cluster_start(&cluster, 3, tls);
-    etcd_control(&cluster, "set -e; etcdctl user add root:root; etcdctl user add ftvmm:right; etcdctl role add ftvmm\n"
-                           "etcdctl role grant-permission --prefix=true ftvmm readwrite ftvmm/\n"
-                           "etcdctl user grant-role ftvmm ftvmm; etcdctl user grant-role root root; etcdctl auth enable");
+    etcd_control(&cluster,
+                 "set -e; etcdctl user add root:root; etcdctl user add ftvmm:right; etcdctl role add ftvmm\n"
+                 "etcdctl role grant-permission --prefix=true ftvmm readwrite ftvmm/\n"
+                 "etcdctl user grant-role ftvmm ftvmm; etcdctl user grant-role root root; etcdctl auth enable");
     agents_open(ftagent, etcd_cluster_address(&cluster) + strlen("etcd:"), good);
     return 0;
 }

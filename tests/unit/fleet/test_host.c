@@ -70,8 +70,17 @@ static void values_come_back_as_they_went(void **state)
 static void garbage_is_refused_in_words(void **state)
 {
     static const char *const bad[] = {
-        "", "{", "[]", "null", "7", "\"x\"", "{}", "{\"version\":2,\"claims\":[],\"vms\":[]}",
-        "{\"version\":1}", "{\"version\":1,\"claims\":7,\"vms\":7}", "{\"version\":1,\"claims\":[7]}",
+        "",
+        "{",
+        "[]",
+        "null",
+        "7",
+        "\"x\"",
+        "{}",
+        "{\"version\":2,\"claims\":[],\"vms\":[]}",
+        "{\"version\":1}",
+        "{\"version\":1,\"claims\":7,\"vms\":7}",
+        "{\"version\":1,\"claims\":[7]}",
         "{\"version\":1,\"claims\":[{\"vm\":\"../x\",\"id\":\"0123456789abcdef\",\"by\":\"a\",\"state\":\"asked\","
         "\"memory_mib\":1,\"address\":\"\",\"why\":\"\"}]}",
         "{\"version\":1,\"claims\":[{\"vm\":\"x\",\"id\":\"0123456789ABCDEF\",\"by\":\"a\",\"state\":\"asked\","
@@ -82,7 +91,8 @@ static void garbage_is_refused_in_words(void **state)
         "\"memory_mib\":1e300,\"address\":\"\",\"why\":\"\"}]}",
         "{\"version\":1,\"claims\":[{\"vm\":\"x\",\"id\":\"0123456789abcdef\",\"by\":\"a\",\"state\":\"started\","
         "\"memory_mib\":1,\"address\":\"ftp:x\",\"why\":\"\"}]}",
-        "{\"version\":1,\"claims\":[{\"vm\":\"x\",\"id\":\"0123456789abcdef\",\"by\":\"\\u001b[2J\",\"state\":\"asked\","
+        "{\"version\":1,\"claims\":[{\"vm\":\"x\",\"id\":\"0123456789abcdef\",\"by\":\"\\u001b[2J\",\"state\":"
+        "\"asked\","
         "\"memory_mib\":1,\"address\":\"\",\"why\":\"\"}]}",
     };
     struct fleet_host *host = host_new("beta");
@@ -151,6 +161,12 @@ static const struct fleet_wish wish = {
     .vm = "web", .memory_mib = 256, .cpu = "GenuineIntel 6-143-8", .microcode = "0x2b", .own_host = "alpha",
 };
 
+/* The same machine under another name. */
+static const struct fleet_wish same_kernel = {
+    .vm = "web", .memory_mib = 256, .cpu = "GenuineIntel 6-143-8", .microcode = "0x2b", .own_host = "alpha",
+    .own_boot = "b",
+};
+
 static void expect_unfit(struct fleet_host *host, const char *words)
 {
     const char *reason = fleet_host_unfit(host, &wish);
@@ -171,6 +187,8 @@ static void only_fit_hosts_are_taken(void **state)
     (void)state;
     expect_unfit(host_new("beta"), NULL);
     expect_unfit(host_new("alpha"), "the guest runs there");
+    assert_non_null(fleet_host_unfit(host = host_new("beta"), &same_kernel));
+    free(host);
     host = host_new("beta");
     host->present = false;
     expect_unfit(host, "agent is not there");
@@ -234,7 +252,8 @@ static void write_file(const char *dir, const char *name, const char *text)
 
 static void descriptions_are_read_or_left_out(void **state)
 {
-    static const char good[] = "{\"listen\":\"tcp:10.0.0.2:7471\",\"memory_mib\":128,\"arguments\":[\"--kernel\",\"/k\"]}";
+    static const char good[] =
+        "{\"listen\":\"tcp:10.0.0.2:7471\",\"memory_mib\":128,\"arguments\":[\"--kernel\",\"/k\"]}";
     struct descriptions *all = calloc(1, sizeof(*all));
     char dir[] = "/tmp/ftvmm-vms-XXXXXX", command[64];
 

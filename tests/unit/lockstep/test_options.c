@@ -1,4 +1,4 @@
-/* The command line of replay and log: what is understood, and what is refused with a sentence. */
+/* The command line of replay and log, and where the fleet is: what is understood, and what is refused with a sentence. */
 #include "tests/unit/cmocka_prelude.h"
 
 #include <errno.h>
@@ -127,6 +127,29 @@ static void options_log_filters_are_understood(void **state)
     expect_refused("run --kernel k --summary", "belong to log");
 }
 
+static void options_the_fleet_is_where_etcd_is(void **state)
+{
+    (void)state;
+    assert_int_equal(parse("run --kernel k --arbiter etcd:http://a:1,http://b:1 --arbiter-auth d --spare fleet:alpha"), 0);
+    assert_string_equal(options.fleet, "http://a:1,http://b:1");
+    assert_string_equal(options.fleet_auth, "d");
+    assert_string_equal(options.fleet_host, "alpha");
+    options_free(&options);
+    assert_int_equal(parse("primary --kernel k --arbiter etcd:http://a:1 --arbiter-auth d --fleet http://c:1 --backup shm:x"), 0);
+    assert_string_equal(options.fleet, "http://c:1"); /* for 'ftctl protect fleet:' */
+    assert_null(options.fleet_auth);
+    assert_null(options.fleet_host);
+    options_free(&options);
+    assert_int_equal(parse("run --kernel k --arbiter dir:d --fleet http://c:1 --spare fleet:"), 0);
+    assert_string_equal(options.fleet_host, ""); /* the host name */
+    options_free(&options);
+    expect_refused("run --kernel k --arbiter dir:d --spare fleet:", "needs --fleet URL");
+    expect_refused("run --kernel k --arbiter dir:d --fleet http://c:1 --spare fleet:a/b", "this host's name");
+    expect_refused("run --kernel k --fleet http://c:1 --spare fleet:a", "needs --arbiter");
+    expect_refused("run --kernel k --arbiter dir:d --fleet-auth d", "belongs to --fleet");
+    expect_refused("record --kernel k --fleet http://c:1 /tmp/log", "belongs to run, primary and backup");
+}
+
 static void options_every_kind_is_named_in_the_help_sentence(void **state)
 {
     (void)state;
@@ -144,6 +167,7 @@ int main(void)
         cmocka_unit_test(options_gdb_is_for_replay_and_a_kept_log_for_backups),
         cmocka_unit_test(options_log_needs_a_file_and_no_kernel),
         cmocka_unit_test(options_log_filters_are_understood),
+        cmocka_unit_test(options_the_fleet_is_where_etcd_is),
         cmocka_unit_test(options_every_kind_is_named_in_the_help_sentence),
     };
 
