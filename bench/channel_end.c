@@ -20,18 +20,23 @@
 
 static inline int end_reserve(struct bench_end *end, uint16_t kind, size_t bytes, void **payload)
 {
-    return end->channel != NULL ? channel_reserve(end->channel, kind, 0, bytes, payload) :
-                                  send_ring_reserve(&end->shared->send, kind, 0, bytes, payload);
-}
-
-static inline uint64_t end_commit(struct bench_end *end)
-{
-    return end->channel != NULL ? channel_commit(end->channel) : send_ring_commit(&end->shared->send);
+    if (end->channel != NULL)
+        return channel_reserve(end->channel, kind, 0, bytes, payload);
+    return send_ring_open(&end->shared->send, kind, 0, bytes, payload) ?
+               0 :
+               send_ring_reserve(&end->shared->send, kind, 0, bytes, payload);
 }
 
 static inline uint64_t end_committed(const struct bench_end *end)
 {
     return end->channel != NULL ? channel_committed_lsn(end->channel) : end->shared->send.next_lsn - 1;
+}
+
+static inline uint64_t end_commit(struct bench_end *end)
+{
+    if (end->channel != NULL)
+        return channel_commit(end->channel);
+    return send_ring_commit_short(&end->shared->send) ? end_committed(end) : send_ring_commit(&end->shared->send);
 }
 
 static inline int end_poll(struct bench_end *end)

@@ -17,7 +17,7 @@
 
 struct link_operations {
     /* ---- sender, committing thread ---- */
-    void (*commit)(struct channel *channel);    /* send.committed has grown: make it travel */
+    uint64_t (*commit)(struct channel *channel); /* send.committed has grown: make it travel. Returns the last LSN */
     void (*make_room)(struct channel *channel); /* the ring is full: help, if the link can. May be NULL */
     /* ---- receiver, one thread; as in channel.h ---- */
     int (*next)(struct channel *channel, struct channel_record *record);
@@ -35,7 +35,7 @@ struct channel {
     bool is_sender;
     struct channel_hello peer;
     struct send_ring send;       /* sender */
-    struct receive_ring receive; /* receiver; file: its counts only */
+    struct receive_ring receive; /* receiver; not of a file, which has no ring */
     enum channel_ack ack;        /* what acked means here; tcp: SEEN always */
     /* Receiver, if ack is SEEN; the polling thread's. Goes through the ring ahead of the receiving thread. */
     struct receive_ring ahead;

@@ -119,10 +119,13 @@ static void file_make_room(struct channel *channel)
     file_flush((struct file_link *)channel);
 }
 
-static void file_commit(struct channel *channel)
+static uint64_t file_commit(struct channel *channel)
 {
+    uint64_t lsn = channel->send.next_lsn - 1;
+
     /* release: pairs with channel_acked_lsn */
-    atomic_store_explicit(&channel->acked_lsn, channel->send.next_lsn - 1, memory_order_release);
+    atomic_store_explicit(&channel->acked_lsn, lsn, memory_order_release);
+    return lsn;
 }
 
 static int file_poll(struct channel *channel)
@@ -210,7 +213,7 @@ static void file_step(struct file_link *link, uint64_t bytes)
 {
     link->start += bytes;
     link->offset += bytes;
-    link_count(&link->channel.receive.record_bytes, bytes);
+    link_count(&link->channel.credit->bytes, bytes);
 }
 
 /* No whole frame lies at `start`: was the log cut off there, or is it damaged? */
@@ -286,7 +289,6 @@ static void file_consume(struct channel *channel)
         return;
     file_step(link, link->current_bytes);
     link->current_bytes = 0;
-    link_count(&channel->receive.records, 1);
     /* release: the caller's effects of the record come before the word that it is consumed */
     atomic_store_explicit(&channel->credit->lsn, link->next_lsn, memory_order_release);
     link->next_lsn++;

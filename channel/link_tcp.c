@@ -244,10 +244,11 @@ static void ring_send(struct tcp_link *link)
         post_turn_run(&link->turn, &link->channel.send.committed, ring_write, link);
 }
 
-static void tcp_commit(struct channel *channel)
+static uint64_t tcp_commit(struct channel *channel)
 {
     send_ring_publish(&channel->send);
     ring_send((struct tcp_link *)channel);
+    return channel->send.next_lsn - 1;
 }
 
 /* Sends a control block; if the socket is full or in use, it stays due. Either thread. */

@@ -161,7 +161,7 @@ void verbs_requests_init(struct verbs_link *link);
 /* Sender, while the link is up: true once something that was posted has not completed for VERBS_STALL_NS. At a beat. */
 bool verbs_stalled(struct verbs_link *link);
 /* The per-event operations, for the table in link_verbs.c. */
-void verbs_commit(struct channel *channel);
+uint64_t verbs_commit(struct channel *channel);
 /* Posts what waits. Sender, either thread. */
 void verbs_post(struct verbs_link *link);
 int verbs_poll(struct channel *channel);

@@ -132,7 +132,7 @@ void verbs_look_at_peer(struct verbs_link *link)
     uint64_t lsn;
 
     if (!channel->is_sender) {
-        lsn = atomic_load_explicit(&channel->receive.records, memory_order_relaxed); /* sign of life only */
+        lsn = atomic_load_explicit(&channel->credit->lsn, memory_order_relaxed); /* sign of life only */
         if (lsn != link->peer_lsn) {
             link->peer_lsn = lsn;
             atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
@@ -202,10 +202,11 @@ void verbs_post(struct verbs_link *link)
         post_turn_run(&link->turn, &link->channel.send.committed, write_records, link);
 }
 
-void verbs_commit(struct channel *channel)
+uint64_t verbs_commit(struct channel *channel)
 {
     send_ring_publish(&channel->send);
     verbs_post((struct verbs_link *)channel);
+    return channel->send.next_lsn - 1;
 }
 
 /* Sender: polling thread. Receiver: with the turn. */
