@@ -13,7 +13,7 @@
 #include "base/report.h"
 
 #define RECORDS_PER_LOOK 64 /* at the clock */
-#define RECORDS_PER_POLL 8
+#define RECORDS_PER_POLL 64
 #define WARM_UP_PAYLOAD_BYTES 4056u /* 4 KiB frames */
 
 /* ---- one interface for a channel and a bare ring ---- */
