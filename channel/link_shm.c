@@ -93,7 +93,6 @@ static uint64_t shm_commit(struct channel *channel)
         link_break(channel, true);
         return lsn;
     }
-    link_count(&channel->writes, 1);
     if (channel->ack == CHANNEL_ACK_PLACED)
         /* release: pairs with channel_acked_lsn */
         atomic_store_explicit(&channel->acked_lsn, lsn, memory_order_release);
@@ -215,6 +214,8 @@ static int shm_poll(struct channel *channel)
         else if (seen <= channel_committed_lsn(channel)) /* else the receiver is at fault; nothing is believed */
             atomic_store_explicit(&channel->acked_lsn, seen, memory_order_release);
     }
+    if (channel->is_sender) /* each record is published by itself. relaxed: a count */
+        atomic_store_explicit(&channel->writes, channel_committed_lsn(channel), memory_order_relaxed);
     return atomic_load_explicit(&channel->down, memory_order_relaxed) ? -EPIPE : 0; /* relaxed: a hint */
 }
 

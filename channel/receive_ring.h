@@ -25,7 +25,7 @@ void receive_ring_init(struct receive_ring *ring, const void *base, uint64_t rin
                        struct ring_credit *credit);
 /* Goes on behind the record `lsn`, which ends at `index`, and was looked at elsewhere. */
 void receive_ring_skip(struct receive_ring *ring, uint64_t index, uint64_t lsn);
-/* receive_ring_look when there is more to it: a record that was found before, or a pad. */
+/* receive_ring_look when there is more to it: a record that was found before, a long one, a pad, damage. */
 enum frame_state receive_ring_look_again(struct receive_ring *ring, uint64_t available_bytes,
                                          struct channel_record *record);
 
@@ -37,20 +37,19 @@ static inline enum frame_state receive_ring_look(struct receive_ring *ring, uint
                                                  struct channel_record *record)
 {
     if (__builtin_expect(ring->current_bytes == 0, true)) {
-        uint64_t offset = ring->index & (ring->ring_bytes - 1), room = ring->ring_bytes - offset, bytes = 0;
-        enum frame_state state = frame_look_path(ring->base + offset, room < available_bytes ? room : available_bytes,
-                                                 ring->key, ring->next_lsn, record, &bytes);
+        uint64_t offset = ring->index & (ring->ring_bytes - 1), room = ring->ring_bytes - offset;
+        const uint8_t *frame = ring->base + offset;
+        struct frame_found found;
+        enum frame_state state = frame_look_short(frame, room < available_bytes ? room : available_bytes, ring->key,
+                                                  ring->next_lsn, &found);
 
-        if (state == FRAME_COMPLETE) {
-            /* Field by field: copied as a whole, it would be read in other pieces than it was just written in. */
-            ring->current.lsn = record->lsn;
-            ring->current.position = record->position;
-            ring->current.kind = record->kind;
-            ring->current.bytes = record->bytes;
-            ring->current.payload = record->payload;
-            ring->current_bytes = bytes;
+        if (__builtin_expect(state == FRAME_COMPLETE, true)) {
+            frame_tell(frame, ring->next_lsn, &found, record);
+            frame_tell(frame, ring->next_lsn, &found, &ring->current);
+            ring->current_bytes = found.whole_bytes;
+            return FRAME_COMPLETE;
         }
-        if (__builtin_expect(state != FRAME_PAD, true))
+        if (state != FRAME_DAMAGED)
             return state;
     }
     return receive_ring_look_again(ring, available_bytes, record);

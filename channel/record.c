@@ -98,14 +98,9 @@ void frame_seal_pad(void *frame, uint64_t key, uint64_t lsn, uint64_t skip_bytes
 
 /* ---- check ---- */
 
-enum frame_state frame_look(const void *frame, uint64_t room_bytes, uint64_t key, uint64_t lsn,
-                            struct channel_record *record, uint64_t *bytes)
-{
-    return frame_look_path(frame, room_bytes, key, lsn, record, bytes);
-}
-
-enum frame_state frame_judge(const void *frame, uint64_t room_bytes, uint64_t key, uint64_t lsn,
-                             struct channel_record *record, uint64_t *bytes)
+/* Of frames of any length, every verdict. */
+static enum frame_state frame_judge(const void *frame, uint64_t room_bytes, uint64_t key, uint64_t lsn,
+                                    struct channel_record *record, uint64_t *bytes)
 {
     const _Atomic uint64_t *words = frame;
     uint64_t kind, position, last, whole_bytes, end;
@@ -114,7 +109,7 @@ enum frame_state frame_judge(const void *frame, uint64_t room_bytes, uint64_t ke
 
     if (room_bytes < FRAME_ALIGN_BYTES)
         return FRAME_ABSENT;
-    /* Relaxed: as in frame_look_path. */
+    /* Relaxed: as in frame_look_short. */
     if (atomic_load_explicit(&words[1], memory_order_relaxed) != lsn)
         return FRAME_ABSENT;
     kind = atomic_load_explicit(&words[0], memory_order_relaxed);
@@ -145,11 +140,22 @@ enum frame_state frame_judge(const void *frame, uint64_t room_bytes, uint64_t ke
         *bytes = payload_bytes;
         return FRAME_PAD;
     }
-    record->lsn = lsn;
-    record->position = position;
-    record->kind = (uint16_t)(kind >> 32);
-    record->bytes = payload_bytes;
-    record->payload = (const uint8_t *)frame + sizeof(struct frame_header);
+    frame_tell(frame, lsn, &(struct frame_found){ kind, position, last, whole_bytes }, record);
     *bytes = whole_bytes;
     return FRAME_COMPLETE;
+}
+
+enum frame_state frame_look(const void *frame, uint64_t room_bytes, uint64_t key, uint64_t lsn,
+                            struct channel_record *record, uint64_t *bytes)
+{
+    struct frame_found found;
+    enum frame_state state = frame_look_short(frame, room_bytes, key, lsn, &found);
+
+    if (state == FRAME_DAMAGED)
+        return frame_judge(frame, room_bytes, key, lsn, record, bytes);
+    if (state == FRAME_COMPLETE) {
+        frame_tell(frame, lsn, &found, record);
+        *bytes = found.whole_bytes;
+    }
+    return state;
 }

@@ -65,11 +65,6 @@ void frame_seal_pad(void *frame, uint64_t key, uint64_t lsn, uint64_t skip_bytes
 enum frame_state frame_look(const void *frame, uint64_t room_bytes, uint64_t key, uint64_t lsn,
                             struct channel_record *record, uint64_t *bytes);
 
-/* The same, for frames of any length and with every verdict; frame_look (inline: record_path.h) calls it for what it
- * cannot take for whole at once. */
-enum frame_state frame_judge(const void *frame, uint64_t room_bytes, uint64_t key, uint64_t lsn,
-                             struct channel_record *record, uint64_t *bytes);
-
 /* The LSN of the record whose frame ends at `end`; for our own ring only. */
 static inline uint64_t frame_lsn_before(const void *end, uint64_t key)
 {

@@ -1,7 +1,7 @@
 /*
  * Sealing and checking the frame of a short record, inline for the two rings: most records are short, and a record's
  * price is the instructions spent here. What a frame must be is decided in record.c: this file seals by the same rules,
- * and takes a frame for whole only if frame_judge would; every other verdict is frame_judge's own.
+ * and takes a frame for whole only if frame_look would; when it does not, frame_look's is the verdict.
  */
 #ifndef FTVMM_CHANNEL_RECORD_PATH_H
 #define FTVMM_CHANNEL_RECORD_PATH_H
@@ -98,37 +98,49 @@ static inline void frame_seal_short(uint8_t *frame, uint64_t key, uint64_t lsn, 
 
 /* ---- check ---- */
 
-/* frame_look. */
-static inline enum frame_state frame_look_path(const void *frame, uint64_t room_bytes, uint64_t key, uint64_t lsn,
-                                               struct channel_record *record, uint64_t *bytes)
+/* What a whole short frame says. */
+struct frame_found {
+    uint64_t kind, position, last; /* words of its header */
+    uint64_t whole_bytes;
+};
+
+/* frame_look of a short frame. FRAME_DAMAGED: it is not whole, or no short record; frame_look tells. */
+static inline enum frame_state frame_look_short(const void *frame, uint64_t room_bytes, uint64_t key, uint64_t lsn,
+                                                struct frame_found *found)
 {
     const _Atomic uint64_t *words = frame;
-    uint64_t kind, position, last, whole_bytes;
 
     /* Relaxed: a NIC is no thread, so nothing here orders with it but the checksum: only if all bytes were in
      * place when they were summed does it come out right, whatever order they came in. The look at the
      * sequence word merely saves the sum while a frame is still on its way. */
     if (room_bytes < FRAME_ALIGN_BYTES || atomic_load_explicit(&words[1], memory_order_relaxed) != lsn)
         return FRAME_ABSENT;
-    kind = atomic_load_explicit(&words[0], memory_order_relaxed);
-    last = atomic_load_explicit(&words[3], memory_order_relaxed);
-    whole_bytes = frame_bytes((uint32_t)last);
-    if ((kind & KIND_WORD_FIXED) != kind_word(0, 0) || !frame_is_short(whole_bytes) || whole_bytes > room_bytes)
-        return frame_judge(frame, room_bytes, key, lsn, record, bytes);
+    found->kind = atomic_load_explicit(&words[0], memory_order_relaxed);
+    found->last = atomic_load_explicit(&words[3], memory_order_relaxed);
+    found->whole_bytes = frame_bytes((uint32_t)found->last);
+    if ((found->kind & KIND_WORD_FIXED) != kind_word(0, 0) || !frame_is_short(found->whole_bytes) ||
+        found->whole_bytes > room_bytes)
+        return FRAME_DAMAGED;
     /* Acquire keeps the reads below, and the caller's of the payload, from being made before it. */
-    if (atomic_load_explicit(&words[whole_bytes / sizeof(uint64_t) - 1], memory_order_acquire) != (key ^ lsn))
+    if (atomic_load_explicit(&words[found->whole_bytes / sizeof(uint64_t) - 1], memory_order_acquire) != (key ^ lsn))
         return FRAME_TORN;
-    position = atomic_load_explicit(&words[2], memory_order_relaxed);
+    found->position = atomic_load_explicit(&words[2], memory_order_relaxed);
     /* What is used is what was summed. If it does not fit, the header may have been read before all of it had come. */
-    if (frame_crc_short(kind, lsn, position, (uint32_t)last, key, frame, whole_bytes) != (uint32_t)(last >> 32))
-        return frame_judge(frame, room_bytes, key, lsn, record, bytes);
+    return frame_crc_short(found->kind, lsn, found->position, (uint32_t)found->last, key, frame, found->whole_bytes) ==
+                   (uint32_t)(found->last >> 32) ?
+               FRAME_COMPLETE :
+               FRAME_DAMAGED;
+}
+
+/* Field by field: a record copied as a whole would be read in other pieces than it was just written in. */
+static inline void frame_tell(const void *frame, uint64_t lsn, const struct frame_found *found,
+                              struct channel_record *record)
+{
     record->lsn = lsn;
-    record->position = position;
-    record->kind = (uint16_t)(kind >> 32);
-    record->bytes = (uint32_t)last;
+    record->position = found->position;
+    record->kind = (uint16_t)(found->kind >> 32);
+    record->bytes = (uint32_t)found->last;
     record->payload = (const uint8_t *)frame + sizeof(struct frame_header);
-    *bytes = whole_bytes;
-    return FRAME_COMPLETE;
 }
 
 #endif

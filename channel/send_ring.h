@@ -15,7 +15,9 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define SEND_RING_NOT_OPEN UINT64_MAX
+/* Of open_bytes; more than the payload of a short record both. */
+#define SEND_RING_NOT_OPEN   UINT32_MAX
+#define SEND_RING_BEHIND_PAD (1u << 31) /* at the ring's start, and the rest of the lap is to become a pad */
 
 /* How far the receiver is. Written by the receiver (shm) or by the link on its behalf. */
 struct ring_credit {
@@ -32,11 +34,11 @@ struct send_ring {
 
     /* The committing thread's. */
     alignas(RING_LINE_BYTES) uint64_t head; /* where the next frame begins */
-    uint64_t cached_credit;                 /* credit->bytes as last read */
+    uint8_t *place;         /* of head, once send_ring_open has said that there is room */
+    uint64_t limit;         /* up to here a frame may reach: nobody needs the old bytes, and the lap does not end */
     uint64_t next_lsn;
-    uint64_t open_index; /* of the open frame; SEND_RING_NOT_OPEN: none */
     uint64_t open_position;
-    uint32_t open_bytes;
+    uint32_t open_bytes;    /* of the open record's payload; or as above */
     uint16_t open_kind;
     _Atomic uint64_t stalls;
 
@@ -64,30 +66,27 @@ uint64_t send_ring_commit(struct send_ring *ring);
 /* The next two are the same, for all but few records. They are what a record costs: inline, without a call. As all of
  * the ring they allocate nothing, take no lock, make no system call. */
 
-/* False: it does not fit by the credit as last read, or at all; send_ring_reserve tells. */
+/* False: there is no such room by the credit as last read, or in this lap; send_ring_reserve tells. */
 static inline bool send_ring_open(struct send_ring *ring, uint16_t kind, uint64_t position, size_t bytes, void **payload)
 {
-    uint64_t head = ring->head, need = frame_bytes(bytes), to_end, index;
-
-    to_end = ring->ring_bytes - (head & (ring->ring_bytes - 1));
-    index = need > to_end ? head + to_end : head;
-    if (__builtin_expect(bytes > CHANNEL_PAYLOAD_MAX_BYTES || index + need - ring->cached_credit > ring->ring_bytes,
-                         false))
+    if (__builtin_expect(bytes > CHANNEL_PAYLOAD_MAX_BYTES || ring->head + frame_bytes(bytes) > ring->limit, false))
         return false;
-    ring->open_index = index;
     ring->open_kind = kind;
     ring->open_position = position;
     ring->open_bytes = (uint32_t)bytes;
-    *payload = send_ring_at(ring, index) + sizeof(struct frame_header);
+    *payload = ring->place + sizeof(struct frame_header);
     return true;
 }
 
-/* The open record is sealed: publishes it. For the two that commit. */
-static inline void send_ring_close(struct send_ring *ring, uint64_t lsn, uint64_t end)
+/* The open record is sealed, at `place`: publishes it. For the two that commit. */
+static inline void send_ring_close(struct send_ring *ring, uint64_t index, uint8_t *place, uint64_t whole_bytes)
 {
+    uint64_t lsn = ring->next_lsn, end = index + whole_bytes;
+
     ring->head = end;
+    ring->place = place + whole_bytes;
     ring->next_lsn = lsn + 1;
-    ring->open_index = SEND_RING_NOT_OPEN;
+    ring->open_bytes = SEND_RING_NOT_OPEN;
     /* First the LSN, so that no thread ever sees an ack beyond it. release: with what the caller did before. */
     atomic_store_explicit(&ring->committed_lsn, lsn, memory_order_release);
     /* S3 release: the frame's bytes before its publication. Plain on x86: a locked instruction would wait until the
@@ -98,12 +97,12 @@ static inline void send_ring_close(struct send_ring *ring, uint64_t lsn, uint64_
 /* False: it is long, lies behind a pad, or was never opened; send_ring_commit is for these. */
 static inline bool send_ring_commit_short(struct send_ring *ring)
 {
-    uint64_t lsn = ring->next_lsn, index = ring->open_index, whole_bytes = frame_bytes(ring->open_bytes);
+    uint64_t whole_bytes = frame_bytes(ring->open_bytes);
 
-    if (__builtin_expect(index != ring->head, false) || !frame_is_short(whole_bytes))
+    if (!frame_is_short(whole_bytes))
         return false;
-    frame_seal_short(send_ring_at(ring, index), ring->key, lsn, ring->open_position, ring->open_kind, ring->open_bytes);
-    send_ring_close(ring, lsn, index + whole_bytes);
+    frame_seal_short(ring->place, ring->key, ring->next_lsn, ring->open_position, ring->open_kind, ring->open_bytes);
+    send_ring_close(ring, ring->head, ring->place, whole_bytes);
     return true;
 }
 
