@@ -28,7 +28,7 @@ enum frame_state receive_ring_look_again(struct receive_ring *ring, uint64_t ava
 
         if (room > available_bytes)
             room = available_bytes;
-        state = frame_look(ring->base + offset, room, ring->key, ring->next_lsn, &ring->current, &bytes);
+        state = frame_judge(ring->base + offset, room, ring->key, ring->next_lsn, &ring->current, &bytes);
         if (state == FRAME_PAD) {
             if (offset + bytes != ring->ring_bytes)
                 return FRAME_DAMAGED;

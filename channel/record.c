@@ -54,12 +54,15 @@ uint32_t crc32c_keyed(uint64_t key, const void *data, size_t bytes)
 static uint32_t frame_crc(uint64_t kind, uint64_t lsn, uint64_t position, uint32_t bytes, uint64_t key,
                           const uint8_t *frame, uint64_t whole_bytes)
 {
-    const uint64_t words[4] = { kind, lsn, position, bytes }; /* the header; what stands before its checksum is summed */
+    const uint64_t header[4] = { kind, lsn, position, bytes }; /* what stands before its checksum is summed */
+    const uint8_t *rest = frame + sizeof(struct frame_header);
+    uint64_t rest_bytes = whole_bytes - sizeof(struct frame_header);
 
-    return frame_is_short(whole_bytes) ?
-               frame_crc_short(kind, lsn, position, bytes, key, frame, whole_bytes) :
-               crc32c(crc32c_keyed(key, words, offsetof(struct frame_header, crc)),
-                      frame + sizeof(struct frame_header), whole_bytes - sizeof(struct frame_header));
+    if (frame_is_short(whole_bytes))
+        return frame_crc_short(kind, lsn, position, bytes, key, frame, whole_bytes);
+    if (frame_short_bytes != 0)
+        return ~crc_long(frame_crc_begin(kind, lsn, position, bytes, key), rest, rest_bytes);
+    return crc32c(crc32c_keyed(key, header, offsetof(struct frame_header, crc)), rest, rest_bytes);
 }
 
 /* ---- encode ---- */
@@ -98,9 +101,8 @@ void frame_seal_pad(void *frame, uint64_t key, uint64_t lsn, uint64_t skip_bytes
 
 /* ---- check ---- */
 
-/* Of frames of any length, every verdict. */
-static enum frame_state frame_judge(const void *frame, uint64_t room_bytes, uint64_t key, uint64_t lsn,
-                                    struct channel_record *record, uint64_t *bytes)
+enum frame_state frame_judge(const void *frame, uint64_t room_bytes, uint64_t key, uint64_t lsn,
+                             struct channel_record *record, uint64_t *bytes)
 {
     const _Atomic uint64_t *words = frame;
     uint64_t kind, position, last, whole_bytes, end;

@@ -26,18 +26,25 @@ static inline uint64_t kind_word(enum frame_flag flags, uint16_t kind)
 }
 #define KIND_WORD_FIXED UINT64_C(0xffff0000ffffffff) /* all of it but the caller's kind */
 
-/* CRC-32C of a short frame, as it stands in its header. ThreadSanitizer is not to see these reads, as it does not see
- * ISA-L's: what they find is judged by the result. */
-__attribute__((no_sanitize("thread"))) static inline uint32_t
-frame_crc_short(uint64_t kind, uint64_t lsn, uint64_t position, uint32_t bytes, uint64_t key, const uint8_t *frame,
-                uint64_t whole_bytes)
+/* The checksum of the key and the header, to be continued. Needs the CPU's instruction. */
+static inline uint32_t frame_crc_begin(uint64_t kind, uint64_t lsn, uint64_t position, uint32_t bytes, uint64_t key)
 {
     uint64_t crc = __builtin_ia32_crc32di(UINT32_MAX, key);
 
     crc = __builtin_ia32_crc32di(crc, kind);
     crc = __builtin_ia32_crc32di(crc, lsn);
     crc = __builtin_ia32_crc32di(crc, position);
-    crc = __builtin_ia32_crc32si((uint32_t)crc, bytes);
+    return __builtin_ia32_crc32si((uint32_t)crc, bytes);
+}
+
+/* CRC-32C of a short frame, as it stands in its header. ThreadSanitizer is not to see these reads, as it does not see
+ * ISA-L's: what they find is judged by the result. */
+__attribute__((no_sanitize("thread"))) static inline uint32_t
+frame_crc_short(uint64_t kind, uint64_t lsn, uint64_t position, uint32_t bytes, uint64_t key, const uint8_t *frame,
+                uint64_t whole_bytes)
+{
+    uint64_t crc = frame_crc_begin(kind, lsn, position, bytes, key);
+
     /* A frame is a multiple of 64 bytes, the header 32. */
     for (uint64_t at = sizeof(struct frame_header); at != whole_bytes; at += 32) {
         const uint64_t *words = (const uint64_t *)(frame + at);
@@ -131,6 +138,10 @@ static inline enum frame_state frame_look_short(const void *frame, uint64_t room
                FRAME_COMPLETE :
                FRAME_DAMAGED;
 }
+
+/* frame_look without the short way: frames of any length, every verdict. */
+enum frame_state frame_judge(const void *frame, uint64_t room_bytes, uint64_t key, uint64_t lsn,
+                             struct channel_record *record, uint64_t *bytes);
 
 /* Field by field: a record copied as a whole would be read in other pieces than it was just written in. */
 static inline void frame_tell(const void *frame, uint64_t lsn, const struct frame_found *found,

@@ -3,6 +3,7 @@
  * when FTVMM_TEST_VERBS=ADDRESS names an address of this host that is on an RDMA device.
  */
 #include "base/clock.h"
+#include "base/idle.h"
 #include "base/report.h"
 #include "channel/channel.h"
 #include "channel/join.h"
@@ -304,6 +305,75 @@ static void heartbeats_show_life_and_silence(void **state)
     }
     assert_int_equal(channel_peer_seen_ns(sender), seen_by_sender_ns);
     assert_true(clock_now_ns() - seen_by_sender_ns >= 40 * NS_PER_MS);
+    channel_close(sender);
+    channel_close(receiver);
+}
+
+/* A polling thread of the product (vmm/io_thread.c) with nothing to do. */
+struct idling {
+    struct channel *channel;
+    _Atomic bool *both_done;
+    unsigned beats;  /* of the peer's, noticed */
+    uint64_t cpu_ns, wall_ns;
+    _Atomic bool done;
+};
+
+#define IDLE_BEATS 40
+
+static void *idle_thread(void *argument)
+{
+    static const struct idle_policy policy = { .spin_ns = 0, .sleep_ns = 50 * NS_PER_US };
+    struct idling *idling = argument;
+    struct idle idle = { 0 };
+    uint64_t begin_ns = clock_now_ns(), beat_ns = 0, seen_ns = channel_peer_seen_ns(idling->channel);
+    struct timespec cpu;
+
+    while (!atomic_load(idling->both_done) && clock_now_ns() - begin_ns < LIMIT_NS) {
+        uint64_t now_ns = clock_now_ns();
+
+        channel_poll(idling->channel);
+        if (now_ns - beat_ns >= 5 * NS_PER_MS) {
+            channel_heartbeat(idling->channel);
+            beat_ns = now_ns;
+        }
+        idling->beats += channel_peer_seen_ns(idling->channel) != seen_ns;
+        seen_ns = channel_peer_seen_ns(idling->channel);
+        if (idling->beats >= IDLE_BEATS)
+            atomic_store(&idling->done, true);
+        idle_wait(&idle, &policy);
+    }
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
+    idling->cpu_ns = (uint64_t)cpu.tv_sec * NS_PER_S + (uint64_t)cpu.tv_nsec;
+    idling->wall_ns = clock_now_ns() - begin_ns;
+    return NULL;
+}
+
+static void idle_pair_costs_little_and_its_heartbeats_flow(void **state)
+{
+    struct channel *sender, *receiver;
+    _Atomic bool both_done = false;
+    struct idling ends[2] = { { .both_done = &both_done }, { .both_done = &both_done } };
+    uint64_t deadline_ns = clock_now_ns() + LIMIT_NS;
+    pthread_t threads[2];
+
+    open_pair(*state, &sender, &receiver);
+    ends[0].channel = sender;
+    ends[1].channel = receiver;
+    for (int i = 0; i < 2; i++)
+        pthread_create(&threads[i], NULL, idle_thread, &ends[i]);
+    while (!(atomic_load(&ends[0].done) && atomic_load(&ends[1].done)) && pause_until(deadline_ns))
+        clock_sleep_ns(10 * NS_PER_MS);
+    atomic_store(&both_done, true);
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    for (int i = 0; i < 2; i++) {
+        print_message("idle %s: %.1f %% of a CPU, %u signs of life in %llu ms\n", i == 0 ? "sender" : "receiver",
+                      100 * (double)ends[i].cpu_ns / (double)ends[i].wall_ns, ends[i].beats,
+                      (unsigned long long)(ends[i].wall_ns / NS_PER_MS));
+        assert_true(ends[i].beats >= IDLE_BEATS);
+        /* It sleeps between its looks. How long they take is the machine's: an emulated one needs a third. */
+        assert_true(ends[i].cpu_ns < ends[i].wall_ns / 2);
+    }
     channel_close(sender);
     channel_close(receiver);
 }
@@ -839,6 +909,7 @@ static void address_without_rdma_gives_a_sentence_with_the_remedy(void **state)
     { #address ": records arrive whole and in order", records_arrive_whole_and_in_order, NULL, NULL, address },        \
     { #address ": full ring says again", full_ring_says_again_until_the_receiver_consumes, NULL, NULL, address },      \
     { #address ": heartbeats show life and silence", heartbeats_show_life_and_silence, NULL, NULL, address },          \
+    { #address ": idle pair costs little", idle_pair_costs_little_and_its_heartbeats_flow, NULL, NULL, address },      \
     { #address ": receiver takes over the generation", receiver_takes_over_the_generation, NULL, NULL, address },      \
     { #address ": misfits are refused in words on both sides",                                                         \
       misfits_are_refused_in_words_on_both_sides_and_a_good_sender_still_joins, NULL, NULL, address },                 \
