@@ -7,13 +7,13 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/report.h"
 
 #define RECORDS_PER_LOOK 64 /* at the clock */
-#define RECORDS_PER_POLL 64
+/* Where an ack comes with the commit a poll only dates the backlog, with another look at the clock. */
+#define RECORDS_PER_POLL(end) (bench_shares_memory((end)->options) ? RECORDS_PER_LOOK : 8u)
 #define WARM_UP_PAYLOAD_BYTES 4056u /* 4 KiB frames */
 
 /* ---- one interface for a channel and a bare ring ---- */
@@ -98,17 +98,6 @@ static void shm_address(const struct bench_end *end, char address[SHM_ADDRESS_BY
         snprintf(address, SHM_ADDRESS_BYTES, "shm:ftbench-%ld", (long)(end->is_leader ? getpid() : getppid()));
     else
         snprintf(address, SHM_ADDRESS_BYTES, "%s", given);
-}
-
-void channel_end_clear(const struct bench_end *end)
-{
-    char address[SHM_ADDRESS_BYTES], name[SHM_ADDRESS_BYTES + 8];
-
-    if (end->options->link != LINK_SHM)
-        return;
-    shm_address(end, address);
-    snprintf(name, sizeof(name), "/ftvmm-%s", address + strlen("shm:"));
-    shm_unlink(name);
 }
 
 int channel_end_join(struct bench_end *end)
@@ -258,7 +247,7 @@ int channel_end_latency(struct bench_end *end, uint32_t bytes, uint32_t flags, u
 int channel_end_rate(struct bench_end *end, uint32_t bytes, uint32_t window, uint64_t run_ns, struct bench_rate *rate)
 {
     const struct order order = { .kind = ORDER_CHANNEL_RECEIVE, .flags = ORDER_COPY, .bytes = bytes };
-    uint32_t payload_bytes = bench_payload_bytes(bytes);
+    uint32_t payload_bytes = bench_payload_bytes(bytes), poll_each = RECORDS_PER_POLL(end);
     struct channel_statistics before = { 0 }, after = { 0 };
     uint64_t begin_ns, now_ns, committed, settled, first;
     int result = bench_order(end, &order);
@@ -288,7 +277,7 @@ int channel_end_rate(struct bench_end *end, uint32_t bytes, uint32_t window, uin
                 break;
             memcpy(payload, end->copy, payload_bytes);
             committed = end_commit(end);
-            if (committed % RECORDS_PER_POLL == 0)
+            if (committed % poll_each == 0)
                 result = end_poll(end);
         }
         now_ns = clock_now_ns();

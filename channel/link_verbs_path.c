@@ -37,7 +37,7 @@ static void verbs_failed(struct verbs_link *link, const struct ibv_wc *completio
     char why[160];
     const char *meaning = completion->status == IBV_WC_RETRY_EXC_ERR ? " (the peer's host does not answer)" :
                           completion->status == IBV_WC_REM_ACCESS_ERR ?
-                              " (the peer's ring is gone: we are fenced off, or it has ended)" :
+                              " (the peer's ring is gone: we are fenced off, or it has ended; or this is no key to it)" :
                                                                         "";
 
     if (atomic_load_explicit(&link->channel.down, memory_order_relaxed))

@@ -7,6 +7,7 @@
 #include "base/report.h"
 #include "channel/channel.h"
 #include "channel/join.h"
+#include "channel/link_verbs.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,6 +30,7 @@
 #define LIMIT_NS   (20 * NS_PER_S) /* nothing here may take longer */
 
 static char directory[64], shm_address[64], shm_seen_address[68], tcp_address[64], file_address[128], file_path[96], verbs_address[96], verbs_seen_address[100];
+static char verbs_other_address[96];
 static char words_path[96];
 static int words_fd = -1, real_stderr = -1;
 
@@ -650,6 +652,73 @@ static void shm_damage_stops_the_receiver_for_good(void **state)
     channel_close(receiver);
 }
 
+/* ---- verbs alone ---- */
+
+/* The key of another ring, with the place of ours, then of that one. The device refuses it, and says so; what was to be
+ * written is written to its own ring as soon as the two have joined again. */
+static void verbs_foreign_rkey_is_refused_in_words_without_keys(void **state)
+{
+    int fd;
+    struct shared *shared = shared_new(&fd);
+    pid_t pid = process_new("receiver", verbs_other_address, fd);
+    struct channel_options options = options_of(verbs_other_address);
+    struct channel *other;
+
+    assert_int_equal(channel_open_sender(&other, &options), 0);
+    for (int with_place = 0; with_place < 2; with_place++) {
+        uint64_t deadline_ns = clock_now_ns() + LIMIT_NS, lsn = 0, beat_ns = 0;
+        struct channel *sender, *receiver;
+        struct channel_record record;
+        struct channel_statistics statistics;
+        struct verbs_link *link;
+        const char *words;
+        char key[24];
+
+        open_pair(*state, &sender, &receiver);
+        link = (struct verbs_link *)sender;
+        for (int i = 0; i < 2; i++)
+            link->ring_writes[i].wr.rdma.rkey = ((struct verbs_link *)other)->now.peer.ring_rkey;
+        if (with_place)
+            link->now.peer.ring_address = ((struct verbs_link *)other)->now.peer.ring_address;
+        words_begin();
+        assert_int_equal(put(sender), 0);
+        while (channel_poll(sender) == 0)
+            assert_true(pause_until(deadline_ns));
+        assert_int_equal(channel_acked_lsn(sender), 0);
+        assert_int_equal(channel_next(receiver, &record), -EAGAIN);
+        while (lsn < 1) {
+            channel_poll(sender);
+            if (clock_now_ns() - beat_ns > 2 * NS_PER_MS) {
+                channel_heartbeat(sender);
+                beat_ns = clock_now_ns();
+            }
+            assert_true(drain(receiver, &lsn, 1, NS_PER_MS) != -EILSEQ && pause_until(deadline_ns));
+        }
+        words = words_end();
+        assert_non_null(strstr(words, "remote access error"));
+        snprintf(key, sizeof(key), "%llu", (unsigned long long)link->key);
+        assert_null(strstr(words, key));
+        snprintf(key, sizeof(key), "%llx", (unsigned long long)link->key);
+        assert_null(strstr(words, key));
+        channel_get_statistics(receiver, &statistics);
+        assert_true(statistics.resumes == 1 && statistics.damaged == 0);
+        channel_close(sender);
+        channel_close(receiver);
+    }
+    /* The other ring has got nothing: its first record is its own, and right. */
+    assert_int_equal(put(other), 0);
+    for (uint64_t deadline_ns = clock_now_ns() + LIMIT_NS; channel_consumed_lsn(other) < 1;) {
+        assert_int_equal(channel_poll(other), 0);
+        channel_heartbeat(other);
+        clock_sleep_ns(2 * NS_PER_MS);
+        assert_true(pause_until(deadline_ns));
+    }
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    channel_close(other);
+    shared_delete(shared, fd);
+}
+
 /* ---- file alone ---- */
 
 static void write_log(uint64_t records)
@@ -940,7 +1009,11 @@ int main(int argc, char **argv)
         cmocka_unit_test_prestate(shm_name_is_one_receivers_alone_and_free_again_after_its_death, shm_address),
         cmocka_unit_test_prestate(shm_damage_stops_the_receiver_for_good, shm_address),
     };
-    const struct CMUnitTest verbs[] = { CONFORMANCE(verbs_address), CONFORMANCE(verbs_seen_address) };
+    const struct CMUnitTest verbs[] = {
+        CONFORMANCE(verbs_address),
+        CONFORMANCE(verbs_seen_address),
+        cmocka_unit_test_prestate(verbs_foreign_rkey_is_refused_in_words_without_keys, verbs_address),
+    };
     const char *rdma = getenv("FTVMM_TEST_VERBS");
     int failed;
 
@@ -964,6 +1037,8 @@ int main(int argc, char **argv)
     snprintf(tcp_address, sizeof(tcp_address), "tcp:127.0.0.1:%d", 20000 + (int)getpid() % 10000);
     if (rdma != NULL)
         snprintf(verbs_address, sizeof(verbs_address), "verbs:%s:18515", rdma);
+    if (rdma != NULL)
+        snprintf(verbs_other_address, sizeof(verbs_other_address), "verbs:%s:18516", rdma);
     snprintf(shm_seen_address, sizeof(shm_seen_address), "+%s", shm_address);
     snprintf(verbs_seen_address, sizeof(verbs_seen_address), "+%s", verbs_address);
     failed = cmocka_run_group_tests_name("anywhere", anywhere, NULL, NULL);
