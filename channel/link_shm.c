@@ -99,7 +99,7 @@ static uint64_t shm_commit(struct channel *channel)
     return lsn;
 }
 
-/* No record was found at once: nothing is there, or there is more to it. `state`: what was. */
+/* No short record was found at once. `state`: what receive_ring_look_short has found. */
 __attribute__((noinline)) static int shm_next_judge(struct shm_link *link, struct channel_record *record,
                                                     enum frame_state state)
 {
@@ -108,6 +108,11 @@ __attribute__((noinline)) static int shm_next_judge(struct shm_link *link, struc
 
     if (link->final != 0)
         return link->final;
+    if (!link->fenced && state == FRAME_DAMAGED) {
+        state = receive_ring_look_again(ring, UINT64_MAX, record);
+        if (state == FRAME_COMPLETE)
+            return 0;
+    }
     if (ring->index >= link->cached_tail) {
         if (link->fenced)
             return -ENODATA;
@@ -139,9 +144,9 @@ static int shm_next(struct channel *channel, struct channel_record *record)
 
     /* We look at the frame itself, as a NIC's receiver has to: that is one cache line from the other CPU instead of two.
      * Its checksum tells whether it is whole. After the fence the tail decides, and after damage nothing does. */
-    if (!link->tail_decides) {
-        state = receive_ring_look(&channel->receive, UINT64_MAX, record);
-        if (state == FRAME_COMPLETE)
+    if (__builtin_expect(!link->tail_decides, true)) {
+        state = receive_ring_look_short(&channel->receive, UINT64_MAX, record);
+        if (__builtin_expect(state == FRAME_COMPLETE, true))
             return 0;
     }
     return shm_next_judge(link, record, state);

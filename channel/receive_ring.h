@@ -25,34 +25,41 @@ void receive_ring_init(struct receive_ring *ring, const void *base, uint64_t rin
                        struct ring_credit *credit);
 /* Goes on behind the record `lsn`, which ends at `index`, and was looked at elsewhere. */
 void receive_ring_skip(struct receive_ring *ring, uint64_t index, uint64_t lsn);
-/* receive_ring_look when there is more to it: a record that was found before, a long one, a pad, damage. */
+/* receive_ring_look without the short way. */
 enum frame_state receive_ring_look_again(struct receive_ring *ring, uint64_t available_bytes,
                                          struct channel_record *record);
 
-/* The next two are what each record costs: inline, and they allocate nothing, take no lock, make no system call. */
+/* These are what each record costs: inline, and they allocate nothing, take no lock, make no system call. */
+
+/* As receive_ring_look; FRAME_DAMAGED: there is more to it, a record that was found before, a long one, a pad, damage,
+ * and receive_ring_look_again tells. */
+static inline enum frame_state receive_ring_look_short(struct receive_ring *ring, uint64_t available_bytes,
+                                                       struct channel_record *record)
+{
+    uint64_t offset = ring->index & (ring->ring_bytes - 1), room = ring->ring_bytes - offset;
+    const uint8_t *frame = ring->base + offset;
+    struct frame_found found;
+    enum frame_state state;
+
+    if (__builtin_expect(ring->current_bytes != 0, false))
+        return FRAME_DAMAGED;
+    state = frame_look_short(frame, room < available_bytes ? room : available_bytes, ring->key, ring->next_lsn, &found);
+    if (__builtin_expect(state == FRAME_COMPLETE, true)) {
+        frame_tell(frame, ring->next_lsn, &found, record);
+        frame_tell(frame, ring->next_lsn, &found, &ring->current);
+        ring->current_bytes = found.whole_bytes;
+    }
+    return state;
+}
 
 /* Looks for the record that is due within the `available_bytes` behind the place we are at (UINT64_MAX when
  * unknown). Steps over pads; never returns FRAME_PAD. */
 static inline enum frame_state receive_ring_look(struct receive_ring *ring, uint64_t available_bytes,
                                                  struct channel_record *record)
 {
-    if (__builtin_expect(ring->current_bytes == 0, true)) {
-        uint64_t offset = ring->index & (ring->ring_bytes - 1), room = ring->ring_bytes - offset;
-        const uint8_t *frame = ring->base + offset;
-        struct frame_found found;
-        enum frame_state state = frame_look_short(frame, room < available_bytes ? room : available_bytes, ring->key,
-                                                  ring->next_lsn, &found);
+    enum frame_state state = receive_ring_look_short(ring, available_bytes, record);
 
-        if (__builtin_expect(state == FRAME_COMPLETE, true)) {
-            frame_tell(frame, ring->next_lsn, &found, record);
-            frame_tell(frame, ring->next_lsn, &found, &ring->current);
-            ring->current_bytes = found.whole_bytes;
-            return FRAME_COMPLETE;
-        }
-        if (state != FRAME_DAMAGED)
-            return state;
-    }
-    return receive_ring_look_again(ring, available_bytes, record);
+    return state == FRAME_DAMAGED ? receive_ring_look_again(ring, available_bytes, record) : state;
 }
 
 /* Gives back the record found last; does nothing when there is none. */

@@ -77,13 +77,14 @@ static void header_write(uint64_t *words, uint64_t kind, uint64_t lsn, uint64_t 
 
 void frame_seal(void *frame, uint64_t key, uint64_t lsn, uint64_t position, uint16_t kind, uint32_t bytes)
 {
-    uint64_t whole_bytes = frame_bytes(bytes), *words = frame;
+    uint64_t whole_bytes = frame_bytes(bytes), used = sizeof(struct frame_header) + bytes, *words = frame;
 
+    if (used < whole_bytes - sizeof(uint64_t))
+        memset((uint8_t *)frame + used, 0, whole_bytes - sizeof(uint64_t) - used);
     if (frame_is_short(whole_bytes)) {
         frame_seal_short(frame, key, lsn, position, kind, bytes);
         return;
     }
-    frame_zero(frame, sizeof(struct frame_header) + bytes, whole_bytes - sizeof(uint64_t));
     words[whole_bytes / sizeof(uint64_t) - 1] = key ^ lsn;
     header_write(words, kind_word(0, kind), lsn, position, bytes,
                  frame_crc(kind_word(0, kind), lsn, position, bytes, key, frame, whole_bytes));

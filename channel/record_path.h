@@ -59,28 +59,12 @@ frame_crc_short(uint64_t kind, uint64_t lsn, uint64_t position, uint32_t bytes, 
 
 /* ---- encode ---- */
 
-/* Zeroes [from, to) of the frame, less than 64 bytes; `to` is a multiple of 8. Without the call that memset would be. */
-static inline void frame_zero(uint8_t *frame, uint64_t from, uint64_t to)
+/* Zeroes what padding there can be in a frame that is not filled yet. Without a call or a look at how long it is. */
+static inline void frame_open(uint8_t *frame, uint64_t whole_bytes)
 {
-    uint64_t words;
-
-    if (from == to)
-        return;
-    if (from % 8 != 0) {
-        *(uint64_t *)(frame + (from & ~UINT64_C(7))) &= (UINT64_C(1) << from % 8 * 8) - 1;
-        from = (from + 7) & ~UINT64_C(7);
-    }
-    words = (to - from) / 8;
-    if ((words & 4) != 0) {
-        memset(frame + from, 0, 32);
-        from += 32;
-    }
-    if ((words & 2) != 0) {
-        memset(frame + from, 0, 16);
-        from += 16;
-    }
-    if ((words & 1) != 0)
-        memset(frame + from, 0, 8);
+    memset(frame + whole_bytes - 32, 0, 32);
+    if (__builtin_expect(whole_bytes > FRAME_ALIGN_BYTES, false))
+        memset(frame + whole_bytes - FRAME_ALIGN_BYTES, 0, 32);
 }
 
 static inline bool frame_is_short(uint64_t whole_bytes)
@@ -88,13 +72,12 @@ static inline bool frame_is_short(uint64_t whole_bytes)
     return __builtin_expect(whole_bytes <= frame_short_bytes, true);
 }
 
-/* frame_seal of a short frame. */
+/* frame_seal of a short frame whose padding is zero (frame_open). */
 static inline void frame_seal_short(uint8_t *frame, uint64_t key, uint64_t lsn, uint64_t position, uint16_t kind,
                                     uint32_t bytes)
 {
     uint64_t whole_bytes = frame_bytes(bytes), *words = (uint64_t *)frame, crc;
 
-    frame_zero(frame, sizeof(struct frame_header) + bytes, whole_bytes - sizeof(uint64_t));
     words[whole_bytes / sizeof(uint64_t) - 1] = key ^ lsn;
     crc = frame_crc_short(kind_word(0, kind), lsn, position, bytes, key, frame, whole_bytes);
     words[0] = kind_word(0, kind);

@@ -69,8 +69,11 @@ uint64_t send_ring_commit(struct send_ring *ring);
 /* False: there is no such room by the credit as last read, or in this lap; send_ring_reserve tells. */
 static inline bool send_ring_open(struct send_ring *ring, uint16_t kind, uint64_t position, size_t bytes, void **payload)
 {
-    if (__builtin_expect(bytes > CHANNEL_PAYLOAD_MAX_BYTES || ring->head + frame_bytes(bytes) > ring->limit, false))
+    uint64_t whole_bytes = frame_bytes(bytes);
+
+    if (__builtin_expect(bytes > CHANNEL_PAYLOAD_MAX_BYTES || ring->head + whole_bytes > ring->limit, false))
         return false;
+    frame_open(ring->place, whole_bytes);
     ring->open_kind = kind;
     ring->open_position = position;
     ring->open_bytes = (uint32_t)bytes;
