@@ -39,7 +39,7 @@ uint64_t link_random_key(void)
 enum frame_state link_look_ahead(struct channel *channel, uint64_t end)
 {
     struct receive_ring *ahead = &channel->ahead;
-    uint64_t consumed_lsn = atomic_load_explicit(&channel->credit->lsn, memory_order_acquire);
+    uint64_t consumed_lsn = atomic_load_explicit(&channel->credit->lsn, memory_order_acquire); /* A6 */
     bool moved = false;
 
     if (consumed_lsn >= ahead->next_lsn) {
@@ -244,12 +244,12 @@ int channel_poll(struct channel *channel)
 
 uint64_t channel_acked_lsn(const struct channel *channel)
 {
-    return atomic_load_explicit(&channel->acked_lsn, memory_order_acquire);
+    return atomic_load_explicit(&channel->acked_lsn, memory_order_acquire); /* A2 */
 }
 
 uint64_t channel_committed_lsn(const struct channel *channel)
 {
-    return atomic_load_explicit(&channel->send.committed_lsn, memory_order_acquire);
+    return atomic_load_explicit(&channel->send.committed_lsn, memory_order_acquire); /* A4 */
 }
 
 void channel_get_lag(const struct channel *channel, struct channel_lag *out)
@@ -305,14 +305,14 @@ void channel_heartbeat(struct channel *channel)
 
 uint64_t channel_peer_seen_ns(const struct channel *channel)
 {
-    uint64_t seen_ns = atomic_load_explicit(&channel->peer_seen_ns, memory_order_acquire);
+    uint64_t seen_ns = atomic_load_explicit(&channel->peer_seen_ns, memory_order_acquire); /* A8 */
 
     return seen_ns == PEER_ALWAYS_SEEN ? clock_now_ns() : seen_ns;
 }
 
 uint64_t channel_consumed_lsn(const struct channel *channel)
 {
-    return atomic_load_explicit(&channel->credit->lsn, memory_order_acquire);
+    return atomic_load_explicit(&channel->credit->lsn, memory_order_acquire); /* A6 */
 }
 
 uint64_t channel_frame_bytes(uint32_t payload_bytes)

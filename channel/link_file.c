@@ -135,8 +135,9 @@ static int file_poll(struct channel *channel)
 
     if (!channel->is_sender)
         return 0;
+    /* Relaxed both: only to decide when to look. */
     waits = atomic_load_explicit(&channel->send.committed, memory_order_relaxed) -
-            atomic_load_explicit(&link->turn.posted, memory_order_relaxed); /* only to decide when to look */
+            atomic_load_explicit(&link->turn.posted, memory_order_relaxed);
     if (waits != 0) {
         now_ns = clock_now_ns();
         if (waits >= FILE_FLUSH_BYTES || now_ns - link->flushed_ns >= FILE_FLUSH_NS) {
@@ -144,7 +145,7 @@ static int file_poll(struct channel *channel)
             file_flush(link);
         }
     }
-    return atomic_load_explicit(&channel->down, memory_order_relaxed) ? -EPIPE : 0;
+    return atomic_load_explicit(&channel->down, memory_order_relaxed) ? -EPIPE : 0; /* A9 */
 }
 
 static void file_heartbeat(struct channel *channel)

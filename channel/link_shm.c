@@ -94,8 +94,7 @@ static uint64_t shm_commit(struct channel *channel)
         return lsn;
     }
     if (channel->ack == CHANNEL_ACK_PLACED)
-        /* release: pairs with channel_acked_lsn */
-        atomic_store_explicit(&channel->acked_lsn, lsn, memory_order_release);
+        atomic_store_explicit(&channel->acked_lsn, lsn, memory_order_release); /* A1 */
     return lsn;
 }
 
@@ -142,8 +141,8 @@ static int shm_next(struct channel *channel, struct channel_record *record)
     struct shm_link *link = (struct shm_link *)channel;
     enum frame_state state = FRAME_ABSENT;
 
-    /* We look at the frame itself, as a NIC's receiver has to: that is one cache line from the other CPU instead of two.
-     * Its checksum tells whether it is whole. After the fence the tail decides, and after damage nothing does. */
+    /* We look at the frame itself, as a NIC's receiver has to: that is one cache line from the other CPU instead of
+     * two. Its checksum tells whether it is whole. After the fence the tail decides, and after damage nothing does. */
     if (__builtin_expect(!link->tail_decides, true)) {
         state = receive_ring_look_short(&channel->receive, UINT64_MAX, record);
         if (__builtin_expect(state == FRAME_COMPLETE, true))
@@ -197,7 +196,9 @@ static void shm_see(struct shm_link *link)
     /* H3 release, pairs with H4: what this credits was read; and S1 in send_ring.c. */
     atomic_store_explicit(&link->head->credit.bytes, link_free_bytes(channel), memory_order_release);
     atomic_store_explicit(&link->head->credit.lsn,
-                          atomic_load_explicit(&channel->credit->lsn, memory_order_acquire), memory_order_release);
+                          atomic_load_explicit(&channel->credit->lsn, memory_order_acquire), /* A6 */
+                          memory_order_release); /* A5 */
+    /* relaxed: our own thread's. H3 for the sender's ack: the look comes before the word of it */
     atomic_store_explicit(&link->head->seen_lsn,
                           atomic_load_explicit(&channel->ahead_credit.lsn, memory_order_relaxed),
                           memory_order_release);
@@ -240,9 +241,9 @@ static void shm_heartbeat(struct channel *channel)
     if (beat != link->peer_beat || index != link->peer_index) {
         link->peer_beat = beat;
         link->peer_index = index;
-        atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
+        atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release); /* A7 */
     }
-    if (!atomic_load_explicit(&channel->down, memory_order_relaxed) &&
+    if (!atomic_load_explicit(&channel->down, memory_order_relaxed) && /* A9 */
         recv(link->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) { /* end of file; nobody says anything any more */
         report_warning("%s: the %s has left or died", link->name, is_sender ? "receiver" : "sender");
         link_break(channel, true);

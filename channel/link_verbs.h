@@ -108,7 +108,8 @@ struct verbs_link {
     uint64_t placed_lsn; /* sender: of the record that ends there */
 
     /* ---- both threads of the receiver ---- */
-    alignas(RING_LINE_BYTES) _Atomic bool control_due; /* a block could not be sent and should be */
+    alignas(RING_LINE_BYTES) _Atomic bool control_due; /* a block could not be sent and should be. Relaxed
+                                                          always: seen late, it goes with the next heartbeat */
     _Atomic uint64_t credited;                         /* consumed index in the block sent last */
     _Atomic uint64_t told_lsn; /* highest that the sender said it holds an ack for; the polling thread's */
 

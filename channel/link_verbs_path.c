@@ -37,10 +37,11 @@ static void verbs_failed(struct verbs_link *link, const struct ibv_wc *completio
     char why[160];
     const char *meaning = completion->status == IBV_WC_RETRY_EXC_ERR ? " (the peer's host does not answer)" :
                           completion->status == IBV_WC_REM_ACCESS_ERR ?
-                              " (the peer's ring is gone: we are fenced off, or it has ended; or this is no key to it)" :
+                              " (the peer's ring is gone: we are fenced off, or it has ended; or this is no key to "
+                              "it)" :
                                                                         "";
 
-    if (atomic_load_explicit(&link->channel.down, memory_order_relaxed))
+    if (atomic_load_explicit(&link->channel.down, memory_order_relaxed)) /* A9 in link.h */
         return; /* the rest of the queue, flushed */
     snprintf(why, sizeof(why), "an RDMA write ended with '%s'%s, vendor error 0x%x",
              ibv_wc_status_str(completion->status), meaning, completion->vendor_err);
@@ -261,7 +262,7 @@ int verbs_poll(struct channel *channel)
 {
     struct verbs_link *link = (struct verbs_link *)channel;
 
-    if (channel->is_sender && atomic_load_explicit(&channel->down, memory_order_relaxed))
+    if (channel->is_sender && atomic_load_explicit(&channel->down, memory_order_relaxed)) /* A9, as below */
         verbs_resume(link);
     if (channel->is_sender && !atomic_load_explicit(&channel->down, memory_order_relaxed)) {
         reap(link);

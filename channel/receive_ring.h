@@ -73,7 +73,7 @@ static inline void receive_ring_consume(struct receive_ring *ring)
     ring->index += bytes;
     /* R1 release, pairs with S1 in send_ring.c: our reads of the frame come before its place is given back. */
     atomic_store_explicit(&ring->credit->bytes, ring->index, memory_order_release);
-    /* release: the caller's effects of the record come before the word that it is consumed */
+    /* A5 release: the caller's effects of the record come before the word that it is consumed */
     atomic_store_explicit(&ring->credit->lsn, ring->next_lsn, memory_order_release);
     ring->next_lsn++;
 }

@@ -67,7 +67,8 @@ uint64_t send_ring_commit(struct send_ring *ring);
  * the ring they allocate nothing, take no lock, make no system call. */
 
 /* False: there is no such room by the credit as last read, or in this lap; send_ring_reserve tells. */
-static inline bool send_ring_open(struct send_ring *ring, uint16_t kind, uint64_t position, size_t bytes, void **payload)
+static inline bool send_ring_open(struct send_ring *ring, uint16_t kind, uint64_t position, size_t bytes,
+                                  void **payload)
 {
     uint64_t whole_bytes = frame_bytes(bytes);
 
@@ -90,7 +91,7 @@ static inline void send_ring_close(struct send_ring *ring, uint64_t index, uint8
     ring->place = place + whole_bytes;
     ring->next_lsn = lsn + 1;
     ring->open_bytes = SEND_RING_NOT_OPEN;
-    /* First the LSN, so that no thread ever sees an ack beyond it. release: with what the caller did before. */
+    /* A3. First the LSN, so that no thread ever sees an ack beyond it. release: with what the caller did before. */
     atomic_store_explicit(&ring->committed_lsn, lsn, memory_order_release);
     /* S3 release: the frame's bytes before its publication. Plain on x86: a locked instruction would wait until the
      * frame's cache line has come from the other CPU, each time. */
