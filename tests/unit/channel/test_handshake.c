@@ -202,6 +202,7 @@ static int quiet_begin(void **state)
 {
     (void)state;
     words_fd = memfd_create("words", 0);
+    fcntl(words_fd, F_SETFL, O_APPEND); /* as in test_resume.c */
     real_stderr = dup(STDERR_FILENO);
     dup2(words_fd, STDERR_FILENO);
     return 0;

@@ -14,6 +14,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <sys/mman.h>
@@ -374,6 +375,7 @@ int main(void)
     };
 
     words_fd = memfd_create("words", 0);
+    fcntl(words_fd, F_SETFL, O_APPEND); /* as in test_resume.c */
     real_stderr = dup(STDERR_FILENO);
     where = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) },
                                   .sin_port = htons((uint16_t)(10000 + (int)getpid() % 10000)) };

@@ -746,6 +746,7 @@ int main(void)
     unsigned port = 10000 + (unsigned)getpid() % 10000 * 2;
 
     words_fd = memfd_create("words", 0);
+    fcntl(words_fd, F_SETFL, O_APPEND); /* the offset of a memfd is not locked: two threads would write to one place */
     real_stderr = dup(STDERR_FILENO);
     receiver_at = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) },
                                         .sin_port = htons((uint16_t)port) };

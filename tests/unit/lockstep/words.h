@@ -2,6 +2,7 @@
 #ifndef FTVMM_TESTS_LOCKSTEP_WORDS_H
 #define FTVMM_TESTS_LOCKSTEP_WORDS_H
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@ static inline void words_begin(void)
 {
     if (words_fd < 0) {
         words_fd = memfd_create("words", MFD_CLOEXEC);
+        fcntl(words_fd, F_SETFL, O_APPEND); /* a memfd's offset is not locked: two threads would write to one place */
         words_stderr = dup(STDERR_FILENO);
     }
     assert_true(words_fd >= 0 && words_stderr >= 0);
