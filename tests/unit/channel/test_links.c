@@ -658,22 +658,20 @@ static void shm_damage_stops_the_receiver_for_good(void **state)
  * written is written to its own ring as soon as the two have joined again. */
 static void verbs_foreign_rkey_is_refused_in_words_without_keys(void **state)
 {
-    int fd;
-    struct shared *shared = shared_new(&fd);
-    pid_t pid = process_new("receiver", verbs_other_address, fd);
-    struct channel_options options = options_of(verbs_other_address);
-    struct channel *other;
-
-    assert_int_equal(channel_open_sender(&other, &options), 0);
     for (int with_place = 0; with_place < 2; with_place++) {
         uint64_t deadline_ns = clock_now_ns() + LIMIT_NS, lsn = 0, beat_ns = 0;
-        struct channel *sender, *receiver;
+        int fd;
+        struct shared *shared = shared_new(&fd);
+        pid_t pid = process_new("receiver", verbs_other_address, fd); /* in one process all rings are of one domain */
+        struct channel_options options = options_of(verbs_other_address);
+        struct channel *other, *sender, *receiver;
         struct channel_record record;
         struct channel_statistics statistics;
         struct verbs_link *link;
         const char *words;
         char key[24];
 
+        assert_int_equal(channel_open_sender(&other, &options), 0);
         open_pair(*state, &sender, &receiver);
         link = (struct verbs_link *)sender;
         for (int i = 0; i < 2; i++)
@@ -701,22 +699,22 @@ static void verbs_foreign_rkey_is_refused_in_words_without_keys(void **state)
         snprintf(key, sizeof(key), "%llx", (unsigned long long)link->key);
         assert_null(strstr(words, key));
         channel_get_statistics(receiver, &statistics);
-        assert_true(statistics.resumes == 1 && statistics.damaged == 0);
+        assert_true(statistics.resumes >= 1 && statistics.damaged == 0);
         channel_close(sender);
         channel_close(receiver);
+        /* The other ring has got nothing: its first record is its own, and right. */
+        assert_int_equal(put(other), 0);
+        while (channel_consumed_lsn(other) < 1) {
+            assert_int_equal(channel_poll(other), 0);
+            channel_heartbeat(other);
+            clock_sleep_ns(2 * NS_PER_MS);
+            assert_true(pause_until(deadline_ns));
+        }
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        channel_close(other);
+        shared_delete(shared, fd);
     }
-    /* The other ring has got nothing: its first record is its own, and right. */
-    assert_int_equal(put(other), 0);
-    for (uint64_t deadline_ns = clock_now_ns() + LIMIT_NS; channel_consumed_lsn(other) < 1;) {
-        assert_int_equal(channel_poll(other), 0);
-        channel_heartbeat(other);
-        clock_sleep_ns(2 * NS_PER_MS);
-        assert_true(pause_until(deadline_ns));
-    }
-    kill(pid, SIGKILL);
-    waitpid(pid, NULL, 0);
-    channel_close(other);
-    shared_delete(shared, fd);
 }
 
 /* ---- file alone ---- */
