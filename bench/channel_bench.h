@@ -200,8 +200,6 @@ struct bench_rate {
 
 int channel_end_join(struct bench_end *end);
 void channel_end_leave(struct bench_end *end);
-/* Leader: removes the shared ring that a killed receiver of ours has left (link_shm.c names it). */
-void channel_end_clear(const struct bench_end *end);
 /* Closed loop. acked_ns: commit to ack. told_ns: commit to the news that it is consumed (round trip), with ORDER_TELL.
  * With ORDER_STAMP, what was seen by the peer's clock is in end->answer. */
 int channel_end_latency(struct bench_end *end, uint32_t bytes, uint32_t flags, uint64_t samples, uint64_t limit_ns,

@@ -7,31 +7,36 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/report.h"
 
 #define RECORDS_PER_LOOK 64 /* at the clock */
-#define RECORDS_PER_POLL 8
+/* Where an ack comes with the commit a poll only dates the backlog, with another look at the clock. */
+#define RECORDS_PER_POLL(end) (bench_shares_memory((end)->options) ? RECORDS_PER_LOOK : 8u)
 #define WARM_UP_PAYLOAD_BYTES 4056u /* 4 KiB frames */
 
 /* ---- one interface for a channel and a bare ring ---- */
 
 static inline int end_reserve(struct bench_end *end, uint16_t kind, size_t bytes, void **payload)
 {
-    return end->channel != NULL ? channel_reserve(end->channel, kind, 0, bytes, payload) :
-                                  send_ring_reserve(&end->shared->send, kind, 0, bytes, payload);
-}
-
-static inline uint64_t end_commit(struct bench_end *end)
-{
-    return end->channel != NULL ? channel_commit(end->channel) : send_ring_commit(&end->shared->send);
+    if (end->channel != NULL)
+        return channel_reserve(end->channel, kind, 0, bytes, payload);
+    return send_ring_open(&end->shared->send, kind, 0, bytes, payload) ?
+               0 :
+               send_ring_reserve(&end->shared->send, kind, 0, bytes, payload);
 }
 
 static inline uint64_t end_committed(const struct bench_end *end)
 {
     return end->channel != NULL ? channel_committed_lsn(end->channel) : end->shared->send.next_lsn - 1;
+}
+
+static inline uint64_t end_commit(struct bench_end *end)
+{
+    if (end->channel != NULL)
+        return channel_commit(end->channel);
+    return send_ring_commit_short(&end->shared->send) ? end_committed(end) : send_ring_commit(&end->shared->send);
 }
 
 static inline int end_poll(struct bench_end *end)
@@ -93,17 +98,6 @@ static void shm_address(const struct bench_end *end, char address[SHM_ADDRESS_BY
         snprintf(address, SHM_ADDRESS_BYTES, "shm:ftbench-%ld", (long)(end->is_leader ? getpid() : getppid()));
     else
         snprintf(address, SHM_ADDRESS_BYTES, "%s", given);
-}
-
-void channel_end_clear(const struct bench_end *end)
-{
-    char address[SHM_ADDRESS_BYTES], name[SHM_ADDRESS_BYTES + 8];
-
-    if (end->options->link != LINK_SHM)
-        return;
-    shm_address(end, address);
-    snprintf(name, sizeof(name), "/ftvmm-%s", address + strlen("shm:"));
-    shm_unlink(name);
 }
 
 int channel_end_join(struct bench_end *end)
@@ -253,7 +247,7 @@ int channel_end_latency(struct bench_end *end, uint32_t bytes, uint32_t flags, u
 int channel_end_rate(struct bench_end *end, uint32_t bytes, uint32_t window, uint64_t run_ns, struct bench_rate *rate)
 {
     const struct order order = { .kind = ORDER_CHANNEL_RECEIVE, .flags = ORDER_COPY, .bytes = bytes };
-    uint32_t payload_bytes = bench_payload_bytes(bytes);
+    uint32_t payload_bytes = bench_payload_bytes(bytes), poll_each = RECORDS_PER_POLL(end);
     struct channel_statistics before = { 0 }, after = { 0 };
     uint64_t begin_ns, now_ns, committed, settled, first;
     int result = bench_order(end, &order);
@@ -283,7 +277,7 @@ int channel_end_rate(struct bench_end *end, uint32_t bytes, uint32_t window, uin
                 break;
             memcpy(payload, end->copy, payload_bytes);
             committed = end_commit(end);
-            if (committed % RECORDS_PER_POLL == 0)
+            if (committed % poll_each == 0)
                 result = end_poll(end);
         }
         now_ns = clock_now_ns();

@@ -521,8 +521,6 @@ void bench_leave(struct bench_end *end)
             kill(end->child, SIGKILL);
             waitpid(end->child, &status, 0);
         }
-        if (WIFSIGNALED(status))
-            channel_end_clear(end);
     }
     if (end->shared != NULL)
         munmap(end->shared, end->shared->mapped_bytes);

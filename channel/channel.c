@@ -39,7 +39,7 @@ uint64_t link_random_key(void)
 enum frame_state link_look_ahead(struct channel *channel, uint64_t end)
 {
     struct receive_ring *ahead = &channel->ahead;
-    uint64_t consumed_lsn = atomic_load_explicit(&channel->credit->lsn, memory_order_acquire);
+    uint64_t consumed_lsn = atomic_load_explicit(&channel->credit->lsn, memory_order_acquire); /* A6 */
     bool moved = false;
 
     if (consumed_lsn >= ahead->next_lsn) {
@@ -185,12 +185,13 @@ const struct channel_hello *channel_peer(const struct channel *channel)
 
 /* ---- sender ---- */
 
-int channel_reserve(struct channel *channel, uint16_t kind, uint64_t position, size_t bytes, void **payload)
+/* It is not to be had at once. */
+__attribute__((noinline)) static int reserve_slowly(struct channel *channel, uint16_t kind, uint64_t position,
+                                                    size_t bytes, void **payload)
 {
     int result;
 
-    /* relaxed: a hint. Of a link that is down records wait in the ring until it is resumed. */
-    if (!channel->is_sender || atomic_load_explicit(&channel->closed, memory_order_relaxed))
+    if (!channel->is_sender || atomic_load_explicit(&channel->closed, memory_order_relaxed)) /* see below */
         return -EPIPE;
     result = send_ring_reserve(&channel->send, kind, position, bytes, payload);
     if (result == -EAGAIN && channel->operations->make_room != NULL) {
@@ -200,12 +201,27 @@ int channel_reserve(struct channel *channel, uint16_t kind, uint64_t position, s
     return result;
 }
 
+int channel_reserve(struct channel *channel, uint16_t kind, uint64_t position, size_t bytes, void **payload)
+{
+    /* relaxed: a hint. Of a link that is down records wait in the ring until it is resumed. In a receiver's ring there
+     * is no room. */
+    if (!atomic_load_explicit(&channel->closed, memory_order_relaxed) &&
+        send_ring_open(&channel->send, kind, position, bytes, payload))
+        return 0;
+    return reserve_slowly(channel, kind, position, bytes, payload);
+}
+
+__attribute__((noinline)) static uint64_t commit_slowly(struct channel *channel)
+{
+    send_ring_commit(&channel->send);
+    return channel->operations->commit(channel);
+}
+
 uint64_t channel_commit(struct channel *channel)
 {
-    uint64_t lsn = send_ring_commit(&channel->send);
-
-    channel->operations->commit(channel);
-    return lsn;
+    if (send_ring_commit_short(&channel->send))
+        return channel->operations->commit(channel);
+    return commit_slowly(channel);
 }
 
 /* A sender that has nothing outstanding reads no clock here. */
@@ -228,12 +244,12 @@ int channel_poll(struct channel *channel)
 
 uint64_t channel_acked_lsn(const struct channel *channel)
 {
-    return atomic_load_explicit(&channel->acked_lsn, memory_order_acquire);
+    return atomic_load_explicit(&channel->acked_lsn, memory_order_acquire); /* A2 */
 }
 
 uint64_t channel_committed_lsn(const struct channel *channel)
 {
-    return atomic_load_explicit(&channel->send.committed_lsn, memory_order_acquire);
+    return atomic_load_explicit(&channel->send.committed_lsn, memory_order_acquire); /* A4 */
 }
 
 void channel_get_lag(const struct channel *channel, struct channel_lag *out)
@@ -300,14 +316,14 @@ uint64_t channel_told(const struct channel *channel)
 
 uint64_t channel_peer_seen_ns(const struct channel *channel)
 {
-    uint64_t seen_ns = atomic_load_explicit(&channel->peer_seen_ns, memory_order_acquire);
+    uint64_t seen_ns = atomic_load_explicit(&channel->peer_seen_ns, memory_order_acquire); /* A8 */
 
     return seen_ns == PEER_ALWAYS_SEEN ? clock_now_ns() : seen_ns;
 }
 
 uint64_t channel_consumed_lsn(const struct channel *channel)
 {
-    return atomic_load_explicit(&channel->credit->lsn, memory_order_acquire);
+    return atomic_load_explicit(&channel->credit->lsn, memory_order_acquire); /* A6 */
 }
 
 uint64_t channel_frame_bytes(uint32_t payload_bytes)
@@ -323,8 +339,8 @@ void channel_get_statistics(const struct channel *channel, struct channel_statis
         out->records = atomic_load_explicit(&channel->send.committed_lsn, memory_order_relaxed);
         out->record_bytes = atomic_load_explicit(&channel->send.committed, memory_order_relaxed);
     } else {
-        out->records = atomic_load_explicit(&channel->receive.records, memory_order_relaxed);
-        out->record_bytes = atomic_load_explicit(&channel->receive.record_bytes, memory_order_relaxed);
+        out->records = atomic_load_explicit(&channel->credit->lsn, memory_order_relaxed);
+        out->record_bytes = atomic_load_explicit(&channel->credit->bytes, memory_order_relaxed);
     }
     out->writes = atomic_load_explicit(&channel->writes, memory_order_relaxed);
     out->stalls = atomic_load_explicit(&channel->send.stalls, memory_order_relaxed);

@@ -55,6 +55,6 @@ bool control_take(struct channel *channel, const struct control_block *block, ui
         atomic_store_explicit(&credit->lsn, block->lsn, memory_order_release);
     if (channel->ack == CHANNEL_ACK_SEEN &&
         block->seen_lsn > atomic_load_explicit(&channel->acked_lsn, memory_order_relaxed))
-        atomic_store_explicit(&channel->acked_lsn, block->seen_lsn, memory_order_release);
+        atomic_store_explicit(&channel->acked_lsn, block->seen_lsn, memory_order_release); /* A1 */
     return true;
 }

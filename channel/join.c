@@ -22,7 +22,7 @@ enum join_refusal join_compare(const struct join_side *sender, const struct join
 {
     if (sender->version != receiver->version)
         return JOIN_VERSION;
-    if (sender->features != receiver->features)
+    if (((sender->features ^ receiver->features) & JOIN_FEATURES_EQUAL) != 0)
         return JOIN_FEATURE;
     if (sender->ring_bytes != receiver->ring_bytes)
         return JOIN_RING_BYTES;

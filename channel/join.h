@@ -7,7 +7,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Features: both ends have the same ones. */
+/* Features. Those of the lower half both ends have, or neither; of the upper half an end uses what both have, so that a
+ * newer end can offer what an older one has never heard of. There are none of these yet. */
+#define JOIN_FEATURES_EQUAL 0xffffu
 #define JOIN_FEATURE_KEY    1u /* a shared key is held, and proven */
 #define JOIN_FEATURE_RESUME 2u /* PROOF names the session, GRANT what the receiver holds; who is as new as this */
 

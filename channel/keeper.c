@@ -72,7 +72,7 @@ bool keeper_wait(struct keeper *keeper, int fd)
 void keeper_pause(struct keeper *keeper, uint64_t ns)
 {
     for (uint64_t end_ns = clock_now_ns() + ns; clock_now_ns() < end_ns;) {
-        if (__atomic_load_n(&keeper->stop, __ATOMIC_RELAXED))
+        if (__atomic_load_n(&keeper->stop, __ATOMIC_RELAXED)) /* see join_deadline_check */
             return;
         clock_sleep_ns(ns < 10 * NS_PER_MS ? ns : 10 * NS_PER_MS);
     }
@@ -80,7 +80,7 @@ void keeper_pause(struct keeper *keeper, uint64_t ns)
 
 void keeper_step(struct keeper *keeper, const struct keeper_work *work)
 {
-    bool down = atomic_load_explicit(&work->channel->down, memory_order_acquire);
+    bool down = atomic_load_explicit(&work->channel->down, memory_order_acquire); /* A9 in link.h */
     int result;
 
     switch (keeper_state(keeper)) {

@@ -76,14 +76,15 @@ void keeper_wake(struct keeper *keeper);
 bool keeper_ask(struct keeper *keeper, bool closed);
 void keeper_taken(struct keeper *keeper);
 
+/* K1 acquire, pairs with K2 release: what the keeper, or who takes its connection, has written before it let go. */
 static inline enum keeper_state keeper_state(const struct keeper *keeper)
 {
-    return (enum keeper_state)atomic_load_explicit(&keeper->state, memory_order_acquire);
+    return (enum keeper_state)atomic_load_explicit(&keeper->state, memory_order_acquire); /* K1 */
 }
 
 static inline void keeper_set(struct keeper *keeper, enum keeper_state state)
 {
-    atomic_store_explicit(&keeper->state, state, memory_order_release);
+    atomic_store_explicit(&keeper->state, state, memory_order_release); /* K2 */
 }
 
 #endif

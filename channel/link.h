@@ -17,7 +17,7 @@
 
 struct link_operations {
     /* ---- sender, committing thread ---- */
-    void (*commit)(struct channel *channel);    /* send.committed has grown: make it travel */
+    uint64_t (*commit)(struct channel *channel); /* send.committed has grown: make it travel. Returns the last LSN */
     void (*make_room)(struct channel *channel); /* the ring is full: help, if the link can. May be NULL */
     /* ---- receiver, one thread; as in channel.h ---- */
     int (*next)(struct channel *channel, struct channel_record *record);
@@ -35,15 +35,27 @@ struct channel {
     bool is_sender;
     struct channel_hello peer;
     struct send_ring send;       /* sender */
-    struct receive_ring receive; /* receiver; file: its counts only */
+    struct receive_ring receive; /* receiver; not of a file, which has no ring */
     enum channel_ack ack;        /* what acked means here; tcp: SEEN always */
     /* Receiver, if ack is SEEN; the polling thread's. Goes through the ring ahead of the receiving thread. */
     struct receive_ring ahead;
     struct ring_credit ahead_credit; /* how far it is */
     struct ring_credit *credit;  /* of the one ring in use; what channel_consumed_lsn reads */
     struct ring_credit own_credit; /* where it lies, unless the link puts it elsewhere */
-    alignas(RING_LINE_BYTES) _Atomic uint64_t acked_lsn; /* written by one thread of the link's choice; SEEN: polling */
-    _Atomic uint64_t peer_seen_ns;                       /* written by the polling thread */
+    /*
+     * The lone atomics. The orders of their uses, where nothing else is said there:
+     *   A1  acked_lsn, release, by one thread of the link's choice (SEEN: polling); A2 acquire in channel_acked_lsn.
+     *       What a caller does on the strength of an ack comes after what made it one.
+     *   A3  send.committed_lsn, release in send_ring_close; A4 acquire. Who knows an LSN sees what its committer did.
+     *   A5  credit->lsn, release in receive_ring_consume and where a link copies it; A6 acquire. Consumed: applied.
+     *   A7  peer_seen_ns, release, polling thread; A8 acquire. A time; nothing is read on the strength of it.
+     *   A9  down, acquire and release, stored after closed: who sees down finds closed. Read relaxed it is a hint:
+     *       whoever sees it late makes one more call in vain, of a socket or queue that says the same, or looks again
+     *       under the turn.
+     *   Counts are relaxed: of different moments.
+     */
+    alignas(RING_LINE_BYTES) _Atomic uint64_t acked_lsn;
+    _Atomic uint64_t peer_seen_ns;
     _Atomic uint64_t writes;
     _Atomic uint64_t torn;
     _Atomic uint64_t damaged;
@@ -73,7 +85,7 @@ static inline bool link_break(struct channel *channel, bool for_good)
 {
     if (for_good)
         atomic_store_explicit(&channel->closed, true, memory_order_release);
-    return !atomic_exchange_explicit(&channel->down, true, memory_order_acq_rel);
+    return !atomic_exchange_explicit(&channel->down, true, memory_order_acq_rel); /* A9 */
 }
 
 /* A new connection is in place; with the turn. */

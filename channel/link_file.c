@@ -123,10 +123,13 @@ static void file_make_room(struct channel *channel)
         file_flush(link);
 }
 
-static void file_commit(struct channel *channel)
+static uint64_t file_commit(struct channel *channel)
 {
+    uint64_t lsn = channel->send.next_lsn - 1;
+
     /* release: pairs with channel_acked_lsn */
-    atomic_store_explicit(&channel->acked_lsn, channel->send.next_lsn - 1, memory_order_release);
+    atomic_store_explicit(&channel->acked_lsn, lsn, memory_order_release);
+    return lsn;
 }
 
 static int file_poll(struct channel *channel)
@@ -136,8 +139,9 @@ static int file_poll(struct channel *channel)
 
     if (!channel->is_sender)
         return 0;
+    /* Relaxed both: only to decide when to look. */
     waits = atomic_load_explicit(&channel->send.committed, memory_order_relaxed) -
-            atomic_load_explicit(&link->turn.posted, memory_order_relaxed); /* only to decide when to look */
+            atomic_load_explicit(&link->turn.posted, memory_order_relaxed);
     if (waits != 0) {
         now_ns = clock_now_ns();
         if (waits >= FILE_FLUSH_BYTES || now_ns - link->flushed_ns >= FILE_FLUSH_NS) {
@@ -145,7 +149,7 @@ static int file_poll(struct channel *channel)
             file_flush(link);
         }
     }
-    return atomic_load_explicit(&channel->down, memory_order_relaxed) ? -EPIPE : 0;
+    return atomic_load_explicit(&channel->down, memory_order_relaxed) ? -EPIPE : 0; /* A9 */
 }
 
 static void file_heartbeat(struct channel *channel)
@@ -217,7 +221,7 @@ static void file_step(struct file_link *link, uint64_t bytes)
 {
     link->start += bytes;
     link->offset += bytes;
-    link_count(&link->channel.receive.record_bytes, bytes);
+    link_count(&link->channel.credit->bytes, bytes);
 }
 
 /* No whole frame lies at `start`: was the log cut off there, or is it damaged? */
@@ -293,7 +297,6 @@ static void file_consume(struct channel *channel)
         return;
     file_step(link, link->current_bytes);
     link->current_bytes = 0;
-    link_count(&channel->receive.records, 1);
     /* release: the caller's effects of the record come before the word that it is consumed */
     atomic_store_explicit(&channel->credit->lsn, link->next_lsn, memory_order_release);
     link->next_lsn++;

@@ -68,6 +68,7 @@ struct shm_link {
     int listener;  /* receiver: holds the name */
     char *name;    /* the address, for messages */
     bool fenced;           /* receiver */
+    bool tail_decides;     /* receiver: fenced, or damage was met */
     int final;             /* receiver: what channel_next says from now on; 0: go on */
     uint64_t cached_tail;  /* receiver: as last read */
     unsigned looks;        /* receiver: in vain, at the frame that is due */
@@ -79,41 +80,42 @@ static void shm_close(struct channel *channel);
 
 /* ---- per event ---- */
 
-static void shm_commit(struct channel *channel)
+static uint64_t shm_commit(struct channel *channel)
 {
     struct shm_link *link = (struct shm_link *)channel;
+    uint64_t lsn = channel->send.next_lsn - 1;
 
-    /* H1 release, pairs with H2 in shm_next: the frame before the tail. */
+    /* H1 release, pairs with H2 in shm_next_judge: the frame before the tail. */
     atomic_store_explicit(&link->head->tail, channel->send.head, memory_order_release);
     /* H5, with H6 in shm_fence: the store before the load. The compiler is kept in order here; the CPU by the barrier
      * that the fence sends round. relaxed: nothing else is read on the strength of it. */
     atomic_signal_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(&link->head->fenced, memory_order_relaxed)) {
+    if (__builtin_expect(atomic_load_explicit(&link->head->fenced, memory_order_relaxed), false)) {
         link_break(channel, true);
-        return;
+        return lsn;
     }
-    link_count(&channel->writes, 1);
     if (channel->ack == CHANNEL_ACK_PLACED)
-        /* release: pairs with channel_acked_lsn */
-        atomic_store_explicit(&channel->acked_lsn, channel->send.next_lsn - 1, memory_order_release);
+        atomic_store_explicit(&channel->acked_lsn, lsn, memory_order_release); /* A1 */
+    return lsn;
 }
 
-static int shm_next(struct channel *channel, struct channel_record *record)
+/* No short record was found at once. `state`: what receive_ring_look_short has found. */
+__attribute__((noinline)) static int shm_next_judge(struct shm_link *link, struct channel_record *record,
+                                                    enum frame_state state)
 {
-    struct shm_link *link = (struct shm_link *)channel;
+    struct channel *channel = &link->channel;
     struct receive_ring *ring = &channel->receive;
-    enum frame_state state;
 
     if (link->final != 0)
         return link->final;
-    /* Below the tail as we know it everything is there. Beyond it we look at the frame itself, as a NIC's receiver has
-     * to: that is one cache line from the other CPU instead of two. Its checksum tells whether it is whole. */
+    if (!link->fenced && state == FRAME_DAMAGED) {
+        state = receive_ring_look_again(ring, UINT64_MAX, record);
+        if (state == FRAME_COMPLETE)
+            return 0;
+    }
     if (ring->index >= link->cached_tail) {
         if (link->fenced)
             return -ENODATA;
-        state = receive_ring_look(ring, UINT64_MAX, record);
-        if (state == FRAME_COMPLETE)
-            return 0;
         if (state == FRAME_ABSENT && ++link->looks % SHM_LOOKS_PER_TAIL != 0)
             return -EAGAIN;
         /* H2 acquire, pairs with H1 in shm_commit. */
@@ -121,16 +123,33 @@ static int shm_next(struct channel *channel, struct channel_record *record)
         if (ring->index >= link->cached_tail)
             return -EAGAIN; /* it is being written */
     }
+    /* Below the tail everything is there, or it is damage. */
     state = link->cached_tail - ring->index > ring->ring_bytes ?
                 FRAME_DAMAGED :
-                receive_ring_look(ring, link->cached_tail - ring->index, record);
+                receive_ring_look_again(ring, link->cached_tail - ring->index, record);
     if (state == FRAME_COMPLETE)
         return 0;
     report_error("%s: record %llu is damaged in the shared ring (index %llu, tail %llu): the sender has a fault, or "
                  "somebody else wrote there; nothing more is read", link->name, (unsigned long long)ring->next_lsn,
                  (unsigned long long)ring->index, (unsigned long long)link->cached_tail);
     link_count(&channel->damaged, 1);
+    link->tail_decides = true;
     return link->final = -EBADMSG;
+}
+
+static int shm_next(struct channel *channel, struct channel_record *record)
+{
+    struct shm_link *link = (struct shm_link *)channel;
+    enum frame_state state = FRAME_ABSENT;
+
+    /* We look at the frame itself, as a NIC's receiver has to: that is one cache line from the other CPU instead of
+     * two. Its checksum tells whether it is whole. After the fence the tail decides, and after damage nothing does. */
+    if (__builtin_expect(!link->tail_decides, true)) {
+        state = receive_ring_look_short(&channel->receive, UINT64_MAX, record);
+        if (__builtin_expect(state == FRAME_COMPLETE, true))
+            return 0;
+    }
+    return shm_next_judge(link, record, state);
 }
 
 static void shm_consume(struct channel *channel)
@@ -159,7 +178,7 @@ static int shm_fence(struct channel *channel)
         return result;
     }
     link->cached_tail = atomic_load_explicit(&link->head->tail, memory_order_acquire); /* as H2 */
-    link->fenced = true;
+    link->fenced = link->tail_decides = true;
     return 0;
 }
 
@@ -178,7 +197,9 @@ static void shm_see(struct shm_link *link)
     /* H3 release, pairs with H4: what this credits was read; and S1 in send_ring.c. */
     atomic_store_explicit(&link->head->credit.bytes, link_free_bytes(channel), memory_order_release);
     atomic_store_explicit(&link->head->credit.lsn,
-                          atomic_load_explicit(&channel->credit->lsn, memory_order_acquire), memory_order_release);
+                          atomic_load_explicit(&channel->credit->lsn, memory_order_acquire), /* A6 */
+                          memory_order_release); /* A5 */
+    /* relaxed: our own thread's. H3 for the sender's ack: the look comes before the word of it */
     atomic_store_explicit(&link->head->seen_lsn,
                           atomic_load_explicit(&channel->ahead_credit.lsn, memory_order_relaxed),
                           memory_order_release);
@@ -202,6 +223,8 @@ static int shm_poll(struct channel *channel)
     }
     if (channel->is_sender)
         channel_tell(channel, atomic_load_explicit(&link->head->receiver_word, memory_order_relaxed));
+    if (channel->is_sender) /* each record is published by itself. relaxed: a count */
+        atomic_store_explicit(&channel->writes, channel_committed_lsn(channel), memory_order_relaxed);
     return atomic_load_explicit(&channel->down, memory_order_relaxed) ? -EPIPE : 0; /* relaxed: a hint */
 }
 
@@ -223,9 +246,9 @@ static void shm_heartbeat(struct channel *channel)
     if (beat != link->peer_beat || index != link->peer_index) {
         link->peer_beat = beat;
         link->peer_index = index;
-        atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
+        atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release); /* A7 */
     }
-    if (!atomic_load_explicit(&channel->down, memory_order_relaxed) &&
+    if (!atomic_load_explicit(&channel->down, memory_order_relaxed) && /* A9 */
         recv(link->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) { /* end of file; nobody says anything any more */
         report_warning("%s: the %s has left or died", link->name, is_sender ? "receiver" : "sender");
         link_break(channel, true);

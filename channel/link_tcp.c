@@ -90,7 +90,7 @@ struct tcp_link {
     uint64_t chunk_end; /* sender: index up to which a head has announced bytes */
     uint64_t whole_end; /* sender: the end of the last record sent, as far as such an end was the end of a chunk */
     uint64_t control_counter;
-    alignas(RING_LINE_BYTES) _Atomic bool control_due;
+    alignas(RING_LINE_BYTES) _Atomic bool control_due; /* relaxed always: seen late, it goes with the next heartbeat */
 
     /* ---- reading; sender: polling thread, receiver: the turn's holder ---- */
     uint64_t ring_due;   /* of the chunk being read: ring bytes to come */
@@ -244,10 +244,11 @@ static void ring_send(struct tcp_link *link)
         post_turn_run(&link->turn, &link->channel.send.committed, ring_write, link);
 }
 
-static void tcp_commit(struct channel *channel)
+static uint64_t tcp_commit(struct channel *channel)
 {
     send_ring_publish(&channel->send);
     ring_send((struct tcp_link *)channel);
+    return channel->send.next_lsn - 1;
 }
 
 /* Sends a control block; if the socket is full or in use, it stays due. Either thread. */
@@ -283,7 +284,7 @@ static void control_read(struct tcp_link *link, const uint8_t *chunk)
         return;
     }
     link->peer_counter = block.counter;
-    atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
+    atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release); /* A7 */
     if (!channel->is_sender)
         link->whole_arrived = block.bytes;
     else if (!control_take(channel, &block, UINT64_MAX))
@@ -439,8 +440,8 @@ static void pull(struct tcp_link *link)
         return;
     if (!link->fenced && socket_drain(link, TCP_PULL_BYTES)) {
         see(link);
-        if (atomic_load_explicit(&channel->ahead_credit.lsn, memory_order_relaxed) != seen) {
-            atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
+        if (atomic_load_explicit(&channel->ahead_credit.lsn, memory_order_relaxed) != seen) { /* with the turn */
+            atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release); /* A7 */
             answer = true;
         }
     }
@@ -540,6 +541,7 @@ static enum join_refusal hold(void *argument, struct handshake_log *log)
     enum join_refusal refusal = JOIN_FENCED;
 
     post_turn_await(&link->turn);
+    /* relaxed: a receiver's is set with the turn */
     if (!link->fenced && !link->damaged && !atomic_load_explicit(&link->channel.closed, memory_order_relaxed)) {
         say_down(link, "its sender asks to resume it", false);
         connection_begin(link, ahead->index);

@@ -68,7 +68,7 @@ enum join_refusal verbs_release(struct verbs_link *link, struct verbs_connection
 
     *old = (struct verbs_connection){ 0 };
     post_turn_await(&link->turn);
-    if (!link->fenced && !atomic_load_explicit(&link->channel.closed, memory_order_acquire)) {
+    if (!link->fenced && !atomic_load_explicit(&link->channel.closed, memory_order_acquire)) { /* A9 in link.h */
         verbs_down(link, "its sender asks to resume it", false);
         if (shut_out(link)) {
             *old = link->now;

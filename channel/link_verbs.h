@@ -108,7 +108,8 @@ struct verbs_link {
     uint64_t placed_lsn; /* sender: of the record that ends there */
 
     /* ---- both threads of the receiver ---- */
-    alignas(RING_LINE_BYTES) _Atomic bool control_due; /* a block could not be sent and should be */
+    alignas(RING_LINE_BYTES) _Atomic bool control_due; /* a block could not be sent and should be. Relaxed
+                                                          always: seen late, it goes with the next heartbeat */
     _Atomic uint64_t credited;                         /* consumed index in the block sent last */
     _Atomic uint64_t told_lsn; /* highest that the sender said it holds an ack for; the polling thread's */
 
@@ -161,7 +162,7 @@ void verbs_requests_init(struct verbs_link *link);
 /* Sender, while the link is up: true once something that was posted has not completed for VERBS_STALL_NS. At a beat. */
 bool verbs_stalled(struct verbs_link *link);
 /* The per-event operations, for the table in link_verbs.c. */
-void verbs_commit(struct channel *channel);
+uint64_t verbs_commit(struct channel *channel);
 /* Posts what waits. Sender, either thread. */
 void verbs_post(struct verbs_link *link);
 int verbs_poll(struct channel *channel);

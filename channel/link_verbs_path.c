@@ -37,10 +37,11 @@ static void verbs_failed(struct verbs_link *link, const struct ibv_wc *completio
     char why[160];
     const char *meaning = completion->status == IBV_WC_RETRY_EXC_ERR ? " (the peer's host does not answer)" :
                           completion->status == IBV_WC_REM_ACCESS_ERR ?
-                              " (the peer's ring is gone: we are fenced off, or it has ended)" :
+                              " (the peer's ring is gone: we are fenced off, or it has ended; or this is no key to "
+                              "it)" :
                                                                         "";
 
-    if (atomic_load_explicit(&link->channel.down, memory_order_relaxed))
+    if (atomic_load_explicit(&link->channel.down, memory_order_relaxed)) /* A9 in link.h */
         return; /* the rest of the queue, flushed */
     snprintf(why, sizeof(why), "an RDMA write ended with '%s'%s, vendor error 0x%x",
              ibv_wc_status_str(completion->status), meaning, completion->vendor_err);
@@ -132,7 +133,7 @@ void verbs_look_at_peer(struct verbs_link *link)
     uint64_t lsn;
 
     if (!channel->is_sender) {
-        lsn = atomic_load_explicit(&channel->receive.records, memory_order_relaxed); /* sign of life only */
+        lsn = atomic_load_explicit(&channel->credit->lsn, memory_order_relaxed); /* sign of life only */
         if (lsn != link->peer_lsn) {
             link->peer_lsn = lsn;
             atomic_store_explicit(&channel->peer_seen_ns, clock_now_ns(), memory_order_release);
@@ -202,10 +203,11 @@ void verbs_post(struct verbs_link *link)
         post_turn_run(&link->turn, &link->channel.send.committed, write_records, link);
 }
 
-void verbs_commit(struct channel *channel)
+uint64_t verbs_commit(struct channel *channel)
 {
     send_ring_publish(&channel->send);
     verbs_post((struct verbs_link *)channel);
+    return channel->send.next_lsn - 1;
 }
 
 /* Sender: polling thread. Receiver: with the turn. */
@@ -260,7 +262,7 @@ int verbs_poll(struct channel *channel)
 {
     struct verbs_link *link = (struct verbs_link *)channel;
 
-    if (channel->is_sender && atomic_load_explicit(&channel->down, memory_order_relaxed))
+    if (channel->is_sender && atomic_load_explicit(&channel->down, memory_order_relaxed)) /* A9, as below */
         verbs_resume(link);
     if (channel->is_sender && !atomic_load_explicit(&channel->down, memory_order_relaxed)) {
         reap(link);

@@ -1,4 +1,4 @@
-/* Finds and checks records in the ring. Per event: allocates nothing, takes no lock, makes no system call. */
+/* What is seldom needed to find records in the ring; the rest is in receive_ring.h. */
 #include "channel/receive_ring.h"
 
 #include <string.h>
@@ -14,18 +14,8 @@ void receive_ring_init(struct receive_ring *ring, const void *base, uint64_t rin
     ring->next_lsn = 1;
 }
 
-static void step(struct receive_ring *ring, uint64_t bytes)
-{
-    ring->index += bytes;
-    /* One writer; relaxed: a count. */
-    atomic_store_explicit(&ring->record_bytes, atomic_load_explicit(&ring->record_bytes, memory_order_relaxed) + bytes,
-                          memory_order_relaxed);
-    /* R1 release, pairs with S1 in send_ring.c: our reads of the frame come before its place is given back. */
-    atomic_store_explicit(&ring->credit->bytes, ring->index, memory_order_release);
-}
-
-enum frame_state receive_ring_look(struct receive_ring *ring, uint64_t available_bytes,
-                                   struct channel_record *record)
+enum frame_state receive_ring_look_again(struct receive_ring *ring, uint64_t available_bytes,
+                                         struct channel_record *record)
 {
     if (ring->current_bytes != 0) {
         *record = ring->current;
@@ -38,11 +28,13 @@ enum frame_state receive_ring_look(struct receive_ring *ring, uint64_t available
 
         if (room > available_bytes)
             room = available_bytes;
-        state = frame_look(ring->base + offset, room, ring->key, ring->next_lsn, &ring->current, &bytes);
+        state = frame_judge(ring->base + offset, room, ring->key, ring->next_lsn, &ring->current, &bytes);
         if (state == FRAME_PAD) {
             if (offset + bytes != ring->ring_bytes)
                 return FRAME_DAMAGED;
-            step(ring, bytes);
+            ring->index += bytes;
+            /* As R1 in receive_ring.h. */
+            atomic_store_explicit(&ring->credit->bytes, ring->index, memory_order_release);
             if (available_bytes != UINT64_MAX)
                 available_bytes -= bytes;
             continue;
@@ -56,28 +48,12 @@ enum frame_state receive_ring_look(struct receive_ring *ring, uint64_t available
     return FRAME_DAMAGED;
 }
 
-void receive_ring_consume(struct receive_ring *ring)
-{
-    uint64_t bytes = ring->current_bytes;
-
-    if (bytes == 0)
-        return;
-    ring->current_bytes = 0;
-    step(ring, bytes);
-    /* One writer; relaxed: a count. */
-    atomic_store_explicit(&ring->records, atomic_load_explicit(&ring->records, memory_order_relaxed) + 1,
-                          memory_order_relaxed);
-    /* release: the caller's effects of the record come before the word that it is consumed */
-    atomic_store_explicit(&ring->credit->lsn, ring->next_lsn, memory_order_release);
-    ring->next_lsn++;
-}
-
 void receive_ring_skip(struct receive_ring *ring, uint64_t index, uint64_t lsn)
 {
     ring->current_bytes = 0;
     ring->index = index;
     ring->next_lsn = lsn + 1;
-    /* As in step and consume. */
+    /* As in receive_ring_consume. */
     atomic_store_explicit(&ring->credit->bytes, index, memory_order_release);
     atomic_store_explicit(&ring->credit->lsn, lsn, memory_order_release);
 }

@@ -8,12 +8,16 @@
 #ifndef FTVMM_CHANNEL_SEND_RING_H
 #define FTVMM_CHANNEL_SEND_RING_H
 
-#include "channel/record.h"
+#include "channel/record_path.h"
 #include "channel/ring_memory.h"
 
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdint.h>
+
+/* Of open_bytes; more than the payload of a short record both. */
+#define SEND_RING_NOT_OPEN   UINT32_MAX
+#define SEND_RING_BEHIND_PAD (1u << 31) /* at the ring's start, and the rest of the lap is to become a pad */
 
 /* How far the receiver is. Written by the receiver (shm) or by the link on its behalf. */
 struct ring_credit {
@@ -30,11 +34,11 @@ struct send_ring {
 
     /* The committing thread's. */
     alignas(RING_LINE_BYTES) uint64_t head; /* where the next frame begins */
-    uint64_t cached_credit;                 /* credit->bytes as last read */
+    uint8_t *place;         /* of head, once send_ring_open has said that there is room */
+    uint64_t limit;         /* up to here a frame may reach: nobody needs the old bytes, and the lap does not end */
     uint64_t next_lsn;
-    uint64_t open_index; /* of the open frame; UINT64_MAX: none */
     uint64_t open_position;
-    uint32_t open_bytes;
+    uint32_t open_bytes;    /* of the open record's payload; or as above */
     uint16_t open_kind;
     _Atomic uint64_t stalls;
 
@@ -47,11 +51,65 @@ struct send_ring {
 void send_ring_init(struct send_ring *ring, void *base, uint64_t ring_bytes, uint64_t key,
                     struct ring_credit *credit);
 
+/* The place of an index. */
+static inline uint8_t *send_ring_at(const struct send_ring *ring, uint64_t index)
+{
+    return ring->base + (index & (ring->ring_bytes - 1));
+}
+
 /* Committing thread. Opens a record; a record opened before and not committed is forgotten. 0; -EAGAIN: full;
  * -EMSGSIZE; -EPIPE: the credit is impossible, the receiver is at fault. */
 int send_ring_reserve(struct send_ring *ring, uint16_t kind, uint64_t position, size_t bytes, void **payload);
 /* Committing thread. Seals and publishes the open record; returns its LSN. */
 uint64_t send_ring_commit(struct send_ring *ring);
+
+/* The next two are the same, for all but few records. They are what a record costs: inline, without a call. As all of
+ * the ring they allocate nothing, take no lock, make no system call. */
+
+/* False: there is no such room by the credit as last read, or in this lap; send_ring_reserve tells. */
+static inline bool send_ring_open(struct send_ring *ring, uint16_t kind, uint64_t position, size_t bytes,
+                                  void **payload)
+{
+    uint64_t whole_bytes = frame_bytes(bytes);
+
+    if (__builtin_expect(bytes > CHANNEL_PAYLOAD_MAX_BYTES || ring->head + whole_bytes > ring->limit, false))
+        return false;
+    frame_open(ring->place, whole_bytes);
+    ring->open_kind = kind;
+    ring->open_position = position;
+    ring->open_bytes = (uint32_t)bytes;
+    *payload = ring->place + sizeof(struct frame_header);
+    return true;
+}
+
+/* The open record is sealed, at `place`: publishes it. For the two that commit. */
+static inline void send_ring_close(struct send_ring *ring, uint64_t index, uint8_t *place, uint64_t whole_bytes)
+{
+    uint64_t lsn = ring->next_lsn, end = index + whole_bytes;
+
+    ring->head = end;
+    ring->place = place + whole_bytes;
+    ring->next_lsn = lsn + 1;
+    ring->open_bytes = SEND_RING_NOT_OPEN;
+    /* A3. First the LSN, so that no thread ever sees an ack beyond it. release: with what the caller did before. */
+    atomic_store_explicit(&ring->committed_lsn, lsn, memory_order_release);
+    /* S3 release: the frame's bytes before its publication. Plain on x86: a locked instruction would wait until the
+     * frame's cache line has come from the other CPU, each time. */
+    atomic_store_explicit(&ring->committed, end, memory_order_release);
+}
+
+/* False: it is long, lies behind a pad, or was never opened; send_ring_commit is for these. */
+static inline bool send_ring_commit_short(struct send_ring *ring)
+{
+    uint64_t whole_bytes = frame_bytes(ring->open_bytes);
+
+    if (!frame_is_short(whole_bytes))
+        return false;
+    frame_seal_short(ring->place, ring->key, ring->next_lsn, ring->open_position, ring->open_kind, ring->open_bytes);
+    send_ring_close(ring, ring->head, ring->place, whole_bytes);
+    return true;
+}
+
 /* Committing thread, of links where another thread sends too: publishes once more, in the one order that post_turn.h
  * needs. */
 static inline void send_ring_publish(struct send_ring *ring)
@@ -59,12 +117,6 @@ static inline void send_ring_publish(struct send_ring *ring)
     /* S2, pairs with P1 in post_turn.h. Sequentially consistent, not merely release: this store is ordered with the look
      * at the turn that follows it. */
     atomic_store_explicit(&ring->committed, ring->head, memory_order_seq_cst);
-}
-
-/* The place of an index. */
-static inline uint8_t *send_ring_at(const struct send_ring *ring, uint64_t index)
-{
-    return ring->base + (index & (ring->ring_bytes - 1));
 }
 
 /* The end of the last record that lies wholly within [from, from + at_most_bytes), or of the first one if it is

@@ -12,6 +12,8 @@
  *   -a FILE     sender: keeps the highest acked LSN in FILE, so that it outlives the sender (not on 9p, which
  *               cannot be mapped)
  *   -j MS       joining time-out, default 20000
+ *   -k FILE     shared key
+ *   -c          sender: goes on when the connection breaks, which is joined again
  */
 #include "base/clock.h"
 #include "base/histogram.h"
@@ -41,6 +43,7 @@ static void on_signal(int number)
 struct arguments {
     uint64_t records, bytes, window, pause_us, silence_ms, fence_ms, join_ms, ring_mib;
     const char *acked_path;
+    bool goes_on;
     struct channel_options options;
 };
 
@@ -106,7 +109,7 @@ static int probe_send(const struct arguments *arguments)
             committed = channel_commit(channel);
             moved = true;
         }
-        if (channel_poll(channel) != 0 || result == -EPIPE) {
+        if ((channel_poll(channel) != 0 && !arguments->goes_on) || result == -EPIPE) {
             end = "link down";
             break;
         }
@@ -225,13 +228,15 @@ int main(int argc, char **argv)
     struct arguments arguments = { .records = 10000, .bytes = 24, .window = 1, .pause_us = 20, .silence_ms = 1500,
                                    .join_ms = 20000, .ring_mib = 4 };
     struct sigaction action = { .sa_handler = on_signal };
+    static struct channel_secret secret;
+    const char *key_path = NULL;
     int option;
 
     report_set_program("channel-probe");
     setvbuf(stdout, NULL, _IOLBF, 0);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
-    while ((option = getopt(argc, argv, "n:s:w:r:p:t:f:a:j:")) != -1) {
+    while ((option = getopt(argc, argv, "n:s:w:r:p:t:f:a:j:k:c")) != -1) {
         uint64_t value = optarg != NULL ? strtoull(optarg, NULL, 0) : 0;
 
         if (option == 'n')
@@ -252,6 +257,10 @@ int main(int argc, char **argv)
             arguments.join_ms = value;
         else if (option == 'a')
             arguments.acked_path = optarg;
+        else if (option == 'c')
+            arguments.goes_on = true;
+        else if (option == 'k')
+            key_path = optarg;
         else
             return 2;
     }
@@ -261,6 +270,9 @@ int main(int argc, char **argv)
     }
     arguments.options = (struct channel_options){ .address = argv[optind + 1], .ring_bytes = arguments.ring_mib << 20,
                                                   .join_timeout_ns = arguments.join_ms * NS_PER_MS, .cancel = &stop,
-                                                  .hello = { .vm = "probe", .generation = 1 } };
+                                                  .hello = { .vm = "probe", .generation = 1 },
+                                                  .secret = key_path != NULL ? &secret : NULL };
+    if (key_path != NULL && channel_secret_load(&secret, key_path) != 0)
+        return 2;
     return strcmp(argv[optind], "send") == 0 ? probe_send(&arguments) : probe_receive(&arguments);
 }

@@ -35,7 +35,7 @@
 /* ---- in place of the world outside; linked with --wrap ---- */
 
 static uint64_t now_ns;
-static char last_error[512];
+static char last_error[512], last_warning[512];
 static bool modify_fails, dereg_fails;
 
 int __wrap_clock_gettime(clockid_t id, struct timespec *time);
@@ -80,7 +80,11 @@ int __wrap_rdma_get_cm_event(struct rdma_event_channel *events, struct rdma_cm_e
 
 void __wrap_report_warning(const char *format, ...)
 {
-    (void)format;
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(last_warning, sizeof(last_warning), format, arguments);
+    va_end(arguments);
 }
 
 void __wrap_report_error(const char *format, ...)
@@ -1050,6 +1054,43 @@ static void fence_that_fails_says_so(void **state)
     assert_int_equal(channel_fence(world->receiver), 0);
 }
 
+/* Of another connection, of the control block, of nothing: the device refuses it, the sender says so. */
+static void foreign_rkey_lands_nowhere_and_is_said_without_keys(void **state)
+{
+    struct world *world = *state;
+    uint64_t seed = test_seed(__func__);
+
+    for (unsigned i = 0; i < 300; i++) {
+        struct channel_record record;
+        struct fake_write *write;
+        uint8_t *copy;
+        char key[24];
+
+        world_begin(world, test_random(&seed));
+        copy = malloc(world->ring_bytes);
+        memcpy(copy, world->rings[1], world->ring_bytes);
+        sender_commits(world);
+        write = fake_nic_front(&world->nics[0], false)->write;
+        switch (i % 3) {
+        case 0: write->rkey = other(world, write->rkey); break;
+        case 1: write->rkey = world->links[1]->now.in_mr->rkey; break; /* good, for another place */
+        default: write->rkey = world->links[0]->now.ring_mr->rkey; break; /* the sender's own ring's */
+        }
+        if (write->rkey == world->links[1]->now.ring_mr->rkey)
+            write->rkey ^= 1;
+        last_warning[0] = '\0';
+        devices_run(world);
+        world_check(world, channel_poll(world->sender) == -EPIPE);
+        world_check(world, channel_acked_lsn(world->sender) == 0);
+        world_check(world, memcmp(copy, world->rings[1], world->ring_bytes) == 0);
+        world_check(world, channel_next(world->receiver, &record) == -EAGAIN);
+        world_check(world, strstr(last_warning, "remote access error") != NULL);
+        snprintf(key, sizeof(key), "%llx", (unsigned long long)world->links[0]->key);
+        world_check(world, strstr(last_warning, key) == NULL);
+        free(copy);
+    }
+}
+
 static void old_control_block_that_comes_again_is_no_sign_of_life(void **state)
 {
     struct world *world = *state;
@@ -1093,6 +1134,7 @@ int main(void)
         cmocka_unit_test(sender_that_dies_at_any_step_leaves_all_that_was_acked),
         cmocka_unit_test(connection_cut_at_any_step_is_resumed_with_nothing_lost),
         cmocka_unit_test(fence_that_fails_says_so),
+        cmocka_unit_test(foreign_rkey_lands_nowhere_and_is_said_without_keys),
         cmocka_unit_test(old_control_block_that_comes_again_is_no_sign_of_life),
     };
 

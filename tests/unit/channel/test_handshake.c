@@ -281,6 +281,29 @@ static void other_key_or_none_is_refused_by_both_in_words_without_the_key(void *
     }
 }
 
+static void features_of_the_lower_half_are_equal_and_those_of_the_upper_are_offers(void **state)
+{
+    struct channel_secret secret = secret_of(4, 32);
+
+    (void)state;
+    for (unsigned bit = 1; bit < 32; bit++) /* bit 0 is whether there is a key */
+        for (int newer = 0; newer < 2; newer++) {
+            struct joining sender = joining_of(true, &secret), receiver = joining_of(false, &secret);
+            off_t before = words_now();
+
+            (newer ? &sender : &receiver)->ours.features ^= 1u << bit;
+            line_reset();
+            join(&sender, &receiver);
+            if (bit >= 16) {
+                assert_true(sender.result == 0 && receiver.result == 0);
+                continue;
+            }
+            assert_true(sender.result == -EPROTO && receiver.result == -EPROTO);
+            assert_int_equal(sender.h.refusal, JOIN_FEATURE);
+            assert_non_null(strstr(words_since(before), "its features are"));
+        }
+}
+
 static void a_session_is_resumed_by_its_own_two_ends_alone(void **state)
 {
     static const struct {
@@ -595,6 +618,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(ends_with_one_key_join_and_learn_each_others_places, quiet_begin, quiet_end),
         cmocka_unit_test_setup_teardown(other_key_or_none_is_refused_by_both_in_words_without_the_key, quiet_begin,
                                         quiet_end),
+        cmocka_unit_test_setup_teardown(features_of_the_lower_half_are_equal_and_those_of_the_upper_are_offers,
+                                        quiet_begin, quiet_end),
         cmocka_unit_test_setup_teardown(a_session_is_resumed_by_its_own_two_ends_alone, quiet_begin, quiet_end),
         cmocka_unit_test_setup_teardown(resume_with_another_ack_mode_is_refused, quiet_begin, quiet_end),
         cmocka_unit_test_setup_teardown(every_bit_changed_on_the_way_keeps_them_apart, quiet_begin, quiet_end),

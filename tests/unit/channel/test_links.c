@@ -3,9 +3,11 @@
  * when FTVMM_TEST_VERBS=ADDRESS names an address of this host that is on an RDMA device.
  */
 #include "base/clock.h"
+#include "base/idle.h"
 #include "base/report.h"
 #include "channel/channel.h"
 #include "channel/join.h"
+#include "channel/link_verbs.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +30,7 @@
 #define LIMIT_NS   (20 * NS_PER_S) /* nothing here may take longer */
 
 static char directory[64], shm_address[64], shm_seen_address[68], tcp_address[64], file_address[128], file_path[96], verbs_address[96], verbs_seen_address[100];
+static char verbs_other_address[96];
 static char words_path[96];
 static int words_fd = -1, real_stderr = -1;
 
@@ -332,6 +335,75 @@ static void the_receivers_word_reaches_the_sender_and_a_later_one_takes_its_plac
     channel_close(receiver);
 }
 
+/* A polling thread of the product (vmm/io_thread.c) with nothing to do. */
+struct idling {
+    struct channel *channel;
+    _Atomic bool *both_done;
+    unsigned beats;  /* of the peer's, noticed */
+    uint64_t cpu_ns, wall_ns;
+    _Atomic bool done;
+};
+
+#define IDLE_BEATS 40
+
+static void *idle_thread(void *argument)
+{
+    static const struct idle_policy policy = { .spin_ns = 0, .sleep_ns = 50 * NS_PER_US };
+    struct idling *idling = argument;
+    struct idle idle = { 0 };
+    uint64_t begin_ns = clock_now_ns(), beat_ns = 0, seen_ns = channel_peer_seen_ns(idling->channel);
+    struct timespec cpu;
+
+    while (!atomic_load(idling->both_done) && clock_now_ns() - begin_ns < LIMIT_NS) {
+        uint64_t now_ns = clock_now_ns();
+
+        channel_poll(idling->channel);
+        if (now_ns - beat_ns >= 5 * NS_PER_MS) {
+            channel_heartbeat(idling->channel);
+            beat_ns = now_ns;
+        }
+        idling->beats += channel_peer_seen_ns(idling->channel) != seen_ns;
+        seen_ns = channel_peer_seen_ns(idling->channel);
+        if (idling->beats >= IDLE_BEATS)
+            atomic_store(&idling->done, true);
+        idle_wait(&idle, &policy);
+    }
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
+    idling->cpu_ns = (uint64_t)cpu.tv_sec * NS_PER_S + (uint64_t)cpu.tv_nsec;
+    idling->wall_ns = clock_now_ns() - begin_ns;
+    return NULL;
+}
+
+static void idle_pair_costs_little_and_its_heartbeats_flow(void **state)
+{
+    struct channel *sender, *receiver;
+    _Atomic bool both_done = false;
+    struct idling ends[2] = { { .both_done = &both_done }, { .both_done = &both_done } };
+    uint64_t deadline_ns = clock_now_ns() + LIMIT_NS;
+    pthread_t threads[2];
+
+    open_pair(*state, &sender, &receiver);
+    ends[0].channel = sender;
+    ends[1].channel = receiver;
+    for (int i = 0; i < 2; i++)
+        pthread_create(&threads[i], NULL, idle_thread, &ends[i]);
+    while (!(atomic_load(&ends[0].done) && atomic_load(&ends[1].done)) && pause_until(deadline_ns))
+        clock_sleep_ns(10 * NS_PER_MS);
+    atomic_store(&both_done, true);
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    for (int i = 0; i < 2; i++) {
+        print_message("idle %s: %.1f %% of a CPU, %u signs of life in %llu ms\n", i == 0 ? "sender" : "receiver",
+                      100 * (double)ends[i].cpu_ns / (double)ends[i].wall_ns, ends[i].beats,
+                      (unsigned long long)(ends[i].wall_ns / NS_PER_MS));
+        assert_true(ends[i].beats >= IDLE_BEATS);
+        /* It sleeps between its looks. How long they take is the machine's: an emulated one needs a third. */
+        assert_true(ends[i].cpu_ns < ends[i].wall_ns / 2);
+    }
+    channel_close(sender);
+    channel_close(receiver);
+}
+
 static void receiver_takes_over_the_generation(void **state)
 {
     struct opening s = { .options = options_of(*state) }, r = { .options = options_of(*state) };
@@ -602,6 +674,71 @@ static void shm_damage_stops_the_receiver_for_good(void **state)
     assert_int_equal(channel_next(receiver, &record), -EBADMSG);
     channel_close(sender);
     channel_close(receiver);
+}
+
+/* ---- verbs alone ---- */
+
+/* The key of another ring, with the place of ours, then of that one. The device refuses it, and says so; what was to be
+ * written is written to its own ring as soon as the two have joined again. */
+static void verbs_foreign_rkey_is_refused_in_words_without_keys(void **state)
+{
+    for (int with_place = 0; with_place < 2; with_place++) {
+        uint64_t deadline_ns = clock_now_ns() + LIMIT_NS, lsn = 0, beat_ns = 0;
+        int fd;
+        struct shared *shared = shared_new(&fd);
+        pid_t pid = process_new("receiver", verbs_other_address, fd); /* in one process all rings are of one domain */
+        struct channel_options options = options_of(verbs_other_address);
+        struct channel *other, *sender, *receiver;
+        struct channel_record record;
+        struct channel_statistics statistics;
+        struct verbs_link *link;
+        const char *words;
+        char key[24];
+
+        assert_int_equal(channel_open_sender(&other, &options), 0);
+        open_pair(*state, &sender, &receiver);
+        link = (struct verbs_link *)sender;
+        for (int i = 0; i < 2; i++)
+            link->ring_writes[i].wr.rdma.rkey = ((struct verbs_link *)other)->now.peer.ring_rkey;
+        if (with_place)
+            link->now.peer.ring_address = ((struct verbs_link *)other)->now.peer.ring_address;
+        words_begin();
+        assert_int_equal(put(sender), 0);
+        while (channel_poll(sender) == 0)
+            assert_true(pause_until(deadline_ns));
+        assert_int_equal(channel_acked_lsn(sender), 0);
+        assert_int_equal(channel_next(receiver, &record), -EAGAIN);
+        while (lsn < 1) {
+            channel_poll(sender);
+            if (clock_now_ns() - beat_ns > 2 * NS_PER_MS) {
+                channel_heartbeat(sender);
+                beat_ns = clock_now_ns();
+            }
+            assert_true(drain(receiver, &lsn, 1, NS_PER_MS) != -EILSEQ && pause_until(deadline_ns));
+        }
+        words = words_end();
+        assert_non_null(strstr(words, "remote access error"));
+        snprintf(key, sizeof(key), "%llu", (unsigned long long)link->key);
+        assert_null(strstr(words, key));
+        snprintf(key, sizeof(key), "%llx", (unsigned long long)link->key);
+        assert_null(strstr(words, key));
+        channel_get_statistics(receiver, &statistics);
+        assert_true(statistics.resumes >= 1 && statistics.damaged == 0);
+        channel_close(sender);
+        channel_close(receiver);
+        /* The other ring has got nothing: its first record is its own, and right. */
+        assert_int_equal(put(other), 0);
+        while (channel_consumed_lsn(other) < 1) {
+            assert_int_equal(channel_poll(other), 0);
+            channel_heartbeat(other);
+            clock_sleep_ns(2 * NS_PER_MS);
+            assert_true(pause_until(deadline_ns));
+        }
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        channel_close(other);
+        shared_delete(shared, fd);
+    }
 }
 
 /* ---- file alone ---- */
@@ -892,6 +1029,7 @@ static void address_without_rdma_gives_a_sentence_with_the_remedy(void **state)
     { #address ": heartbeats show life and silence", heartbeats_show_life_and_silence, NULL, NULL, address },          \
     { #address ": the receiver's word", the_receivers_word_reaches_the_sender_and_a_later_one_takes_its_place, NULL,    \
       NULL, address },                                                                                                 \
+    { #address ": idle pair costs little", idle_pair_costs_little_and_its_heartbeats_flow, NULL, NULL, address },      \
     { #address ": receiver takes over the generation", receiver_takes_over_the_generation, NULL, NULL, address },      \
     { #address ": misfits are refused in words on both sides",                                                         \
       misfits_are_refused_in_words_on_both_sides_and_a_good_sender_still_joins, NULL, NULL, address },                 \
@@ -923,7 +1061,11 @@ int main(int argc, char **argv)
         cmocka_unit_test_prestate(shm_name_is_one_receivers_alone_and_free_again_after_its_death, shm_address),
         cmocka_unit_test_prestate(shm_damage_stops_the_receiver_for_good, shm_address),
     };
-    const struct CMUnitTest verbs[] = { CONFORMANCE(verbs_address), CONFORMANCE(verbs_seen_address) };
+    const struct CMUnitTest verbs[] = {
+        CONFORMANCE(verbs_address),
+        CONFORMANCE(verbs_seen_address),
+        cmocka_unit_test_prestate(verbs_foreign_rkey_is_refused_in_words_without_keys, verbs_address),
+    };
     const char *rdma = getenv("FTVMM_TEST_VERBS");
     int failed;
 
@@ -947,6 +1089,8 @@ int main(int argc, char **argv)
     snprintf(tcp_address, sizeof(tcp_address), "tcp:127.0.0.1:%d", 20000 + (int)getpid() % 10000);
     if (rdma != NULL)
         snprintf(verbs_address, sizeof(verbs_address), "verbs:%s:18515", rdma);
+    if (rdma != NULL)
+        snprintf(verbs_other_address, sizeof(verbs_other_address), "verbs:%s:18516", rdma);
     snprintf(shm_seen_address, sizeof(shm_seen_address), "+%s", shm_address);
     snprintf(verbs_seen_address, sizeof(verbs_seen_address), "+%s", verbs_address);
     failed = cmocka_run_group_tests_name("anywhere", anywhere, NULL, NULL);
