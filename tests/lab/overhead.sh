@@ -1,7 +1,7 @@
 #!/bin/bash
 # ftbench overhead from gamma: programs in a protected guest against the same guest unprotected. Fails when something could
 # not be measured; what it measured is in TEST_OUT. In the lab the log's figures tell something, the times do not.
-# Two guests of 384 MB: LAB_MEMORY_MIB=2560 for the lab. With wrk on this machine
+# Two guests of 448 MB: LAB_MEMORY_MIB=2560 for the lab. With wrk on this machine
 # nginx is among the programs; gamma gets a copy of it.
 # usage: overhead.sh [OPTION of ftbench overhead...]
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -16,8 +16,8 @@ if wrk=$(command -v wrk); then
     mkdir "$dir/bin"
     cp -L "$wrk" "$(ldd "$wrk" | awk '$1 ~ /^libluajit/ { print $3 }')" "$dir/bin/"
 fi
-need_two_guests_of 384
-images="$(guest_images --workloads) --memory 384"
+need_two_guests_of 448
+images="$(guest_images --workloads) --memory 448"
 # A disk for each of the three, on its own host.
 lab run alpha -- 'truncate -s 160M /tmp/bench.img /tmp/alone.img'
 lab run beta -- 'truncate -s 160M /tmp/bench.img'
