@@ -51,6 +51,11 @@ static const struct program {
     { "compile", "files", "gcc -O2, AMOUNT times a C file of 200 functions", 5, AGENT, NULL },
     { "sqlite", "rows", "sqlite3, AMOUNT rows inserted, indexed and grouped", 20000, AGENT, NULL },
     { "python", "rounds", "python3, AMOUNT rounds of a program of dictionaries, strings and floats", 20, AGENT, NULL },
+    { "stress_cpu", "bogo_ops", "stress-ng --cpu 1, for AMOUNT seconds", 3, AGENT, NULL },
+    { "stress_vm", "bogo_ops", "stress-ng --vm 1, 32 MB, for AMOUNT seconds", 3, AGENT, NULL },
+    { "stress_switch", "bogo_ops", "stress-ng --switch 1, for AMOUNT seconds", 3, AGENT, NULL },
+    { "stress_timer", "bogo_ops", "stress-ng --timer 1, for AMOUNT seconds", 3, AGENT, NULL },
+    { "stress_signal", "bogo_ops", "stress-ng --signal 1, for AMOUNT seconds", 3, AGENT, NULL },
 };
 #define PROGRAMS (sizeof(programs) / sizeof(programs[0]))
 

@@ -9,8 +9,8 @@ source "$(dirname "$(readlink -f "$0")")/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=two_guests.sh
 source "$(dirname "$(readlink -f "$0")")/two_guests.sh"
 
-limit_s=700
-run=redis=300,redis_pipelined=2000,pgbench=40,openssl=2,compile=1,sqlite=1000,python=1
+limit_s=900
+run=redis=300,redis_pipelined=2000,pgbench=40,openssl=2,compile=1,sqlite=1000,python=1,stress_switch=2,stress_timer=2
 if wrk=$(command -v wrk); then
     run+=,nginx=5,nginx_large=5
     mkdir "$dir/bin"
