@@ -12,7 +12,7 @@ trap 'cp -f "$dir"/*.json "$dir"/*.log "$dir"/console "$TEST_OUT"/ 2>/dev/null; 
     lab run --timeout 20 "$host" -- "rm -f /tmp/$(basename "$dir")*"' EXIT
 there=/shared/$(basename "$dir")
 log=/tmp/$(basename "$dir")
-guest="$(guest_images --workloads) --memory 512 --append 'ftvmm.run=workload+$name'"
+guest="$(guest_images --workloads)-${name%%-*} --memory 384 --append 'ftvmm.run=workload+$name'"
 disk='' copy=''
 if [ "$name" = postgres ]; then # mirrored: the replay has a copy of its own, as it was at the start
     lab run "$host" -- "truncate -s 160M $log.img $log.copy"
