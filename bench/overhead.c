@@ -3,8 +3,9 @@
  * is left of their speed, and how much log they make. Table 1 of "The design of a practical system for fault-tolerant
  * virtual machines" (Scales, Nelson, Venkitachalam, 2010), with programs of today.
  *
- * redis is driven from here by redis-benchmark. The others are run by an agent in the guest (scripts/guest.d): a line
- * "NAME AMOUNT" goes there, the work is done, "ok DONE" or "error WHY" comes back. Time is taken here.
+ * redis and nginx are driven from here, by redis-benchmark and wrk. The others are run by an agent in the guest
+ * (scripts/guest.d): a line "NAME AMOUNT" goes there, the work is done, "ok DONE" or "error WHY" comes back. Before the
+ * first round "prepare NAME" goes there, for what is not to be timed. Time is taken here.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -31,25 +32,39 @@
 #define AGENT_PORT 7100
 #define SIDES 2
 
+enum runner { AGENT, REDIS_BENCHMARK, WRK };
+
 static const struct program {
     const char *name, *unit, *words;
-    unsigned amount;   /* by default */
-    unsigned pipeline; /* redis: requests in flight on each of ten connections; 0: the agent runs it */
+    unsigned amount; /* by default */
+    enum runner runner;
+    const char *detail; /* redis-benchmark: requests in flight on each connection. wrk: the path */
 } programs[] = {
-    { "redis", "requests", "redis-benchmark, INCR, 10 connections, one request in flight each", 2000, 1 },
-    { "redis_pipelined", "requests", "the same with 16 requests in flight each", 20000, 16 },
-    { "openssl", "bytes", "openssl speed sha256, for AMOUNT seconds", 3, 0 },
-    { "compile", "files", "tcc, AMOUNT times a C file of 2000 functions", 10, 0 },
-    { "sqlite", "rows", "sqlite3, AMOUNT rows inserted, indexed and grouped", 20000, 0 },
-    { "python", "rounds", "python3, AMOUNT rounds of a program of dictionaries, strings and floats", 20, 0 },
+    { "redis", "requests", "redis-benchmark, INCR, 10 connections, one request in flight each", 2000, REDIS_BENCHMARK,
+      "1" },
+    { "redis_pipelined", "requests", "the same with 16 requests in flight each", 20000, REDIS_BENCHMARK, "16" },
+    { "nginx", "requests", "wrk against nginx, a page of 1 KiB, 10 connections, for AMOUNT seconds", 5, WRK, "small" },
+    { "nginx_large", "requests", "the same with a page of 256 KiB", 5, WRK, "large" },
+    { "pgbench", "transactions", "pgbench against PostgreSQL on the guest's disk, AMOUNT transactions, 4 clients", 400,
+      AGENT, NULL },
+    { "openssl", "bytes", "openssl speed sha256, for AMOUNT seconds", 3, AGENT, NULL },
+    { "compile", "files", "gcc -O2, AMOUNT times a C file of 200 functions", 5, AGENT, NULL },
+    { "sqlite", "rows", "sqlite3, AMOUNT rows inserted, indexed and grouped", 20000, AGENT, NULL },
+    { "python", "rounds", "python3, AMOUNT rounds of a program of dictionaries, strings and floats", 20, AGENT, NULL },
+    { "stress_cpu", "bogo_ops", "stress-ng --cpu 1, for AMOUNT seconds", 3, AGENT, NULL },
+    { "stress_vm", "bogo_ops", "stress-ng --vm 1, 32 MB, for AMOUNT seconds", 3, AGENT, NULL },
+    { "stress_switch", "bogo_ops", "stress-ng --switch 1, for AMOUNT seconds", 3, AGENT, NULL },
+    { "stress_timer", "bogo_ops", "stress-ng --timer 1, for AMOUNT seconds", 3, AGENT, NULL },
+    { "stress_signal", "bogo_ops", "stress-ng --signal 1, for AMOUNT seconds", 3, AGENT, NULL },
 };
 #define PROGRAMS (sizeof(programs) / sizeof(programs[0]))
 
 struct overhead {
     struct guest_target targets[SIDES]; /* protected, unprotected; their ports are the agents' */
-    unsigned redis_port, rounds;
+    unsigned redis_port, http_port, rounds;
     uint64_t seed, limit_ns;
     bool chosen[PROGRAMS];
+    bool by_name; /* chosen by --run: none of them may be left out */
     unsigned amounts[PROGRAMS];
     const char *note;
     struct result_files files;
@@ -63,10 +78,12 @@ static void print_help(void)
            "their speeds, and the log they make. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest, the port of\n"
            "the agent in it (7100; scripts/guest-image --workloads), and where its ftvmm's --metrics can be reached\n"
            "from here.\n\n"
-           "  --run NAME[=AMOUNT],...  which programs, and how much of them; default: all\n");
+           "  --run NAME[=AMOUNT],...  which programs, and how much of them; default: all that can be\n"
+           "                       done there and from here\n");
     for (size_t i = 0; i < PROGRAMS; i++)
         printf("      %-18s %s; default %u\n", programs[i].name, programs[i].words, programs[i].amount);
     printf("  --redis-port N       default 6379\n"
+           "  --http-port N        default 80\n"
            "  --rounds N           default 5\n"
            "  --limit S            no program may take longer, default 300\n"
            "  --seed N             of the order within a round, default 1\n"
@@ -80,6 +97,7 @@ static void print_help(void)
 static bool parse_programs(struct overhead *overhead, const char *text)
 {
     memset(overhead->chosen, 0, sizeof(overhead->chosen));
+    overhead->by_name = true;
     for (;; text++) {
         size_t length = strcspn(text, ",");
         char item[64], *amount;
@@ -106,12 +124,13 @@ static bool parse_programs(struct overhead *overhead, const char *text)
 
 static int parse_options(struct overhead *overhead, int argc, char **argv)
 {
-    enum { PROTECTED = 1, UNPROTECTED, RUN, REDIS_PORT, ROUNDS, LIMIT, SEED, NOTE, HELP };
+    enum { PROTECTED = 1, UNPROTECTED, RUN, REDIS_PORT, HTTP_PORT, ROUNDS, LIMIT, SEED, NOTE, HELP };
     static const struct option known[] = {
         { "protected", required_argument, NULL, PROTECTED },
         { "unprotected", required_argument, NULL, UNPROTECTED },
         { "run", required_argument, NULL, RUN },
         { "redis-port", required_argument, NULL, REDIS_PORT },
+        { "http-port", required_argument, NULL, HTTP_PORT },
         { "rounds", required_argument, NULL, ROUNDS },
         { "limit", required_argument, NULL, LIMIT },
         { "seed", required_argument, NULL, SEED },
@@ -127,6 +146,7 @@ static int parse_options(struct overhead *overhead, int argc, char **argv)
     overhead->targets[0].is_protected = true;
     overhead->targets[1].side = "unprotected";
     overhead->redis_port = 6379;
+    overhead->http_port = 80;
     overhead->rounds = 5;
     overhead->seed = 1;
     overhead->limit_ns = 300 * NS_PER_S;
@@ -146,6 +166,9 @@ static int parse_options(struct overhead *overhead, int argc, char **argv)
             break;
         case REDIS_PORT:
             good = argument_unsigned("redis-port", optarg, 1, 65535, &overhead->redis_port);
+            break;
+        case HTTP_PORT:
+            good = argument_unsigned("http-port", optarg, 1, 65535, &overhead->http_port);
             break;
         case ROUNDS:
             good = argument_unsigned("rounds", optarg, 1, ROUNDS_MAX, &overhead->rounds);
@@ -231,52 +254,69 @@ static int connect_to(const struct guest_target *target, unsigned to_port)
     return fd;
 }
 
-static int run_by_agent(const struct overhead *overhead, const struct guest_target *target, size_t program,
-                        double *amount)
+/* Asks the agent, and waits: 0, or -EPROTO and `answer` says why, or -EHOSTUNREACH, said. */
+static int ask_agent(const struct overhead *overhead, const struct guest_target *target, const char *line, char *answer,
+                     size_t size, double *amount)
 {
-    char line[64], answer[256], *end;
     int fd = connect_to(target, target->port), result;
+    char *end;
 
     if (fd < 0) {
         report_error("no agent in the %s guest at %s:%u: boot it from the images of `scripts/guest-image --workloads`",
                      target->side, target->host, target->port);
         return -EHOSTUNREACH;
     }
-    snprintf(line, sizeof(line), "%s %u\n", programs[program].name, overhead->amounts[program]);
+    answer[0] = '\0';
     result = send(fd, line, strlen(line), MSG_NOSIGNAL) == (ssize_t)strlen(line) ? 0 : -EPIPE;
     if (result == 0)
-        result = read_all(fd, answer, sizeof(answer), overhead->limit_ns);
+        result = read_all(fd, answer, size, overhead->limit_ns);
     close(fd);
-    if (result == 0) {
-        *amount = strncmp(answer, "ok ", 3) == 0 ? strtod(answer + 3, &end) : 0;
-        answer[strcspn(answer, "\n")] = '\0';
-        if (!(*amount > 0))
-            result = -EPROTO;
-    }
+    *amount = result == 0 && strncmp(answer, "ok ", 3) == 0 ? strtod(answer + 3, &end) : 0;
+    answer[strcspn(answer, "\n")] = '\0';
+    if (*amount > 0)
+        return 0;
     if (result != 0)
-        report_error("%s in the %s guest: %s", programs[program].name, target->side,
-                     result == -EPROTO ? answer[0] != '\0' ? answer : "the agent ended without an answer"
-                     : result == -ETIMEDOUT ? "not done within --limit" : strerror(-result));
+        snprintf(answer, size, "%s", result == -ETIMEDOUT ? "not done within --limit" : strerror(-result));
+    else if (answer[0] == '\0')
+        snprintf(answer, size, "the agent ended without an answer");
+    else if (strncmp(answer, "error ", 6) == 0)
+        memmove(answer, answer + 6, strlen(answer + 6) + 1);
+    return -EPROTO;
+}
+
+static int run_by_agent(const struct overhead *overhead, const struct guest_target *target, size_t program,
+                        double *amount)
+{
+    char line[64], answer[256];
+    int result;
+
+    snprintf(line, sizeof(line), "%s %u\n", programs[program].name, overhead->amounts[program]);
+    result = ask_agent(overhead, target, line, answer, sizeof(answer), amount);
+    if (result == -EPROTO)
+        report_error("%s in the %s guest: %s", programs[program].name, target->side, answer);
     return result;
 }
 
-static int run_redis_benchmark(const struct overhead *overhead, const struct guest_target *target, size_t program,
-                               double *amount)
+/* 0, or -errno, said: nobody answers there. The load generators themselves would try for long. */
+static int probe_service(const struct guest_target *target, const char *service, unsigned port)
 {
-    char port[8], count[16], pipeline[8], output[4096];
-    char *const argv[] = { "redis-benchmark", "-h", (char *)target->host, "-p", port, "-c", "10", "-n", count, "-P",
-                           pipeline, "-t", "incr", "--csv", NULL };
-    int pipes[2], status = 0, result, probe = connect_to(target, overhead->redis_port);
-    pid_t child;
+    int fd = connect_to(target, port);
 
-    if (probe < 0) { /* redis-benchmark itself would try for ever */
-        report_error("nobody answers at the %s guest's redis, %s:%u", target->side, target->host, overhead->redis_port);
+    if (fd < 0) {
+        report_error("nobody answers at the %s guest's %s, %s:%u", target->side, service, target->host, port);
         return -EHOSTUNREACH;
     }
-    close(probe);
-    snprintf(port, sizeof(port), "%u", overhead->redis_port);
-    snprintf(count, sizeof(count), "%u", overhead->amounts[program]);
-    snprintf(pipeline, sizeof(pipeline), "%u", programs[program].pipeline);
+    close(fd);
+    return 0;
+}
+
+/* Runs a load generator of this machine, which says all in `output`: 0, or -errno, and `output` says why. */
+static int run_here(const struct overhead *overhead, char *const argv[], const char *package, char *output, size_t size)
+{
+    int pipes[2], status = 0, result;
+    pid_t child;
+
+    output[0] = '\0';
     if (pipe(pipes) != 0)
         return -errno;
     child = fork();
@@ -286,26 +326,141 @@ static int run_redis_benchmark(const struct overhead *overhead, const struct gue
         close(pipes[0]);
         close(pipes[1]);
         execvp(argv[0], argv);
-        dprintf(STDOUT_FILENO, "redis-benchmark does not start: %s (Debian's package redis-tools)\n", strerror(errno));
+        dprintf(STDOUT_FILENO, "%s does not start: %s (Debian's package %s)\n", argv[0], strerror(errno), package);
         _exit(127);
     }
     close(pipes[1]);
-    result = child > 0 ? read_all(pipes[0], output, sizeof(output), overhead->limit_ns) : -errno;
+    result = child > 0 ? read_all(pipes[0], output, size, overhead->limit_ns) : -errno;
     close(pipes[0]);
     if (child > 0) {
         if (result != 0)
             kill(child, SIGKILL);
         waitpid(child, &status, 0);
     }
+    if (result != 0)
+        snprintf(output, size, "%s", result == -ETIMEDOUT ? "not done within --limit" : strerror(-result));
+    else if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        result = -EPROTO;
+    return result;
+}
+
+static int run_redis_benchmark(const struct overhead *overhead, const struct guest_target *target, size_t program,
+                               double *amount)
+{
+    char port[8], count[16], output[4096];
+    char *const argv[] = { "redis-benchmark", "-h", (char *)target->host, "-p", port, "-c", "10", "-n", count, "-P",
+                           (char *)programs[program].detail, "-t", "incr", "--csv", NULL };
+    int result = probe_service(target, "redis", overhead->redis_port);
+
+    if (result != 0)
+        return result;
+    snprintf(port, sizeof(port), "%u", overhead->redis_port);
+    snprintf(count, sizeof(count), "%u", overhead->amounts[program]);
+    result = run_here(overhead, argv, "redis-tools", output, sizeof(output));
     /* a line that begins with "INCR", and no lines of progress before it; an error comes with status 0, too */
-    if (result == 0 && (!WIFEXITED(status) || WEXITSTATUS(status) != 0 || strstr(output, "\"INCR\",") == NULL))
+    if (result == 0 && strstr(output, "\"INCR\",") == NULL)
         result = -EPROTO;
     if (result != 0)
         report_error("redis-benchmark against the %s guest at %s:%u: %.200s", target->side, target->host,
-                     overhead->redis_port, result == -EPROTO ? output : result == -ETIMEDOUT ? "not done within --limit"
-                                                                                             : strerror(-result));
+                     overhead->redis_port, output);
     *amount = overhead->amounts[program];
     return result;
+}
+
+static int run_wrk(const struct overhead *overhead, const struct guest_target *target, size_t program, double *amount)
+{
+    bool is_ipv6 = strchr(target->host, ':') != NULL;
+    char url[320], duration[16], output[4096];
+    char *const argv[] = { "wrk", "--threads", "1", "--connections", "10", "--duration", duration, "--timeout", "60s",
+                           url, NULL };
+    const char *counted;
+    int result = probe_service(target, "nginx", overhead->http_port);
+
+    if (result != 0)
+        return result;
+    snprintf(url, sizeof(url), "http://%s%s%s:%u/%s", is_ipv6 ? "[" : "", target->host, is_ipv6 ? "]" : "",
+             overhead->http_port, programs[program].detail);
+    snprintf(duration, sizeof(duration), "%us", overhead->amounts[program]);
+    result = run_here(overhead, argv, "wrk", output, sizeof(output));
+    /* "  1234 requests in 5.00s, ...": the line begins with the count */
+    counted = result == 0 ? strstr(output, " requests in ") : NULL;
+    while (counted != NULL && counted > output && counted[-1] != '\n')
+        counted--;
+    *amount = counted != NULL ? strtod(counted, NULL) : 0;
+    if (result == 0 && (!(*amount > 0) || strstr(output, "Socket errors") != NULL || strstr(output, "Non-2xx") != NULL))
+        result = -EPROTO;
+    if (result != 0)
+        report_error("wrk against %s: %.400s", url, output);
+    return result;
+}
+
+static int run_program(const struct overhead *overhead, const struct guest_target *target, size_t program,
+                       double *amount)
+{
+    switch (programs[program].runner) {
+    case REDIS_BENCHMARK:
+        return run_redis_benchmark(overhead, target, program, amount);
+    case WRK:
+        return run_wrk(overhead, target, program, amount);
+    case AGENT:
+        break;
+    }
+    return run_by_agent(overhead, target, program, amount);
+}
+
+/* ---- what is not timed ---- */
+
+/* 0, or -EPROTO and why it cannot be done there, or -errno, said. */
+static int prepare_program(const struct overhead *overhead, size_t program, char *why, size_t size)
+{
+    static char *const wrk_version[] = { "wrk", "--version", NULL };
+    char line[64];
+    double done;
+    int result = 0;
+
+    if (programs[program].runner == REDIS_BENCHMARK)
+        return 0;
+    if (programs[program].runner == WRK) {
+        (void)run_here(overhead, wrk_version, "wrk", why, size); /* its status is 1, whatever it says */
+        why[strcspn(why, "\n")] = '\0';
+        if (strstr(why, "does not start") != NULL)
+            return -EPROTO;
+    }
+    snprintf(line, sizeof(line), "prepare %s\n", programs[program].runner == WRK ? "nginx" : programs[program].name);
+    result = 0;
+    for (unsigned side = 0; result == 0 && side < SIDES; side++)
+        result = ask_agent(overhead, &overhead->targets[side], line, why, size, &done);
+    return result;
+}
+
+/* Leaves out what cannot be done, unless it was asked for by name. */
+static int prepare(struct overhead *overhead)
+{
+    unsigned left = 0;
+
+    for (size_t i = 0; i < PROGRAMS; i++) {
+        char why[256] = "";
+        int result;
+
+        if (!overhead->chosen[i])
+            continue;
+        result = prepare_program(overhead, i, why, sizeof(why));
+        if (result == -EPROTO && !overhead->by_name) {
+            report_warning("%s is not measured: %s", programs[i].name, why);
+            result_note(&overhead->result, "%s is not measured: %s", programs[i].name, why);
+            overhead->chosen[i] = false;
+            continue;
+        }
+        if (result != 0) {
+            if (result == -EPROTO)
+                report_error("%s cannot be measured: %s", programs[i].name, why);
+            return result;
+        }
+        left++;
+    }
+    if (left == 0)
+        report_error("there is nothing to measure");
+    return left > 0 ? 0 : -ENOENT;
 }
 
 /* ---- a round ---- */
@@ -348,8 +503,7 @@ static int measure(struct overhead *overhead, size_t program, unsigned side)
     if (result != 0)
         return result;
     begin_ns = clock_now_ns();
-    result = programs[program].pipeline > 0 ? run_redis_benchmark(overhead, target, program, &amount)
-                                            : run_by_agent(overhead, target, program, &amount);
+    result = run_program(overhead, target, program, &amount);
     if (result != 0)
         return result;
     snprintf(name, sizeof(name), "%s_%s_per_second.%s", programs[program].name, programs[program].unit, target->side);
@@ -473,7 +627,9 @@ int overhead_main(int argc, char **argv)
     result_begin(&overhead->result, "overhead");
     if (overhead->note[0] != '\0')
         result_note(&overhead->result, "%s", overhead->note);
-    result = run_rounds(overhead);
+    result = prepare(overhead);
+    if (result == 0)
+        result = run_rounds(overhead);
     if (result == 0) {
         print(overhead, result_files_take_stdout(&overhead->files) ? stderr : stdout);
         result = write_files(overhead);

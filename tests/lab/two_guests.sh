@@ -32,22 +32,29 @@ start_on() { # HOST NAME COMMAND: in the background, with NAME.log
 
 # The pair first and the other one when the pair has settled: three emulated hosts are slow to boot two guests at once,
 # and what is measured here is no failover, so silence is borne for long.
-start_two_guests() { # GUEST_OPTIONS SERVICE_PORT: which both guests answer at when they are up
-    local guest=$1 port=$2
+start_two_guests() { # GUEST_OPTIONS SERVICE_PORT [PAIR_OPTIONS ALONE_OPTIONS]: both answer at the port when they are up
+    local guest=$1 port=$2 pair=${3:-} alone=${4:-}
     mkdir -p "$dir/arbiter"
-    start_on beta beta "exec $ftvmm backup --listen verbs:10.9.0.2:7471 $guest --name bench --net af_packet:lan \
+    start_on beta beta "exec $ftvmm backup --listen verbs:10.9.0.2:7471 $guest $pair --name bench --net af_packet:lan \
         --append ftvmm.ip=$protected/24 --arbiter dir:$there/arbiter --peer-timeout 20000 --control none \
         --status $there/beta.json --console $there/beta.console"
-    start_on alpha alpha "exec $ftvmm primary --backup verbs:10.9.0.2:7471 $guest --name bench --net af_packet:lan \
+    start_on alpha alpha "exec $ftvmm primary --backup verbs:10.9.0.2:7471 $guest $pair --name bench --net af_packet:lan \
         --append ftvmm.ip=$protected/24 --arbiter dir:$there/arbiter --peer-timeout 20000 --control none \
         --status $there/alpha.json --console $there/alpha.console --metrics 127.0.0.1:${protected_metrics##*:} $pace"
     start_forward "$protected_metrics"
     await_service $protected "$port"
-    start_on alpha alone "exec $ftvmm run $guest --name alone --net af_packet:lan --append ftvmm.ip=$unprotected/24 \
+    start_on alpha alone "exec $ftvmm run $guest $alone --name alone --net af_packet:lan --append ftvmm.ip=$unprotected/24 \
         --control none --status $there/alone.json --console $there/alone.console \
         --metrics 127.0.0.1:${unprotected_metrics##*:} $pace"
     start_forward "$unprotected_metrics"
     await_service $unprotected "$port"
+}
+
+need_two_guests_of() { # MIB: and the huge pages, on alpha
+    local have_mib need_mib=$((2 * $1 + 1200))
+    have_mib=$(lab run alpha -- "awk '/^MemTotal/ { print int(\$2 / 1024) }' /proc/meminfo")
+    [ "$have_mib" -ge $need_mib ] ||
+        fail "two guests of $1 MB do not fit into alpha's $have_mib MB: LAB_MEMORY_MIB=2560 scripts/lab up, after a down"
 }
 
 start_forward() { # HOST:PORT: of alpha's rail, to the same port of its loopback

@@ -85,18 +85,49 @@ class Agent(threading.Thread):
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.asked = []
+        self.asked, self.prepared = [], []
         agent = self
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self):
                 name, amount = self.rfile.readline().decode().split()
+                if name == "prepare":
+                    agent.prepared.append(amount)
+                    self.wfile.write(b"error no disk\n" if amount == "pgbench" else b"ok 1\n")
+                    return
                 agent.asked.append((name, int(amount)))
                 answer = "error no such program" if name == "python" else f"ok {int(amount) * 10}"
                 if name != "sqlite":
                     self.wfile.write((answer + "\n").encode())
 
         self.server = socketserver.TCPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        self.start()
+
+    def run(self):
+        self.server.serve_forever()
+
+
+class Pages(threading.Thread):
+    """Serves what wrk asks for; /missing is not there."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                self.send_response(200 if self.path == "/small" else 404)
+                self.send_header("Content-Length", "1024")
+                self.end_headers()
+                self.wfile.write(b"x" * 1024)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.handle_error = lambda *about: None  # wrk ends its connections as it likes
         self.port = self.server.server_address[1]
         self.start()
 
@@ -170,8 +201,9 @@ class Results(unittest.TestCase):
     def path(self, name):
         return os.path.join(self.dir, name)
 
-    def ftbench(self, *args, status=0):
-        done = subprocess.run([FTBENCH, *map(str, args)], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    def ftbench(self, *args, status=0, env=None):
+        done = subprocess.run([FTBENCH, *map(str, args)], capture_output=True, text=True, timeout=LIMIT_S, check=False,
+                              env=env)
         self.assertEqual(done.returncode, status, done.stdout + done.stderr)
         return done
 
@@ -299,6 +331,8 @@ class Results(unittest.TestCase):
             for log, records in zip(self.values(result, f"log_mbit_per_second.{program}.protected"),
                                     self.values(result, f"log_records_per_second.{program}.protected")):
                 self.assertAlmostEqual(log / records, 512 / 4 * 8e-6, places=9)
+        for agent in self.agents:
+            self.assertIn("compile", agent.prepared)
         refused = self.targets([agent.port for agent in self.agents])
         self.assertIn("no such program", self.ftbench("overhead", *refused, "--run", "python=1", "--rounds", 1,
                                                       status=1).stderr)
@@ -308,8 +342,24 @@ class Results(unittest.TestCase):
                                                status=1).stderr)
         self.assertIn("nobody answers", self.ftbench("overhead", *refused, "--run", "redis", "--redis-port",
                                                      free_port(), status=1).stderr)
+        self.assertIn("pgbench cannot be measured: no disk", self.ftbench("overhead", *refused, "--run", "pgbench",
+                                                                          status=1).stderr)
         for wrong in ("solitaire", "redis=0", "", "redis,,sqlite"):
             self.ftbench("overhead", *refused, "--run", wrong, status=2)
+
+    @unittest.skipIf(shutil.which("wrk") is None, "wrk is not installed (scripts/setup installs it)")
+    def test_overhead_drives_nginx_with_wrk(self):
+        pages, guests = Pages(), self.targets([agent.port for agent in self.agents])
+        run = ["overhead", *guests, "--rounds", 1, "--http-port", pages.port, "--run"]
+        _, result = self.result("nginx", *run, "nginx=1")
+        for side in ("protected", "unprotected"):
+            self.assertGreater(min(self.values(result, f"nginx_requests_per_second.{side}")), 1)
+        self.assertIn("Non-2xx", self.ftbench(*run, "nginx_large=1", status=1).stderr)
+        pages.server.shutdown()
+        pages.server.server_close()
+        self.assertIn("nobody answers", self.ftbench(*run, "nginx=1", status=1).stderr)
+        elsewhere = dict(os.environ, PATH=self.dir)
+        self.assertIn("wrk does not start", self.ftbench(*run, "nginx=1", status=1, env=elsewhere).stderr)
 
     def test_failover_tells_the_distribution_of_each_step(self):
         _, result = self.failover()
