@@ -2,6 +2,7 @@
 #include "tests/unit/lockstep/real_hosts.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -61,7 +62,7 @@ __asm__(".pushsection .rodata\n"
 static const char *ftvmm, *ftctl;
 static char directory[64], kernel[96];
 
-static void kernel_write(void)
+static void kernel_write(const uint8_t *code, size_t code_bytes)
 {
     static struct fake_kernel fake;
     size_t bytes;
@@ -70,7 +71,8 @@ static void kernel_write(void)
 
     fake_kernel_build(&fake);
     memcpy(fake.text, (const uint8_t[]){ 0xe9, 0xfb, 0x03, 0, 0 }, 5); /* jmp to 0x400 */
-    memcpy(fake.text + 0x400, guest_code, (size_t)(guest_code_end - guest_code));
+    assert_true(code_bytes <= FAKE_TEXT_BYTES - 0x400);
+    memcpy(fake.text + 0x400, code, code_bytes);
     image = fake_bzimage(fake.bytes, fake.size, FAKE_LZ4, &bytes);
     snprintf(kernel, sizeof(kernel), "%s/kernel", directory);
     file = fopen(kernel, "w");
@@ -80,7 +82,7 @@ static void kernel_write(void)
     free(image);
 }
 
-struct host host_start(unsigned number, const char *command, const char *arguments)
+struct host host_start_in(int network, unsigned number, const char *command, const char *arguments)
 {
     static char line[2048];
     struct host host = { .number = number };
@@ -103,10 +105,17 @@ struct host host_start(unsigned number, const char *command, const char *argumen
 
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         dup2(said, 2);
+        if (network >= 0 && setns(network, CLONE_NEWNET) != 0)
+            _exit(98);
         execv(ftvmm, words);
         _exit(99);
     }
     return host;
+}
+
+struct host host_start(unsigned number, const char *command, const char *arguments)
+{
+    return host_start_in(-1, number, command, arguments);
 }
 
 void host_fail(const struct host *host, const char *what)
@@ -225,13 +234,23 @@ struct host host_protect(const struct host *live, unsigned number)
 
 int hosts_open(const char *ftvmm_path, const char *ftctl_path)
 {
+    return hosts_open_with(ftvmm_path, ftctl_path, guest_code, (size_t)(guest_code_end - guest_code));
+}
+
+int hosts_open_with(const char *ftvmm_path, const char *ftctl_path, const uint8_t *code, size_t code_bytes)
+{
     ftvmm = ftvmm_path;
     ftctl = ftctl_path;
     snprintf(directory, sizeof(directory), "/tmp/ftvmm-hosts.XXXXXX");
     if (mkdtemp(directory) == NULL)
         return -1;
-    kernel_write();
+    kernel_write(code, code_bytes);
     return 0;
+}
+
+const char *hosts_directory(void)
+{
+    return directory;
 }
 
 int hosts_close(void)

@@ -19,10 +19,15 @@ struct host {
 
 /* Make and remove what all hosts of a test share. 0 or not. */
 int hosts_open(const char *ftvmm_path, const char *ftctl_path);
+/* The same with another guest: code that runs wherever it is put. */
+int hosts_open_with(const char *ftvmm_path, const char *ftctl_path, const uint8_t *code, size_t code_bytes);
+const char *hosts_directory(void);
 int hosts_close(void);
 
 /* `arguments`: words in the shell's way, without quotes. Dies with the test. */
 struct host host_start(unsigned number, const char *command, const char *arguments);
+/* In this network namespace; -1: the test's own. */
+struct host host_start_in(int network, unsigned number, const char *command, const char *arguments);
 /* Waits until the host has ended; its status as waitpid tells it. */
 int host_end(const struct host *host);
 void host_fail(const struct host *host, const char *what);
