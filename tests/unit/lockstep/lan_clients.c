@@ -176,23 +176,26 @@ bool lan_clients_await(struct lan_clients *clients, uint64_t more, uint64_t limi
     return true;
 }
 
-void lan_clients_stop(struct lan_clients *clients, uint64_t limit_ns)
+void lan_clients_quiet(struct lan_clients *clients, uint64_t limit_ns)
 {
-    uint64_t until_ns = clock_now_ns() + limit_ns, now_ns;
-    uint64_t last = 0, all = 1;
+    uint64_t until_ns = clock_now_ns() + limit_ns;
+    bool waits = true;
 
     atomic_store(&clients->stops, true);
-    /* Nothing has been answered for a while that a question needs to be asked again. */
-    while ((now_ns = clock_now_ns()) < until_ns && last != all) {
-        last = all;
-        clock_sleep_ns(3 * AGAIN_NS);
-        all = 0;
+    while (waits && clock_now_ns() < until_ns) {
+        waits = false;
         for (unsigned i = 0; i < clients->count; i++)
-            all += atomic_load(&clients->clients[i].answered);
+            waits = waits || atomic_load(&clients->clients[i].waits);
+        clock_sleep_ns(2 * NS_PER_MS);
     }
+}
+
+void lan_clients_stop(struct lan_clients *clients)
+{
+    atomic_store(&clients->stops, true);
     cables_stop(clients->cables);
     for (unsigned i = 0; i < clients->count; i++)
-        if (clients->clients[i].waits)
+        if (atomic_load(&clients->clients[i].waits))
             note(clients, &clients->clients[i].asked, i, clients->clients[i].called_ns, LINEARIZABLE_PENDING);
 }
 

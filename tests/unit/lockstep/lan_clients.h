@@ -30,7 +30,7 @@ struct lan_clients {
     atomic_bool stops;         /* no new questions */
     struct lan_client {
         struct answering_message asked;
-        bool waits;
+        atomic_bool waits;
         uint64_t called_ns, sent_ns, free_ns;
         _Atomic uint64_t answered; /* so far */
     } clients[ANSWERING_CLIENTS];
@@ -50,8 +50,10 @@ int lan_clients_start(struct lan_clients *clients, struct cables *cables, const 
 void lan_clients_mark(struct lan_clients *clients);
 /* Waits until each client has had so many more answers; false: not within `limit_ns`. */
 bool lan_clients_await(struct lan_clients *clients, uint64_t more, uint64_t limit_ns);
-/* Asks nothing new, waits for answers for at most so long, and stops the switch. */
-void lan_clients_stop(struct lan_clients *clients, uint64_t limit_ns);
+/* Asks nothing new, and waits for what is asked for at most so long. */
+void lan_clients_quiet(struct lan_clients *clients, uint64_t limit_ns);
+/* Stops the switch; the histories are complete then. */
+void lan_clients_stop(struct lan_clients *clients);
 void lan_clients_close(struct lan_clients *clients);
 
 /*

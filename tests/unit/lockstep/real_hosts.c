@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -145,25 +146,36 @@ cJSON *host_ask(const struct host *host, const char *words)
     return cJSON_Parse(said);
 }
 
+bool host_has_ended(const struct host *host)
+{
+    siginfo_t info = { 0 };
+
+    return waitid(P_PID, (id_t)host->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0;
+}
+
+bool host_is(const struct host *host, const char *role, bool protected)
+{
+    cJSON *answer = host_has_ended(host) ? NULL : host_ask(host, "status");
+    const cJSON *status = cJSON_GetObjectItem(answer, "status");
+    const char *now = cJSON_GetStringValue(cJSON_GetObjectItem(status, "role"));
+    bool is = now != NULL && strcmp(now, role) == 0 && cJSON_IsTrue(cJSON_GetObjectItem(status, "running")) &&
+              cJSON_IsTrue(cJSON_GetObjectItem(status, "protected")) == protected;
+
+    cJSON_Delete(answer);
+    return is;
+}
+
 void host_await(const struct host *host, const char *role, bool protected)
 {
     uint64_t limit_ns = clock_now_ns() + LIMIT_NS;
 
-    while (clock_now_ns() < limit_ns) {
-        siginfo_t info = { 0 };
-        cJSON *answer = host_ask(host, "status"), *status = cJSON_GetObjectItem(answer, "status");
-        const char *now = cJSON_GetStringValue(cJSON_GetObjectItem(status, "role"));
-        bool is = now != NULL && strcmp(now, role) == 0 && cJSON_IsTrue(cJSON_GetObjectItem(status, "running")) &&
-                  cJSON_IsTrue(cJSON_GetObjectItem(status, "protected")) == protected;
-
-        cJSON_Delete(answer);
-        if (is)
-            return;
-        if (waitid(P_PID, (id_t)host->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0)
+    while (!host_is(host, role, protected)) {
+        if (host_has_ended(host))
             host_fail(host, "it has ended");
+        if (clock_now_ns() > limit_ns)
+            host_fail(host, role);
         clock_sleep_ns(20 * NS_PER_MS);
     }
-    host_fail(host, role);
 }
 
 int host_end(const struct host *host)
@@ -246,6 +258,11 @@ int hosts_open_with(const char *ftvmm_path, const char *ftctl_path, const uint8_
         return -1;
     kernel_write(code, code_bytes);
     return 0;
+}
+
+void hosts_hurry(void)
+{
+    (void)setpriority(PRIO_PROCESS, 0, -10);
 }
 
 const char *hosts_directory(void)

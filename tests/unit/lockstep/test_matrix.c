@@ -27,10 +27,10 @@
 
 #define SIDE_BY_SIDE 3 /* cells at once: they wait most of the time */
 #define HEARTBEAT_MS 200
-#define HOLD_NS      (2500 * NS_PER_MS) /* a fault lasts so long: two and a half peer time-outs */
+#define HOLD_NS      (2500 * NS_PER_MS) /* a fault lasts so long: two and a half peer time-outs; a slow arbiter's twice */
 #define SETTLE_NS    (40 * NS_PER_S)
 #define DELAY_NS     (100 * NS_PER_MS) /* of a slow link, each way */
-#define SLOW_NS      (350 * NS_PER_MS) /* of the way to a slow arbiter, each way: longer than it is first waited for */
+#define SLOW_NS      (200 * NS_PER_MS) /* of the way to a slow arbiter, each way: longer than it is first waited for */
 
 enum fault { KILLED, FREEZES, RAIL_CUT, LAN_CUT, BOTH_CUT, ONE_WAY, SLOW_LINK, ARBITER_GONE, ARBITER_SLOW, ARBITER_FULL, FAULTS };
 enum place { PRIMARY, BACKUP, BOTH, WITNESS, PLACES };
@@ -297,25 +297,6 @@ static void fault(bool begins)
 
 /* ---- how it ended ---- */
 
-static bool has_ended(const struct host *host)
-{
-    siginfo_t info = { 0 };
-
-    return waitid(P_PID, (id_t)host->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0;
-}
-
-/* Does the host's status say so? */
-static bool is(const struct host *host, const char *role, bool protected)
-{
-    cJSON *answer = has_ended(host) ? NULL : host_ask(host, "status"), *status = cJSON_GetObjectItem(answer, "status");
-    const char *said = cJSON_GetStringValue(cJSON_GetObjectItem(status, "role"));
-    bool so = said != NULL && strcmp(said, role) == 0 && cJSON_IsTrue(cJSON_GetObjectItem(status, "running")) &&
-              cJSON_IsTrue(cJSON_GetObjectItem(status, "protected")) == protected;
-
-    cJSON_Delete(answer);
-    return so;
-}
-
 /* Waits until it has ended in one of the ways that it may. */
 static enum end await_end(void)
 {
@@ -323,15 +304,15 @@ static enum end await_end(void)
     uint64_t limit_ns = clock_now_ns() + SETTLE_NS;
 
     while (clock_now_ns() < limit_ns) {
-        bool a_ended = has_ended(a), b_ended = has_ended(b);
+        bool a_ended = host_has_ended(a), b_ended = host_has_ended(b);
 
         if ((now.cell.ends & LOST) && a_ended && b_ended)
             return LOST;
-        if ((now.cell.ends & MOVES) && a_ended && is(b, "alone", false))
+        if ((now.cell.ends & MOVES) && a_ended && host_is(b, "alone", false))
             return MOVES;
-        if ((now.cell.ends & STAYS) && b_ended && is(a, "alone", false))
+        if ((now.cell.ends & STAYS) && b_ended && host_is(a, "alone", false))
             return STAYS;
-        if ((now.cell.ends & PAIR) && !a_ended && !b_ended && is(a, "primary", true))
+        if ((now.cell.ends & PAIR) && !a_ended && !b_ended && host_is(a, "primary", true))
             return PAIR;
         clock_sleep_ns(100 * NS_PER_MS);
     }
@@ -351,11 +332,30 @@ static void receipt(const struct host *host, char *text, size_t bytes)
                  live * 1000 / HEARTBEAT_MS, first);
 }
 
-static void judge(enum end end, uint64_t marked_ns, uint64_t healed_ns)
+/* Ends the hosts in order, and looks how they end. */
+static void end_hosts(enum end end)
 {
-    static const char *const names[] = { [PAIR] = "stays a pair", [STAYS] = "stays", [MOVES] = "moves", [LOST] = "lost" };
     struct host *winner = &now.hosts[end == MOVES ? 1 : 0], *other = &now.hosts[end == MOVES ? 0 : 1];
+    int status;
+
+    if (end == LOST)
+        return;
+    cJSON_Delete(host_ask(winner, "stop"));
+    if (host_end(winner) != 0)
+        host_fail(winner, "it did not stop in order");
+    status = host_end(other);
+    if (end == PAIR && (status != 0 || !host_has_said(other, "equal to the primary's to the last byte")))
+        host_fail(other, "it has not found the guest equal");
+    if (end != PAIR && WIFEXITED(status) && WEXITSTATUS(status) == 0)
+        host_fail(other, "it has ended as if it had had the guest");
+}
+
+static void judge(enum end end, uint64_t healed_ns)
+{
+    static const char *const names[] = { [PAIR] = "pair", [STAYS] = "stays", [MOVES] = "moves", [LOST] = "lost" };
+    struct host *winner = &now.hosts[end == MOVES ? 1 : 0];
     char why[512] = "", proof[160] = "";
+    bool repaired = false;
     double silence;
 
     if (end == LOST) {
@@ -365,41 +365,29 @@ static void judge(enum end end, uint64_t marked_ns, uint64_t healed_ns)
         host_fail(winner, "the service does not come back");
     }
     silence = (double)atomic_load(&now.clients.silence_ns) / (double)NS_PER_S;
+    repaired = atomic_load(&now.clients.silence_end_ns) > healed_ns && silence > 1;
     if (end == MOVES || end == STAYS)
         receipt(winner, proof, sizeof(proof));
-    lan_clients_stop(&now.clients, end == LOST ? NS_PER_S : 10 * NS_PER_S);
+    lan_clients_quiet(&now.clients, end == LOST ? 0 : 10 * NS_PER_S);
+    end_hosts(end);
+    lan_clients_stop(&now.clients);
     if (!lan_clients_judge(&now.clients, end == MOVES ? 1 : 0, why, sizeof(why)))
         host_fail(winner, why);
     if (now.clients.answers_count < 5)
         host_fail(winner, "hardly anything was asked: this proves nothing");
-    if (end == LOST) {
-        snprintf(now.row, sizeof(now.row), "lost|%zu answers", now.clients.answers_count);
-        return;
-    }
-    snprintf(now.row, sizeof(now.row), "%s, %.1f s%s|silent for %.2f s%s%s; %zu answers", names[end], silence,
-             atomic_load(&now.clients.silence_end_ns) > healed_ns && healed_ns > marked_ns && silence > 1 ? " (repair)" : "",
-             silence,
-             atomic_load(&now.clients.silence_end_ns) > healed_ns && silence > 1 ? ", until it is repaired" : "", proof,
-             now.clients.answers_count);
-    cJSON_Delete(host_ask(winner, "stop"));
-    if (host_end(winner) != 0)
-        host_fail(winner, "it did not stop in order");
-    if (end == PAIR) {
-        if (host_end(other) != 0 || !host_has_said(other, "equal to the primary's to the last byte"))
-            host_fail(other, "it has not found the guest equal");
-    } else {
-        int status = host_end(other);
-
-        if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
-            host_fail(other, "it has ended as if it had had the guest");
-    }
+    if (end == LOST)
+        snprintf(now.row, sizeof(now.row), "lost|%zu answers before", now.clients.answers_count);
+    else
+        snprintf(now.row, sizeof(now.row), "%s, %.1f s%s|silent for %.2f s%s%s; %zu answers", names[end], silence,
+                 repaired ? "*" : "", silence, repaired ? ", until after the repair" : "", proof,
+                 now.clients.answers_count);
 }
 
 /* ---- the phases ---- */
 
 static uint64_t hold(uint64_t from_ns)
 {
-    uint64_t until_ns = from_ns + HOLD_NS, time_ns = clock_now_ns();
+    uint64_t until_ns = from_ns + (now.cell.fault == ARBITER_SLOW ? 2 * HOLD_NS : HOLD_NS), time_ns = clock_now_ns();
 
     if (time_ns < until_ns)
         clock_sleep_ns(until_ns - time_ns);
@@ -445,7 +433,7 @@ static void one_cell(void **state)
 {
     enum phase phase = now.cell.phase;
     unsigned clients = phase == IDLE ? 1 : phase == LOADED ? 4 : 3;
-    uint64_t marked_ns, healed_ns;
+    uint64_t healed_ns;
 
     (void)state;
     assert_int_equal(cables_open(&now.cables), 0);
@@ -460,12 +448,11 @@ static void one_cell(void **state)
         host_await_number(&now.hosts[0], "protection", "sent_pages", 300);
     }
     lan_clients_mark(&now.clients);
-    marked_ns = clock_now_ns();
     if (now.cell.phase == GO_LIVE)
         begin_go_live();
     fault(true);
     healed_ns = now.cell.phase == GO_LIVE ? go_on_live() : hold(clock_now_ns());
-    judge(await_end(), marked_ns, healed_ns);
+    judge(await_end(), healed_ns);
 }
 
 static int tear_down(void **state)
@@ -620,6 +607,7 @@ int main(int argc, char **argv)
     ftctl = argv[2];
     seed = test_seed("matrix");
     main_pid = getpid();
+    hosts_hurry();
     count = choose_cells(which, &none, &skipped);
     while (ended < count) {
         char said[96], row[96];
