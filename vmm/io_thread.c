@@ -27,6 +27,7 @@ struct io {
     uint64_t arbiter_said_ns;
     unsigned announcements_left;
     uint64_t announce_due_ns;
+    bool link_was_down;
     bool was_backup;
     struct pace pace;
     bool peer_told; /* after a handover to this host */
@@ -74,8 +75,11 @@ static void decide_alone(struct io *io, uint64_t now_ns)
 {
     struct lockstep *ls = io->ls;
     struct arbiter_status status;
+    enum arbiter_verdict verdict;
 
-    enum arbiter_verdict verdict = arbiter_ask(ls->arbiter, ls->generation);
+    if (COUNT_GET(ls->lost_arbitration))
+        return; /* that was said; the machine thread stops at its next position */
+    verdict = arbiter_ask(ls->arbiter, ls->generation);
 
     if (verdict == ARBITER_WON || verdict == ARBITER_LOST)
         journal_note(&ls->journal, JOURNAL_DECIDED, "generation %llu is %s", (unsigned long long)ls->generation,
@@ -272,6 +276,22 @@ static void poll_channel(struct io *io, uint64_t now_ns)
     watch_peer(io, now_ns);
 }
 
+/* Tells the LAN where the guest is, some times, and again when the cable has been out: it was told nothing meanwhile. */
+static void announce(struct io *io, uint64_t now_ns)
+{
+    struct net *net = io->ls->net;
+    bool up = net_link_up(net);
+
+    if (up && io->link_was_down)
+        io->announcements_left = ANNOUNCEMENTS;
+    io->link_was_down = !up;
+    if (io->announcements_left == 0 || now_ns < io->announce_due_ns)
+        return;
+    net_announce(net);
+    io->announcements_left--;
+    io->announce_due_ns = now_ns + ANNOUNCE_NS;
+}
+
 static unsigned poll_net_alone(struct lockstep *ls)
 {
     bool awaited = COUNT_GET(ls->receipt.live_ns) != 0 && COUNT_GET(ls->receipt.first_frame_ns) == 0;
@@ -295,6 +315,8 @@ static unsigned poll_net(struct io *io, uint64_t now_ns)
         io->was_backup = true;
         return net_poll_standby(ls->net, COUNT_GET(ls->peer_sent_count));
     case ROLE_PRIMARY:
+        if (net_sent_count(ls->net) == net_held_count(ls->net)) /* else an address may be told that is not acked yet */
+            announce(io, now_ns);
         moved = net_poll_live(ls->net, channel_acked_lsn(ls->channel));
         break;
     case ROLE_ALONE:
@@ -304,11 +326,7 @@ static unsigned poll_net(struct io *io, uint64_t now_ns)
             COUNT_SET(ls->receipt.resent_frames, net_held_count(ls->net) - net_sent_count(ls->net));
             io->announcements_left = ANNOUNCEMENTS;
         }
-        if (io->announcements_left > 0 && now_ns >= io->announce_due_ns) {
-            net_announce(ls->net);
-            io->announcements_left--;
-            io->announce_due_ns = now_ns + ANNOUNCE_NS;
-        }
+        announce(io, now_ns);
         moved = poll_net_alone(ls);
         break;
     }

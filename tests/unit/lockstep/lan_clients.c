@@ -99,7 +99,7 @@ static void note_time(struct lan_clients *all, uint64_t now_ns)
     uint64_t mark_ns = atomic_load(&all->mark_ns), last_ns = atomic_load(&all->last_ns);
     uint64_t from_ns = last_ns > mark_ns ? last_ns : mark_ns;
 
-    if (mark_ns != 0 && now_ns > from_ns && now_ns - from_ns > atomic_load(&all->silence_ns)) {
+    if (mark_ns != 0 && now_ns > from_ns && from_ns <= atomic_load(&all->mark_end_ns) && now_ns - from_ns > atomic_load(&all->silence_ns)) {
         atomic_store(&all->silence_ns, now_ns - from_ns);
         atomic_store(&all->silence_end_ns, now_ns);
     }
@@ -158,7 +158,13 @@ void lan_clients_mark(struct lan_clients *clients)
 {
     atomic_store(&clients->silence_ns, 0);
     atomic_store(&clients->silence_end_ns, 0);
+    atomic_store(&clients->mark_end_ns, UINT64_MAX);
     atomic_store(&clients->mark_ns, clock_now_ns());
+}
+
+void lan_clients_mark_end(struct lan_clients *clients)
+{
+    atomic_store(&clients->mark_end_ns, clock_now_ns());
 }
 
 bool lan_clients_await(struct lan_clients *clients, uint64_t more, uint64_t limit_ns)

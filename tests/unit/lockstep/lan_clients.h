@@ -39,15 +39,16 @@ struct lan_clients {
     size_t answers_count, answers_room;
     bool no_memory;
     _Atomic uint64_t refused; /* the guest does not know us any more */
-    /* The silence under way or the longest one since lan_clients_mark: from the mark, or the answer before it, to an answer. */
-    _Atomic uint64_t mark_ns, last_ns, silence_ns, silence_end_ns;
+    /* The longest time without any answer that began between the marks, and when it ended. */
+    _Atomic uint64_t mark_ns, mark_end_ns, last_ns, silence_ns, silence_end_ns;
 };
 
 /* Starts the switch with them. 0 or -errno. */
 int lan_clients_start(struct lan_clients *clients, struct cables *cables, const uint8_t guest_mac[6], unsigned count,
                       uint64_t pause_ns, unsigned seed);
-/* From now on silence is measured anew. */
+/* Silence is measured anew from now on; and what begins from now on is not measured any more. */
 void lan_clients_mark(struct lan_clients *clients);
+void lan_clients_mark_end(struct lan_clients *clients);
 /* Waits until each client has had so many more answers; false: not within `limit_ns`. */
 bool lan_clients_await(struct lan_clients *clients, uint64_t more, uint64_t limit_ns);
 /* Asks nothing new, and waits for what is asked for at most so long. */

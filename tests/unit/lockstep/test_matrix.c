@@ -302,6 +302,7 @@ static enum end await_end(void)
 {
     const struct host *a = &now.hosts[0], *b = &now.hosts[1];
     uint64_t limit_ns = clock_now_ns() + SETTLE_NS;
+    char why[512];
 
     while (clock_now_ns() < limit_ns) {
         bool a_ended = host_has_ended(a), b_ended = host_has_ended(b);
@@ -316,7 +317,8 @@ static enum end await_end(void)
             return PAIR;
         clock_sleep_ns(100 * NS_PER_MS);
     }
-    host_fail(a, "it does not end as it should");
+    lan_clients_stop(&now.clients);
+    host_fail(a, lan_clients_judge(&now.clients, 1, why, sizeof(why)) ? "it does not end as it should" : why);
     return LOST;
 }
 
@@ -365,7 +367,8 @@ static void judge(enum end end, uint64_t healed_ns)
         host_fail(winner, "the service does not come back");
     }
     silence = (double)atomic_load(&now.clients.silence_ns) / (double)NS_PER_S;
-    repaired = atomic_load(&now.clients.silence_end_ns) > healed_ns && silence > 1;
+    repaired = silence > 0.5 && atomic_load(&now.clients.silence_end_ns) > healed_ns &&
+               (now.cell.fault != KILLED || now.cell.place == WITNESS);
     if (end == MOVES || end == STAYS)
         receipt(winner, proof, sizeof(proof));
     lan_clients_quiet(&now.clients, end == LOST ? 0 : 10 * NS_PER_S);
@@ -385,12 +388,33 @@ static void judge(enum end end, uint64_t healed_ns)
 
 /* ---- the phases ---- */
 
+static bool is_down(unsigned host)
+{
+    return (now.cell.fault == KILLED || now.cell.fault == FREEZES) && now.cell.place != WITNESS &&
+           now.cell.place != (host == 0 ? BACKUP : PRIMARY);
+}
+
+/* What the fault must lead to while it lasts, whatever the machine's load: a host that is starved is slow to notice. */
+static bool has_led_to_it(void)
+{
+    const struct host *a = &now.hosts[0], *b = &now.hosts[1];
+    bool wants_repair = now.cell.fault >= ARBITER_GONE || (now.cell.fault == BOTH_CUT && now.cell.place == BOTH);
+
+    if (now.cell.phase == GO_LIVE || (now.cell.ends & (PAIR | LOST)) || wants_repair)
+        return true;
+    if (now.cell.phase == TRANSFER)
+        return host_has_ended(b);
+    return (!is_down(0) && host_is(a, "alone", false)) || (!is_down(1) && host_is(b, "alone", false));
+}
+
+/* The fault lasts for a while, and ends. */
 static uint64_t hold(uint64_t from_ns)
 {
-    uint64_t until_ns = from_ns + (now.cell.fault == ARBITER_SLOW ? 2 * HOLD_NS : HOLD_NS), time_ns = clock_now_ns();
+    uint64_t until_ns = from_ns + (now.cell.fault == ARBITER_SLOW ? 2 * HOLD_NS : HOLD_NS);
 
-    if (time_ns < until_ns)
-        clock_sleep_ns(until_ns - time_ns);
+    while (clock_now_ns() < until_ns || (!has_led_to_it() && clock_now_ns() < until_ns + SETTLE_NS))
+        clock_sleep_ns(20 * NS_PER_MS);
+    lan_clients_mark_end(&now.clients);
     fault(false);
     return clock_now_ns();
 }
