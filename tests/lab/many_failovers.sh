@@ -91,7 +91,7 @@ await_protected 0
 echo "the guest is up after $((SECONDS - begun)) s"
 pid[gamma]=$(lab run --background --log "$host_dir/gamma.log" gamma -- "/src/build/bench/ftbench counter --host $guest_address \
     --connections 4 --pipeline 4 --seconds 10800 --patience 60 --json $host_dir/counter.json >$host_dir/counter.log 2>&1 & \
-    /src/build/bench/ftbench history --host $guest_address --clients 3 --pause 50 --seconds 10800 --patience 60 \
+    /src/build/bench/ftbench history --host $guest_address --clients 3 --pause 200 --seconds 10800 --patience 60 \
     --json $host_dir/history.json >$host_dir/history.log 2>&1; echo \$? >$host_dir/history.rc; wait \$!; \
     echo \$? >$host_dir/counter.rc" 2>/dev/null) || fail "the client does not start"
 
