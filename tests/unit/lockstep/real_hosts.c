@@ -253,9 +253,13 @@ int hosts_open_with(const char *ftvmm_path, const char *ftctl_path, const uint8_
 {
     ftvmm = ftvmm_path;
     ftctl = ftctl_path;
-    snprintf(directory, sizeof(directory), "/tmp/ftvmm-hosts.XXXXXX");
-    if (mkdtemp(directory) == NULL)
-        return -1;
+    /* In memory if that can be: the arbiter is in it, and a busy disk can take seconds for its fsync. */
+    snprintf(directory, sizeof(directory), "/dev/shm/ftvmm-hosts.XXXXXX");
+    if (mkdtemp(directory) == NULL) {
+        snprintf(directory, sizeof(directory), "/tmp/ftvmm-hosts.XXXXXX");
+        if (mkdtemp(directory) == NULL)
+            return -1;
+    }
     kernel_write(code, code_bytes);
     return 0;
 }
