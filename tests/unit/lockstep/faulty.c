@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+
 void fault_point(const char *step)
 {
     static _Atomic bool done;
@@ -20,4 +22,5 @@ void fault_point(const char *step)
     if (fault == NULL || strncmp(fault, step, length) != 0 || fault[length] != ':' || atomic_exchange(&done, true))
         return;
     kill(getpid(), strcmp(fault + length + 1, "kill") == 0 ? SIGKILL : SIGSTOP);
+    clock_sleep_ns(50 * NS_PER_MS); /* the signal may go to another thread: this one must not go on before it stands still */
 }
