@@ -13,6 +13,7 @@ static const struct workload {
     int (*run)(int argc, char **argv); /* argv[0] is the workload's name; returns the exit status */
 } workloads[] = {
     { "counter", "pipelined INCRs on one redis key: is any acknowledged increment lost?", counter_main },
+    { "history", "writes, reads and increments of several clients: is their history linearizable?", history_main },
     { "channel", "the logging channel: latency and throughput, held against bare loops in the same run", channel_main },
     { "guest", "requests to a protected guest, held against the same guest unprotected; their steps", guest_main },
     { "overhead", "programs in a protected guest, held against the same guest unprotected", overhead_main },

@@ -2,6 +2,7 @@
 #ifndef FTVMM_BENCH_WORKLOADS_H
 #define FTVMM_BENCH_WORKLOADS_H
 
+int history_main(int argc, char **argv);
 int channel_main(int argc, char **argv);
 int guest_main(int argc, char **argv);
 int overhead_main(int argc, char **argv);

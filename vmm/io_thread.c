@@ -27,6 +27,8 @@ struct io {
     uint64_t arbiter_said_ns;
     unsigned announcements_left;
     uint64_t announce_due_ns;
+    uint64_t announce_lsn; /* primary: not before this one is acked */
+    bool link_was_down;
     bool was_backup;
     struct pace pace;
     uint64_t told_word; /* backup: heal.h */
@@ -77,8 +79,11 @@ static void decide_alone(struct io *io, uint64_t now_ns)
 {
     struct lockstep *ls = io->ls;
     struct arbiter_status status;
+    enum arbiter_verdict verdict;
 
-    enum arbiter_verdict verdict = arbiter_ask(ls->arbiter, ls->generation);
+    if (COUNT_GET(ls->lost_arbitration))
+        return; /* that was said; the machine thread stops at its next position */
+    verdict = arbiter_ask(ls->arbiter, ls->generation);
 
     if (verdict == ARBITER_WON || verdict == ARBITER_LOST)
         journal_note(&ls->journal, JOURNAL_DECIDED, "generation %llu is %s", (unsigned long long)ls->generation,
@@ -235,6 +240,7 @@ static void change_role(struct io *io, enum lockstep_role role)
         COUNT_SET(ls->followed, false);
         io->rate_since_ns = 0;
         io->healthy_since_ns = 0;
+        io->announcements_left = 0;
         io->pace = (struct pace){ .target_ns = ls->options.max_lag_ns };
         COUNT_SET(ls->handover.live_ns, 0); /* of the backup that was left; the journal keeps it */
     }
@@ -283,6 +289,36 @@ static void poll_channel(struct io *io, uint64_t now_ns)
     watch_peer(io, now_ns);
 }
 
+/*
+ * A primary may say no more about its guest than the backup's host holds. And one that was cut off or frozen does not know
+ * yet that the guest is elsewhere: only what is acked since the cable is back proves that it is not.
+ */
+static bool may_announce(const struct io *io)
+{
+    const struct lockstep *ls = io->ls;
+
+    return io->role == ROLE_ALONE || (channel_acked_lsn(ls->channel) >= io->announce_lsn &&
+                                      net_sent_count(ls->net) == net_held_count(ls->net));
+}
+
+/* Tells the LAN where the guest is, some times, and again when the cable has been out: it was told nothing meanwhile. */
+static void announce(struct io *io, uint64_t now_ns)
+{
+    struct lockstep *ls = io->ls;
+    bool up = net_link_up(ls->net);
+
+    if (!up && io->role == ROLE_PRIMARY)
+        io->announce_lsn = channel_committed_lsn(ls->channel) + 1;
+    if (up && io->link_was_down)
+        io->announcements_left = ANNOUNCEMENTS;
+    io->link_was_down = !up;
+    if (io->announcements_left == 0 || now_ns < io->announce_due_ns || !may_announce(io))
+        return;
+    net_announce(ls->net);
+    io->announcements_left--;
+    io->announce_due_ns = now_ns + ANNOUNCE_NS;
+}
+
 static unsigned poll_net_alone(struct lockstep *ls)
 {
     bool awaited = COUNT_GET(ls->receipt.live_ns) != 0 && COUNT_GET(ls->receipt.first_frame_ns) == 0;
@@ -306,6 +342,7 @@ static unsigned poll_net(struct io *io, uint64_t now_ns)
         io->was_backup = true;
         return net_poll_standby(ls->net, COUNT_GET(ls->peer_sent_count));
     case ROLE_PRIMARY:
+        announce(io, now_ns);
         moved = net_poll_live(ls->net, channel_acked_lsn(ls->channel));
         break;
     case ROLE_ALONE:
@@ -315,11 +352,7 @@ static unsigned poll_net(struct io *io, uint64_t now_ns)
             COUNT_SET(ls->receipt.resent_frames, net_held_count(ls->net) - net_sent_count(ls->net));
             io->announcements_left = ANNOUNCEMENTS;
         }
-        if (io->announcements_left > 0 && now_ns >= io->announce_due_ns) {
-            net_announce(ls->net);
-            io->announcements_left--;
-            io->announce_due_ns = now_ns + ANNOUNCE_NS;
-        }
+        announce(io, now_ns);
         moved = poll_net_alone(ls);
         break;
     }

@@ -69,6 +69,7 @@ struct protector {
     struct transfer transfer;
     uint64_t generation; /* begun, not yet that of a pair; 0: none */
     uint64_t heartbeat_due_ns;
+    uint64_t tended_ns, healthy_since_ns; /* the last time, and since when often enough */
     uint64_t machine_lsn;
     double ns_per_byte;  /* of the transfer so far */
     _Atomic uint64_t attempts, completed, rounds, left_bytes, began_ns, took_ns, pause_ns;
@@ -162,8 +163,13 @@ static int tend(struct protector *protector)
         channel_heartbeat(channel);
         protector->heartbeat_due_ns = now_ns + ls->options.heartbeat_ns;
     }
+    /* Who was frozen himself, or kept waiting, has not looked; so he is in no state to judge. */
+    if (now_ns > protector->tended_ns + ls->options.peer_timeout_ns / 2)
+        protector->healthy_since_ns = now_ns;
+    protector->tended_ns = now_ns;
     seen_ns = channel_peer_seen_ns(channel);
-    if (now_ns > seen_ns + ls->options.peer_timeout_ns) {
+    if (now_ns > seen_ns + ls->options.peer_timeout_ns &&
+        now_ns > protector->healthy_since_ns + ls->options.peer_timeout_ns / 2) {
         say_why(protector, "the new backup has fallen silent");
         return -ECONNRESET;
     }

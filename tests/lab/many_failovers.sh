@@ -1,6 +1,6 @@
 #!/bin/bash
 # One guest, started once, outlives its hosts, and each time gets a new backup by itself. A client counts all the while
-# over connections that it opened at the beginning.
+# over connections that it opened at the beginning; others write, read and count, and their history must be linearizable.
 # usage: many_failovers.sh [WHAT...]   one after the other: power (the host where the guest lives loses it), kill (only
 #        its ftvmm), backup (that of the other host is killed), rail (cut, both alive), handover. Default: one of each
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -90,7 +90,9 @@ done
 await_protected 0
 echo "the guest is up after $((SECONDS - begun)) s"
 pid[gamma]=$(lab run --background --log "$host_dir/gamma.log" gamma -- "/src/build/bench/ftbench counter --host $guest_address \
-    --connections 4 --pipeline 4 --seconds 3600 --patience 60 --json $host_dir/counter.json >$host_dir/counter.log 2>&1; \
+    --connections 4 --pipeline 4 --seconds 10800 --patience 60 --json $host_dir/counter.json >$host_dir/counter.log 2>&1 & \
+    /src/build/bench/ftbench history --host $guest_address --clients 3 --pause 200 --seconds 10800 --patience 60 \
+    --json $host_dir/history.json >$host_dir/history.log 2>&1; echo \$? >$host_dir/history.rc; wait \$!; \
     echo \$? >$host_dir/counter.rc" 2>/dev/null) || fail "the client does not start"
 
 for what in "${laps[@]}"; do
@@ -127,5 +129,10 @@ for _ in $(seq 60); do [ -s "$run_dir/counter.rc" ] && break; sleep 1; done
 expect_json "$run_dir/counter.json" lost 0
 expect_json "$run_dir/counter.json" duplicated 0
 expect_json "$run_dir/counter.json" reconnects 0
+[ "$(cat "$run_dir/history.rc")" = 0 ] || fail "the history: $(tail -n 5 "$run_dir/history.log")"
+expect_json "$run_dir/history.json" linearizable true
+expect_json "$run_dir/history.json" reconnects 0
+echo "history: $(json "$run_dir/history.json" register_operations) operations on a register and" \
+    "$(json "$run_dir/history.json" counter_operations) on a counter, linearizable"
 echo "one guest, ${#laps[@]} failures; $(json "$run_dir/counter.json" acknowledged) increments, none lost, none twice, no new connection; longest gap" \
     "$(json "$run_dir/counter.json" longest_gap_ms) ms"

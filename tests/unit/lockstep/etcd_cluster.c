@@ -46,7 +46,7 @@ static void member_exec(const struct etcd_cluster *cluster, unsigned member)
     snprintf(name, sizeof(name), "m%u", member);
     snprintf(data, sizeof(data), "%s/%s", cluster->dir, name);
     snprintf(log, sizeof(log), "%s/%s.log", cluster->dir, name);
-    snprintf(client, sizeof(client), "%s://127.0.0.1:%d", scheme, cluster->client_ports[member]);
+    snprintf(client, sizeof(client), "%s://%s:%d", scheme, cluster->host, cluster->client_ports[member]);
     snprintf(peer, sizeof(peer), "http://127.0.0.1:%d", cluster->peer_ports[member]);
     const char *const always[] = {
         "etcd", "--name", name, "--data-dir", data, "--listen-client-urls", client, "--advertise-client-urls", client,
@@ -117,9 +117,10 @@ void etcd_member_kill(struct etcd_cluster *cluster, unsigned member)
     cluster->pids[member] = 0;
 }
 
-void etcd_cluster_start(struct etcd_cluster *cluster, unsigned members, const char *tls_dir)
+static void start(struct etcd_cluster *cluster, unsigned members, const char *tls_dir, const char *host)
 {
-    *cluster = (struct etcd_cluster){ .members = members, .tls_dir = tls_dir, .dir = "/tmp/ftvmm-etcd-XXXXXX" };
+    *cluster = (struct etcd_cluster){ .members = members, .tls_dir = tls_dir, .host = host,
+                                      .dir = "/tmp/ftvmm-etcd-XXXXXX" };
     assert_non_null(mkdtemp(cluster->dir));
     for (unsigned i = 0; i < members; i++) {
         cluster->client_ports[i] = free_port();
@@ -129,6 +130,16 @@ void etcd_cluster_start(struct etcd_cluster *cluster, unsigned members, const ch
         etcd_member_start(cluster, i);
     for (unsigned i = 0; i < members; i++)
         etcd_member_wait(cluster, i);
+}
+
+void etcd_cluster_start(struct etcd_cluster *cluster, unsigned members, const char *tls_dir)
+{
+    start(cluster, members, tls_dir, "127.0.0.1");
+}
+
+void etcd_cluster_start_at(struct etcd_cluster *cluster, const char *host)
+{
+    start(cluster, 1, NULL, host);
 }
 
 void etcd_cluster_end(struct etcd_cluster *cluster)
@@ -150,8 +161,8 @@ const char *etcd_cluster_address(const struct etcd_cluster *cluster)
 
     strcpy(address, "etcd:");
     for (unsigned i = 0; i < cluster->members; i++)
-        snprintf(address + strlen(address), sizeof(address) - strlen(address), "%s%s://127.0.0.1:%d", i > 0 ? "," : "",
-                 cluster->tls_dir != NULL ? "https" : "http", cluster->client_ports[i]);
+        snprintf(address + strlen(address), sizeof(address) - strlen(address), "%s%s://%s:%d", i > 0 ? "," : "",
+                 cluster->tls_dir != NULL ? "https" : "http", cluster->host, cluster->client_ports[i]);
     return address;
 }
 

@@ -10,6 +10,7 @@ enum { ETCD_MEMBERS_MAX = 3 };
 struct etcd_cluster {
     unsigned members;
     const char *tls_dir; /* NULL: http; else it holds ca.pem, server.pem, server.key */
+    const char *host;    /* where clients find it */
     char dir[64];
     pid_t pids[ETCD_MEMBERS_MAX];
     int client_ports[ETCD_MEMBERS_MAX], peer_ports[ETCD_MEMBERS_MAX];
@@ -22,6 +23,8 @@ int free_port(void);
 
 /* Both fail the test if etcd does not come up in time. */
 void etcd_cluster_start(struct etcd_cluster *cluster, unsigned members, const char *tls_dir);
+/* One member at an address of this network namespace, without TLS. */
+void etcd_cluster_start_at(struct etcd_cluster *cluster, const char *host);
 void etcd_member_start(struct etcd_cluster *cluster, unsigned member); /* again, with the data it has */
 void etcd_member_wait(struct etcd_cluster *cluster, unsigned member);  /* until it serves */
 void etcd_member_kill(struct etcd_cluster *cluster, unsigned member);

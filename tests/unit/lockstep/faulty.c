@@ -13,6 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+
 static void hold(const char *step)
 {
     const char *go = getenv("FTVMM_FAULT_GO");
@@ -34,4 +36,5 @@ void fault_point(const char *step)
         hold(step);
     else
         kill(getpid(), strcmp(fault + length + 1, "kill") == 0 ? SIGKILL : SIGSTOP);
+    clock_sleep_ns(50 * NS_PER_MS); /* the signal may go to another thread: this one must not go on before it stands still */
 }

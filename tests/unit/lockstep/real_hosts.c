@@ -2,8 +2,10 @@
 #include "tests/unit/lockstep/real_hosts.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -61,7 +63,7 @@ __asm__(".pushsection .rodata\n"
 static const char *ftvmm, *ftctl;
 static char directory[64], differences[96], kernel[96];
 
-static void kernel_write(void)
+static void kernel_write(const uint8_t *code, size_t code_bytes)
 {
     static struct fake_kernel fake;
     size_t bytes;
@@ -70,7 +72,8 @@ static void kernel_write(void)
 
     fake_kernel_build(&fake);
     memcpy(fake.text, (const uint8_t[]){ 0xe9, 0xfb, 0x03, 0, 0 }, 5); /* jmp to 0x400 */
-    memcpy(fake.text + 0x400, guest_code, (size_t)(guest_code_end - guest_code));
+    assert_true(code_bytes <= FAKE_TEXT_BYTES - 0x400);
+    memcpy(fake.text + 0x400, code, code_bytes);
     image = fake_bzimage(fake.bytes, fake.size, FAKE_LZ4, &bytes);
     snprintf(kernel, sizeof(kernel), "%s/kernel", directory);
     file = fopen(kernel, "w");
@@ -95,7 +98,7 @@ const char *host_words(struct host *host, unsigned number)
     return words;
 }
 
-struct host host_start(unsigned number, const char *command, const char *arguments)
+struct host host_start_in(int network, unsigned number, const char *command, const char *arguments)
 {
     static char line[2048];
     struct host host;
@@ -115,10 +118,17 @@ struct host host_start(unsigned number, const char *command, const char *argumen
 
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         dup2(said, 2);
+        if (network >= 0 && setns(network, CLONE_NEWNET) != 0)
+            _exit(98);
         execv(ftvmm, words);
         _exit(99);
     }
     return host;
+}
+
+struct host host_start(unsigned number, const char *command, const char *arguments)
+{
+    return host_start_in(-1, number, command, arguments);
 }
 
 void host_fail(const struct host *host, const char *what)
@@ -148,25 +158,36 @@ cJSON *host_ask(const struct host *host, const char *words)
     return cJSON_Parse(said);
 }
 
+bool host_has_ended(const struct host *host)
+{
+    siginfo_t info = { 0 };
+
+    return waitid(P_PID, (id_t)host->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0;
+}
+
+bool host_is(const struct host *host, const char *role, bool protected)
+{
+    cJSON *answer = host_has_ended(host) ? NULL : host_ask(host, "status");
+    const cJSON *status = cJSON_GetObjectItem(answer, "status");
+    const char *now = cJSON_GetStringValue(cJSON_GetObjectItem(status, "role"));
+    bool is = now != NULL && strcmp(now, role) == 0 && cJSON_IsTrue(cJSON_GetObjectItem(status, "running")) &&
+              cJSON_IsTrue(cJSON_GetObjectItem(status, "protected")) == protected;
+
+    cJSON_Delete(answer);
+    return is;
+}
+
 void host_await(const struct host *host, const char *role, bool protected)
 {
     uint64_t limit_ns = clock_now_ns() + LIMIT_NS;
 
-    while (clock_now_ns() < limit_ns) {
-        siginfo_t info = { 0 };
-        cJSON *answer = host_ask(host, "status"), *status = cJSON_GetObjectItem(answer, "status");
-        const char *now = cJSON_GetStringValue(cJSON_GetObjectItem(status, "role"));
-        bool is = now != NULL && strcmp(now, role) == 0 && cJSON_IsTrue(cJSON_GetObjectItem(status, "running")) &&
-                  cJSON_IsTrue(cJSON_GetObjectItem(status, "protected")) == protected;
-
-        cJSON_Delete(answer);
-        if (is)
-            return;
-        if (waitid(P_PID, (id_t)host->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0)
+    while (!host_is(host, role, protected)) {
+        if (host_has_ended(host))
             host_fail(host, "it has ended");
+        if (clock_now_ns() > limit_ns)
+            host_fail(host, role);
         clock_sleep_ns(20 * NS_PER_MS);
     }
-    host_fail(host, role);
 }
 
 int host_end(const struct host *host)
@@ -328,14 +349,28 @@ void host_spoil(const struct host *host)
 
 int hosts_open(const char *ftvmm_path, const char *ftctl_path)
 {
+    return hosts_open_with(ftvmm_path, ftctl_path, guest_code, (size_t)(guest_code_end - guest_code));
+}
+
+int hosts_open_with(const char *ftvmm_path, const char *ftctl_path, const uint8_t *code, size_t code_bytes)
+{
     ftvmm = ftvmm_path;
     ftctl = ftctl_path;
-    snprintf(directory, sizeof(directory), "/tmp/ftvmm-hosts.XXXXXX");
-    if (mkdtemp(directory) == NULL)
-        return -1;
+    /* In memory if that can be: the arbiter is in it, and a busy disk can take seconds for its fsync. */
+    snprintf(directory, sizeof(directory), "/dev/shm/ftvmm-hosts.XXXXXX");
+    if (mkdtemp(directory) == NULL) {
+        snprintf(directory, sizeof(directory), "/tmp/ftvmm-hosts.XXXXXX");
+        if (mkdtemp(directory) == NULL)
+            return -1;
+    }
     snprintf(differences, sizeof(differences), "%s/differences", directory);
-    kernel_write();
+    kernel_write(code, code_bytes);
     return 0;
+}
+
+void hosts_hurry(void)
+{
+    (void)setpriority(PRIO_PROCESS, 0, -10);
 }
 
 const char *hosts_directory(void)

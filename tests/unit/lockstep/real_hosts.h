@@ -25,6 +25,12 @@ cJSON *host_difference(const struct host *host, unsigned number);
 
 /* Make and remove what all hosts of a test share. 0 or not. */
 int hosts_open(const char *ftvmm_path, const char *ftctl_path);
+/* The same with another guest: code that runs wherever it is put. */
+int hosts_open_with(const char *ftvmm_path, const char *ftctl_path, const uint8_t *code, size_t code_bytes);
+const char *hosts_directory(void);
+/* This process and its hosts come before others, where that may be: who is starved looks dead, as it should, and the
+ * machine's other work is no fault that a test means. */
+void hosts_hurry(void);
 int hosts_close(void);
 /* Where the hosts' files are: `kernel`, and what a test puts there; gone with hosts_close. */
 const char *hosts_directory(void);
@@ -34,12 +40,17 @@ const char *hosts_directory(void);
 const char *host_words(struct host *host, unsigned number);
 /* `arguments`: words in the shell's way, without quotes. Dies with the test. */
 struct host host_start(unsigned number, const char *command, const char *arguments);
+/* In this network namespace; -1: the test's own. */
+struct host host_start_in(int network, unsigned number, const char *command, const char *arguments);
 /* Waits until the host has ended; its status as waitpid tells it. */
 int host_end(const struct host *host);
 void host_fail(const struct host *host, const char *what);
 
 /* ftctl's answer to these words; cJSON_Delete it. NULL: there is none. */
 cJSON *host_ask(const struct host *host, const char *words);
+bool host_has_ended(const struct host *host);
+/* Does the status say so? */
+bool host_is(const struct host *host, const char *role, bool protected);
 /* Waits until the status says so. */
 void host_await(const struct host *host, const char *role, bool protected);
 /* A number of the status, 0 if it is not there; and waits until it is at least so much. */
