@@ -334,7 +334,9 @@ enum lockstep_step primary_interrupted(struct lockstep *ls)
         return step;
     if (!lockstep_input_overdue(ls, clock_now_ns()))
         return STEP_RUN;
-    ls->failure = forced_sync_log(ls);
+    ls->failure = place_log(ls);
+    if (ls->failure == -EAGAIN)
+        ls->failure = forced_sync_log(ls);
     return ls->failure ? STEP_END : STEP_SYNCED;
 }
 
