@@ -3,9 +3,6 @@
 
 #include <errno.h>
 
-#define BRANCHES_LEAST 1000u
-#define BRANCHES_MOST  200000u
-
 static uint64_t next_random(uint64_t *state) /* xorshift64* */
 {
     *state ^= *state >> 12;
@@ -127,7 +124,7 @@ int counter_grade(const struct grade_guest *guest, unsigned rounds, uint64_t see
 
     *grading = (struct counter_grading){ .grade = COUNTER_UNTRIED };
     for (unsigned i = 0; i < rounds && rc == 0; i++) {
-        uint64_t branches = BRANCHES_LEAST + next_random(&random) % (BRANCHES_MOST - BRANCHES_LEAST);
+        uint64_t branches = 1 + next_random(&random) % guest->branches_most;
         uint64_t at = 1 + next_random(&random) % branches;
 
         rc = begin(guest, branches);

@@ -29,6 +29,7 @@ struct counter_grading {
 /* A guest that retires a known number of conditional branches and then exits. */
 struct grade_guest {
     struct place_guest place; /* its counter is the one to be graded */
+    uint64_t branches_most; /* in a round */
     /* It is to begin anew, with so many branches ahead of it. 0 or -errno. */
     int (*begin)(void *ctx, uint64_t branches);
 };
@@ -36,8 +37,8 @@ struct grade_guest {
 /* Grades the counter in so many rounds, drawn from `seed`. 0, or -errno: guest or counter failed. */
 int counter_grade(const struct grade_guest *guest, unsigned rounds, uint64_t seed, struct counter_grading *grading);
 
-/* The same by a guest of 16 bytes on /dev/kvm, for the counter that `open` makes on this thread. */
+/* The same by a guest of a few bytes on /dev/kvm, for the counter that `open` makes on this thread. */
 int counter_grade_on_kvm(int (*open)(void *ctx, struct vcpu *vcpu, struct branch_counter **counter), void *ctx,
-                         unsigned rounds, uint64_t seed, struct counter_grading *grading);
+                         uint64_t branches_most, unsigned rounds, uint64_t seed, struct counter_grading *grading);
 
 #endif

@@ -48,7 +48,7 @@ static int trial_begin(void *ctx, uint64_t branches)
 }
 
 int counter_grade_on_kvm(int (*open)(void *ctx, struct vcpu *vcpu, struct branch_counter **counter), void *ctx,
-                         unsigned rounds, uint64_t seed, struct counter_grading *grading)
+                         uint64_t branches_most, unsigned rounds, uint64_t seed, struct counter_grading *grading)
 {
     struct trial trial = { .memory = { .bytes = MEMORY_BYTES } };
     struct branch_counter *counter = NULL;
@@ -66,7 +66,9 @@ int counter_grade_on_kvm(int (*open)(void *ctx, struct vcpu *vcpu, struct branch
         if (rc == 0)
             rc = counter->ops->start(counter);
         if (rc == 0) {
-            trial.guest = (struct grade_guest){ .place = vcpu_place_guest(&trial.vcpu, counter), .begin = trial_begin };
+            trial.guest = (struct grade_guest){
+                .place = vcpu_place_guest(&trial.vcpu, counter), .branches_most = branches_most, .begin = trial_begin
+            };
             rc = counter_grade(&trial.guest, rounds, seed, grading);
         }
         if (counter != NULL)

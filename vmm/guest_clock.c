@@ -13,6 +13,7 @@
 #include "base/report.h"
 
 #define GRADE_ROUNDS 24u
+#define GRADE_BRANCHES 200000u
 #define MSR_ZEN_LS_CFG 0xC0011020u
 #define ZEN_SPEC_LOCK_MAP_OFF (UINT64_C(1) << 54)
 
@@ -187,7 +188,7 @@ static void try_pmu(struct guest_clock_choice *choice)
         snprintf(choice->why, sizeof(choice->why), "no event of this CPU's model is known to count branches exactly");
         return;
     }
-    rc = counter_grade_on_kvm(open_pmu, &event, GRADE_ROUNDS, clock_now_ns(), &choice->grading);
+    rc = counter_grade_on_kvm(open_pmu, &event, GRADE_BRANCHES, GRADE_ROUNDS, clock_now_ns(), &choice->grading);
     if (rc < 0) {
         choice->grading.grade = COUNTER_UNUSABLE;
         snprintf(choice->why, sizeof(choice->why), "the trial of %s's counter failed: %s", event.name,

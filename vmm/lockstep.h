@@ -107,6 +107,7 @@ struct lockstep {
     uint64_t forgotten_ns;     /* when that was */
     struct staged_sync *staged; /* backup: pages of a forced sync that is not complete yet */
     struct request_steps steps; /* status reads it */
+    unsigned place_misses;     /* primary: instants since the last position that could not be named */
     struct pace_rest rest;     /* primary: what the guest has run and not yet rested for */
     uint64_t stuck_sent_count; /* live: frames sent, and one, when it was last given up to wait for more; 0: never */
     struct idle idle;
@@ -267,8 +268,8 @@ int clock_open(struct lockstep *ls);
 void clock_close(struct lockstep *ls);
 /* A position begins: the counter, which there is, counts from here. */
 void place_arrived(struct lockstep *ls);
-/* Primary, kicked: makes this instant the next position by a PLACE record. 0; -EAGAIN: this instant cannot be named;
- * other -errno. */
+/* Primary, kicked: makes this instant the next position by a PLACE record. 0; -EBUSY: this instant cannot be named, a
+ * later one may be; -EAGAIN: do not wait for one; other -errno. */
 int place_log(struct lockstep *ls);
 /* Backup: runs to the place, which becomes the next position. 0; -EILSEQ: it is not found; other -errno. */
 int place_reach(struct lockstep *ls, const struct event_place *place);

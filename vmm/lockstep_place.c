@@ -10,6 +10,9 @@
 #include "base/report.h"
 #include "vmm/vcpu_place.h"
 
+/* Instants, --max-input-delay apart, until a forced sync takes the place of a place. */
+#define PLACE_TRIES 4u
+
 int clock_choose(struct lockstep *ls)
 {
     struct guest_clock_choice choice;
@@ -59,6 +62,7 @@ void place_arrived(struct lockstep *ls)
     struct branch_counter *counter = ls->counter;
     int rc;
 
+    ls->place_misses = 0;
     if (ls->machine.vcpu.step_clock)
         vcpu_steps_begin(&ls->machine.vcpu);
     rc = counter->ops->read(counter, &counter->position_count);
@@ -80,7 +84,7 @@ int place_log(struct lockstep *ls)
         return -EAGAIN;
     if (vcpu_place_obstacle(vcpu) != NULL) {
         COUNT_ADD(ls->places_refused, 1);
-        return -EAGAIN;
+        return ++ls->place_misses < PLACE_TRIES ? -EBUSY : -EAGAIN;
     }
     rc = vcpu_forget_resume_flag(vcpu);
     if (rc == 0)

@@ -37,7 +37,7 @@ struct place_guest {
     void *ctx;
     struct branch_counter *counter;
     enum place_stop (*run)(void *ctx);
-    /* Up to the next time that it is about to execute the instruction at `rip`; from there it executes at least one. */
+    /* Until it is about to execute the instruction at `rip`; if it was THERE by the call before, the next time. */
     enum place_stop (*run_to)(void *ctx, uint64_t rip);
     const struct kvm_regs *(*registers)(void *ctx);
 };

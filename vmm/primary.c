@@ -335,6 +335,10 @@ enum lockstep_step primary_interrupted(struct lockstep *ls)
     if (!lockstep_input_overdue(ls, clock_now_ns()))
         return STEP_RUN;
     ls->failure = place_log(ls);
+    if (ls->failure == -EBUSY) { /* the next kick may find it elsewhere */
+        ls->failure = 0;
+        return STEP_RUN;
+    }
     if (ls->failure == -EAGAIN)
         ls->failure = forced_sync_log(ls);
     return ls->failure ? STEP_END : STEP_SYNCED;

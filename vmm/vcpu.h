@@ -72,6 +72,7 @@ struct vcpu {
     uint64_t steps;            /* since vcpu_steps_begin */
     uint64_t step_limit;       /* vcpu_run gives INTERRUPTED here */
     struct kvm_regs step_regs; /* after the last one */
+    bool broke;                /* vcpu_run_to has come there */
 };
 
 /*
@@ -172,8 +173,8 @@ enum vcpu_exit vcpu_run_stepped(struct vcpu *vcpu);
 void vcpu_note_step(struct vcpu *vcpu);
 /* After INTERRUPTED: why another vCPU could not be brought to this very place; NULL: it can. */
 const char *vcpu_place_obstacle(struct vcpu *vcpu);
-/* Runs to the next time that the instruction at `rip` is about to be executed (*there), executing at least one; or to an
- * exit, or a kick. vcpu_run_to_end must follow the last of these. */
+/* Runs until the instruction at `rip` is about to be executed (*there), and if it was there already, by the call before,
+ * until the next time; or to an exit, or a kick. vcpu_run_to_end must follow the last of these. */
 enum vcpu_exit vcpu_run_to(struct vcpu *vcpu, uint64_t rip, bool *there);
 int vcpu_run_to_end(struct vcpu *vcpu);
 

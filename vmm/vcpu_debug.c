@@ -243,6 +243,8 @@ const char *vcpu_place_obstacle(struct vcpu *vcpu)
         return "an instruction is under way";
     if (vcpu->run->request_interrupt_window)
         return "an interrupt waits";
+    if (!vcpu->run->if_flag)
+        return "interrupts are off"; /* what arrives now has to wait for them, and their coming on is an exit */
     if (ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &events) < 0 || ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &debugregs) < 0 ||
         vcpu_get_sregs(vcpu, &sregs) < 0)
         return "KVM does not tell the vCPU's state";
@@ -297,36 +299,44 @@ static bool made_no_way(const struct kvm_regs *before, const struct kvm_regs *no
     return memcmp(before, &compared, sizeof(compared)) == 0;
 }
 
-enum vcpu_exit vcpu_run_to(struct vcpu *vcpu, uint64_t rip, bool *there)
+/* From the breakpoint on. RF switches instruction breakpoints off for one instruction; where this KVM emulates that and
+ * does not heed RF, it is stepped over. */
+static enum vcpu_exit run_past(struct vcpu *vcpu, uint64_t rip, bool *broke)
 {
     struct kvm_regs *regs = vcpu_regs(vcpu), before = *regs;
+    enum vcpu_exit exit;
+
+    regs->rflags |= RFLAGS_RF;
+    vcpu_set_registers(vcpu);
+    exit = run_debugged(vcpu, broke);
+    if (!*broke || !made_no_way(&before, regs))
+        return exit;
+    if (set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP, 0) < 0)
+        return VCPU_EXIT_FAILED;
+    exit = run_debugged(vcpu, broke);
+    if (!*broke || regs->rip == rip)
+        return exit;
+    if (set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, rip) < 0)
+        return VCPU_EXIT_FAILED;
+    return run_debugged(vcpu, broke);
+}
+
+enum vcpu_exit vcpu_run_to(struct vcpu *vcpu, uint64_t rip, bool *there)
+{
     enum vcpu_exit exit;
     bool broke;
 
     *there = false;
     if (set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, rip) < 0)
         return VCPU_EXIT_FAILED;
-    if (regs->rip == rip) { /* past it: RF switches instruction breakpoints off for one instruction */
-        regs->rflags |= RFLAGS_RF;
-        vcpu_set_registers(vcpu);
-    }
-    exit = run_debugged(vcpu, &broke);
-    if (broke && regs->rip == rip && made_no_way(&before, regs)) {
-        /* This KVM emulates the instruction and does not heed RF. */
-        if (set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP, 0) < 0)
-            return VCPU_EXIT_FAILED;
-        exit = run_debugged(vcpu, &broke);
-        if (broke && regs->rip != rip) {
-            if (set_debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP, rip) < 0)
-                return VCPU_EXIT_FAILED;
-            exit = run_debugged(vcpu, &broke);
-        }
-    }
-    *there = broke && regs->rip == rip;
+    /* Not merely because RIP is there: an interrupt that has just been injected comes first, and would push RF. */
+    exit = vcpu->broke ? run_past(vcpu, rip, &broke) : run_debugged(vcpu, &broke);
+    *there = vcpu->broke = broke && vcpu_regs(vcpu)->rip == rip;
     return exit;
 }
 
 int vcpu_run_to_end(struct vcpu *vcpu)
 {
+    vcpu->broke = false;
     return set_debug(vcpu, 0, 0);
 }

@@ -140,7 +140,8 @@ static void begin(const struct corner_run *run)
 {
     struct machine *machine = &ls->machine;
     struct event_start start = {
-        .unix_seconds = 1700000000, .verify = run->verify, .cpuid_entries = vcpu_cpuid(&machine->vcpu)->nent
+        .unix_seconds = 1700000000, .verify = run->verify, .clock = (uint16_t)run->clock,
+        .cpuid_entries = vcpu_cpuid(&machine->vcpu)->nent
     };
     struct kvm_sregs sregs;
     struct kvm_regs regs;
@@ -152,6 +153,8 @@ static void begin(const struct corner_run *run)
     corner_image_build(&machine->memory, &run->plan);
     CHECK(vcpu_get_sregs(&machine->vcpu, &sregs) == 0);
     corner_image_registers(&run->plan, &regs, &sregs);
+    if (run->guest != NULL)
+        run->guest(&machine->memory, &regs, &sregs);
     rtc_init(&machine->rtc, start.unix_seconds, start.time_ns);
     CHECK(vcpu_set_boot_state(&machine->vcpu, &regs, &sregs) == 0);
     if (run->verify) {
@@ -160,6 +163,12 @@ static void begin(const struct corner_run *run)
         verify_all(ls->verify, ls);
     }
     CHECK(vcpu_enter_thread(&machine->vcpu) == 0);
+    ls->clock = start.clock;
+    CHECK(start.clock == run->clock);
+    if (run->counter != NULL)
+        CHECK(run->counter(&machine->vcpu, &ls->counter) == 0 && ls->counter->ops->start(ls->counter) == 0);
+    else
+        CHECK(clock_open(ls) == 0);
     ls->clock_offset_ns = (int64_t)(start.time_ns - clock_now_ns());
     COUNT_SET(ls->beat_ns, clock_now_ns());
     COUNT_SET(ls->arrived_ns, clock_now_ns());
@@ -224,6 +233,8 @@ static void run_main(struct corner_run run)
     outcome->window_steps = COUNT_GET(ls->machine.vcpu.window_steps);
     outcome->user_tsc_reads = COUNT_GET(ls->machine.user_tsc_reads);
     outcome->frames = ls->frames_built;
+    outcome->places = COUNT_GET(ls->places);
+    outcome->places_refused = COUNT_GET(ls->places_refused);
     outcome->lost_interrupt = (ls->machine.pic.chips[0].in_service | ls->machine.pic.chips[1].in_service) != 0;
     outcome->ended = rc == 0 && ls->machine.ended == EVENT_END_HALTED &&
                      (run.role == ROLE_PRIMARY || COUNT_GET(ls->end_compared));

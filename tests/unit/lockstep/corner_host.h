@@ -19,6 +19,7 @@ struct corner_outcome {
     bool ended; /* in order, and (a backup's) compared equal */
     bool lost_interrupt; /* one that the controller has given, and that no handler has seen */
     uint64_t positions, ram_digest, compared, segments, forced_syncs, frames, window_steps, kicks, user_tsc_reads;
+    uint64_t places, places_refused;
     uint64_t state[(S_COUNTS + 48 * 8) / 8]; /* the guest's variables */
     char said[256];
     uint64_t frames_seen[CORNER_FRAMES_ROOM][32]; /* registers and frame of each interrupt, the last ones */
@@ -35,6 +36,11 @@ struct corner_run {
     unsigned slowness;     /* of this machine's exits: everything that comes by time comes so much later */
     uint64_t peer_timeout_ns;
     bool verify;
+    /* Another guest than the corner guest, into whose memory and registers it goes; may be NULL. */
+    void (*guest)(struct guest_memory *memory, struct kvm_regs *regs, struct kvm_sregs *sregs);
+    enum guest_clock clock;
+    /* Opens the counter of the clock PMU, a model of one; on the vCPU's thread. */
+    int (*counter)(struct vcpu *vcpu, struct branch_counter **counter);
     /* Called with each frame that the guest sends, on its thread, in the child; may be NULL. */
     void (*frame)(struct lockstep *ls, const uint8_t *frame, size_t bytes);
 };
