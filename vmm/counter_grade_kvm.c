@@ -15,7 +15,7 @@ static const uint8_t code[] = {
     0x49,       /* dec %ecx */
     0x75, 0xFD, /* jnz to it */
     0xE6, 0x80, /* out %al, $0x80 */
-    0xEB, 0xFE, /* and no further */
+    0xEB, 0xFC, /* and again: nobody waits for ever */
 };
 
 struct trial {
