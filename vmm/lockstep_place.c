@@ -82,18 +82,24 @@ int place_log(struct lockstep *ls)
 
     if (ls->counter == NULL || lockstep_role_now(ls) != ROLE_PRIMARY)
         return -EAGAIN;
-    if (vcpu_place_obstacle(vcpu) != NULL) {
+    rc = ls->counter->ops->read(ls->counter, &count);
+    if (rc < 0) {
+        report_error("the guest's clock cannot be read: %s", perf_counter_error(rc));
+        return rc;
+    }
+    count -= ls->counter->position_count;
+    /* With a count of 0 it might be where it was at the position, but for an interrupt that was injected there, whose
+     * handler has been and gone: the other host could not tell the two apart. */
+    if (count == 0 || vcpu_place_obstacle(vcpu) != NULL) {
         COUNT_ADD(ls->places_refused, 1);
         return ++ls->place_misses < PLACE_TRIES ? -EBUSY : -EAGAIN;
     }
     rc = vcpu_forget_resume_flag(vcpu);
-    if (rc == 0)
-        rc = ls->counter->ops->read(ls->counter, &count);
     if (rc < 0)
         return rc;
     place = primary_log_begin(ls, EVENT_PLACE, ls->machine.position + 1, sizeof(*place));
     *place = (struct event_place){
-        .count = count - ls->counter->position_count, .rip = regs->rip, .rcx = regs->rcx,
+        .count = count, .rip = regs->rip, .rcx = regs->rcx,
         .digest = place_digest(regs), .clock = ls->clock,
     };
     primary_log_end(ls);

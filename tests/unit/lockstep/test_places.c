@@ -25,6 +25,7 @@ __asm__(".pushsection .rodata\n"
         "  out %al, $\\port\n"
         ".endm\n"
         "places_guest:\n"
+        "  sti\n" /* first of all: no interrupt has to wait for a window, which a software KVM opens anywhere */
         "  put 0x20, 0x11\n"
         "  put 0x21, 0x20\n"
         "  put 0x21, 0x04\n"
@@ -33,7 +34,6 @@ __asm__(".pushsection .rodata\n"
         "  put 0xA1, 0xFF\n"
         "  put 0x43, 0x34\n" /* 1193182 Hz / 0x2000: every 6.9 ms */
         "  put 0x40, 0x00\n"
-        "  sti\n" /* before the timer runs: no interrupt has to wait for a window, which a software KVM opens anywhere */
         "  put 0x40, 0x20\n"
         "1:\n"
         ".rept 16\n"
