@@ -108,6 +108,7 @@ struct lockstep {
     struct staged_sync *staged; /* backup: pages of a forced sync that is not complete yet */
     struct request_steps steps; /* status reads it */
     unsigned place_misses;     /* primary: instants since the last position that could not be named */
+    uint64_t place_missed_ns;  /* the first of them */
     struct pace_rest rest;     /* primary: what the guest has run and not yet rested for */
     uint64_t stuck_sent_count; /* live: frames sent, and one, when it was last given up to wait for more; 0: never */
     struct idle idle;

@@ -10,7 +10,8 @@
 #include "base/report.h"
 #include "vmm/vcpu_place.h"
 
-/* Instants, --max-input-delay apart, until a forced sync takes the place of a place. */
+/* Until a forced sync takes the place of a place: so many instants that could not be named, and at least
+ * --max-input-delay after the first of them. */
 #define PLACE_TRIES 4u
 
 int clock_choose(struct lockstep *ls)
@@ -72,6 +73,18 @@ void place_arrived(struct lockstep *ls)
     }
 }
 
+/* This instant cannot be named. */
+static int miss(struct lockstep *ls)
+{
+    uint64_t now_ns = clock_now_ns();
+
+    COUNT_ADD(ls->places_refused, 1);
+    if (ls->place_misses++ == 0)
+        ls->place_missed_ns = now_ns;
+    return ls->place_misses < PLACE_TRIES || now_ns < ls->place_missed_ns + ls->options.max_input_delay_ns ? -EBUSY
+                                                                                                          : -EAGAIN;
+}
+
 int place_log(struct lockstep *ls)
 {
     struct vcpu *vcpu = &ls->machine.vcpu;
@@ -90,10 +103,8 @@ int place_log(struct lockstep *ls)
     count -= ls->counter->position_count;
     /* With a count of 0 it might be where it was at the position, but for an interrupt that was injected there, whose
      * handler has been and gone: the other host could not tell the two apart. */
-    if (count == 0 || vcpu_place_obstacle(vcpu) != NULL) {
-        COUNT_ADD(ls->places_refused, 1);
-        return ++ls->place_misses < PLACE_TRIES ? -EBUSY : -EAGAIN;
-    }
+    if (count == 0 || vcpu_place_obstacle(vcpu) != NULL)
+        return miss(ls);
     rc = vcpu_forget_resume_flag(vcpu);
     if (rc < 0)
         return rc;
