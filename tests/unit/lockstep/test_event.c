@@ -13,6 +13,7 @@
 #include "tests/unit/lockstep/words.h"
 #include "vmm/cpuid.h"
 #include "vmm/event.h"
+#include "vmm/guest_clock.h"
 #include "vmm/guest_memory.h"
 #include "vmm/virtio_blk.h"
 

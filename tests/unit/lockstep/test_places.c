@@ -176,7 +176,8 @@ static bool alike(const char *how)
            expect(a->ram_digest == b->ram_digest, "RAM differs") && expect(strcmp(a->said, b->said) == 0, "words differ") &&
            expect(!a->lost_interrupt && !b->lost_interrupt, "an interrupt was lost") &&
            expect(a->places == b->places, "the replay has other places") &&
-           expect(a->places > 5, "there were hardly any places") &&            /* One is made when a busy machine lets the guest make no way between some kicks. */
+           expect(a->places > 5, "there were hardly any places") &&
+           /* One is made when a busy machine lets the guest make no way between some kicks. */
            expect(a->forced_syncs * 20 <= a->places, "there were more forced syncs than now and then");
 }
 
