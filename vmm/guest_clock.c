@@ -17,23 +17,6 @@
 #define MSR_ZEN_LS_CFG 0xC0011020u
 #define ZEN_SPEC_LOCK_MAP_OFF (UINT64_C(1) << 54)
 
-static const char *const names[] = { "exits", "pmu", "step", "auto" };
-
-const char *guest_clock_name(uint32_t clock)
-{
-    return clock < sizeof(names) / sizeof(names[0]) ? names[clock] : NULL;
-}
-
-bool guest_clock_named(const char *name, enum guest_clock *clock)
-{
-    for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-        if (strcmp(names[i], name) == 0) {
-            *clock = (enum guest_clock)i;
-            return true;
-        }
-    return false;
-}
-
 /* ---- steps as a counter ---- */
 
 struct step_counter {
