@@ -282,3 +282,38 @@ bool corner_finish(pid_t pid)
 
     return waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
+
+bool corner_record_and_replay(struct corner_run run, struct corner_outcome outcomes[2])
+{
+    char log[96], address[112];
+    bool good;
+
+    snprintf(log, sizeof(log), "%s/log", run.directory);
+    snprintf(address, sizeof(address), "file:%s", log);
+    run.channel = address;
+    run.role = ROLE_PRIMARY;
+    good = corner_finish(corner_start(&run, &outcomes[0]));
+    run.role = ROLE_BACKUP;
+    good = good && corner_finish(corner_start(&run, &outcomes[1]));
+    unlink(log);
+    return good;
+}
+
+bool corner_pair(struct corner_run run, struct corner_outcome outcomes[2])
+{
+    static unsigned count;
+    char address[64], arbiter[80];
+    pid_t backup, primary;
+    bool good;
+
+    snprintf(address, sizeof(address), "shm:corner-%d-%u", (int)getpid(), ++count);
+    snprintf(arbiter, sizeof(arbiter), "dir:%s", run.directory);
+    run.channel = address;
+    run.arbiter = arbiter;
+    run.role = ROLE_BACKUP;
+    backup = corner_start(&run, &outcomes[1]);
+    run.role = ROLE_PRIMARY;
+    primary = corner_start(&run, &outcomes[0]);
+    good = corner_finish(primary);
+    return corner_finish(backup) && good;
+}

@@ -56,5 +56,9 @@ void *corner_shared(size_t bytes);
 pid_t corner_start(const struct corner_run *run, struct corner_outcome *outcome);
 /* Waits for it. True if it ended as it should. */
 bool corner_finish(pid_t pid);
+/* Runs it twice, whatever its role and channel: recorded and replayed, or as a pair over shared memory. What the primary
+ * leaves comes first. True if both ended as they should. */
+bool corner_record_and_replay(struct corner_run run, struct corner_outcome outcomes[2]);
+bool corner_pair(struct corner_run run, struct corner_outcome outcomes[2]);
 
 #endif
