@@ -85,6 +85,15 @@ static int miss(struct lockstep *ls)
                                                                                                           : -EAGAIN;
 }
 
+/* With interrupts off an input could only wait for the window, whose opening is an exit; that may be soon. Steps count to
+ * the window just as well. */
+static bool waits_for_interrupts(const struct lockstep *ls)
+{
+    const struct vcpu *vcpu = &ls->machine.vcpu;
+
+    return !vcpu->step_clock && !vcpu->run->if_flag && ls->place_misses + 1 < PLACE_TRIES;
+}
+
 int place_log(struct lockstep *ls)
 {
     struct vcpu *vcpu = &ls->machine.vcpu;
@@ -103,7 +112,7 @@ int place_log(struct lockstep *ls)
     count -= ls->counter->position_count;
     /* With a count of 0 it might be where it was at the position, but for an interrupt that was injected there, whose
      * handler has been and gone: the other host could not tell the two apart. */
-    if (count == 0 || vcpu_place_obstacle(vcpu) != NULL)
+    if (count == 0 || vcpu_place_obstacle(vcpu) != NULL || waits_for_interrupts(ls))
         return miss(ls);
     rc = vcpu_forget_resume_flag(vcpu);
     if (rc < 0)

@@ -243,8 +243,6 @@ const char *vcpu_place_obstacle(struct vcpu *vcpu)
         return "an instruction is under way";
     if (vcpu->run->request_interrupt_window)
         return "an interrupt waits";
-    if (!vcpu->run->if_flag)
-        return "interrupts are off"; /* what arrives now has to wait for them, and their coming on is an exit */
     if (ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &events) < 0 || ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &debugregs) < 0 ||
         vcpu_get_sregs(vcpu, &sregs) < 0)
         return "KVM does not tell the vCPU's state";

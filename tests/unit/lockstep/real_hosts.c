@@ -59,6 +59,7 @@ __asm__(".pushsection .rodata\n"
         ".popsection\n");
 
 static const char *ftvmm, *ftctl;
+const char *hosts_arguments = "";
 static char directory[64], kernel[96];
 
 static void kernel_write(void)
@@ -92,8 +93,8 @@ struct host host_start(unsigned number, const char *command, const char *argumen
     snprintf(host.said, sizeof(host.said), "%s/%u.said", directory, number);
     snprintf(line, sizeof(line),
              "%s %s --kernel %s --memory 64 --name many --arbiter dir:%s --control %s --console %s --peer-timeout 1000 "
-             "--heartbeat 20 --max-input-delay 5000 --segment 20 --ring 1 --max-pause 100 %s",
-             ftvmm, command, kernel, directory, host.control, host.console, arguments);
+             "--heartbeat 20 --max-input-delay 5000 --segment 20 --ring 1 --max-pause 100 %s %s",
+             ftvmm, command, kernel, directory, host.control, host.console, hosts_arguments, arguments);
     while ((words[count] = strsep(&rest, " ")) != NULL)
         count += *words[count] != '\0';
     host.pid = fork();

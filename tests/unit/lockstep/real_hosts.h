@@ -17,6 +17,9 @@ struct host {
     char control[96], console[96], said[96];
 };
 
+/* Words that every host_start adds; "". */
+extern const char *hosts_arguments;
+
 /* Make and remove what all hosts of a test share. 0 or not. */
 int hosts_open(const char *ftvmm_path, const char *ftctl_path);
 int hosts_close(void);

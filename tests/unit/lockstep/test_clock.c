@@ -91,6 +91,7 @@ static void a_pmu_is_used_or_its_lack_is_said(void **state)
 static int set_up(void **state)
 {
     (void)state;
+    hosts_arguments = "--peer-timeout 4000"; /* a step takes 100 us and more where there is much else to do */
     return hosts_open(ftvmm, ftctl);
 }
 
