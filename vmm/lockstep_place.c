@@ -58,6 +58,14 @@ void clock_close(struct lockstep *ls)
     ls->counter = NULL;
 }
 
+/* The counter has failed, which no other user of the CPU's counters should have been able to bring about. */
+static void lose_clock(struct lockstep *ls, int error)
+{
+    report_warning("the guest's clock cannot be read any more: %s; forced syncs are made instead",
+                   perf_counter_error(error));
+    clock_close(ls);
+}
+
 void place_arrived(struct lockstep *ls)
 {
     struct branch_counter *counter = ls->counter;
@@ -67,10 +75,8 @@ void place_arrived(struct lockstep *ls)
     if (ls->machine.vcpu.step_clock)
         vcpu_steps_begin(&ls->machine.vcpu);
     rc = counter->ops->read(counter, &counter->position_count);
-    if (rc < 0 && ls->failure == 0) {
-        report_error("the guest's clock cannot be read: %s", perf_counter_error(rc));
-        ls->failure = rc;
-    }
+    if (rc < 0)
+        lose_clock(ls, rc);
 }
 
 /* This instant cannot be named. */
@@ -106,8 +112,8 @@ int place_log(struct lockstep *ls)
         return -EAGAIN;
     rc = ls->counter->ops->read(ls->counter, &count);
     if (rc < 0) {
-        report_error("the guest's clock cannot be read: %s", perf_counter_error(rc));
-        return rc;
+        lose_clock(ls, rc);
+        return -EAGAIN;
     }
     count -= ls->counter->position_count;
     /* With a count of 0 it might be where it was at the position, but for an interrupt that was injected there, whose
@@ -195,6 +201,8 @@ int place_reach(struct lockstep *ls, const struct event_place *place)
     uint64_t count = 0;
     int rc = 0;
 
+    if (ls->counter == NULL && place->clock == ls->clock)
+        return say_missed(ls, place, 0, "the clock has failed here");
     if (ls->counter == NULL || place->clock != ls->clock) {
         report_error("the log names a place by the clock %s, and began with the clock %s", guest_clock_name(place->clock),
                      guest_clock_name(ls->clock));
