@@ -208,13 +208,18 @@ static bool run_twice(const char *what, enum guest_clock clock)
     return good && alike(how);
 }
 
-/* The same guest, without the clock: its digest must be the same, or the clock was seen by the guest. */
+/* The same guest, without the clock: its digest must be the same, or the clock was seen by the guest. It is not replayed:
+ * a forced sync may be made in the interrupt's handler, and a window that is waited for there opens anywhere. */
 static bool unseen(const char *how)
 {
-    char said[sizeof(outcomes[0].said)];
+    struct corner_run run = run_of(GUEST_CLOCK_EXITS);
+    char said[sizeof(outcomes[0].said)], address[112];
 
+    snprintf(address, sizeof(address), "file:%s/unseen", directory);
+    run.channel = address;
+    run.role = ROLE_PRIMARY;
     memcpy(said, outcomes[0].said, sizeof(said));
-    if (!expect(corner_record_and_replay(run_of(GUEST_CLOCK_EXITS), outcomes), "the guest did not end in order"))
+    if (!expect(corner_finish(corner_start(&run, &outcomes[0])), "the guest did not end in order"))
         return false;
     printf("%s: %s with it, %s without\n", how, said, outcomes[0].said);
     return expect(outcomes[0].places == 0, "places without a clock for them") &&
