@@ -102,6 +102,24 @@ static int spec_lock_map_is_off(void)
     return known;
 }
 
+/* SMM's branches are counted as the guest's, unless the counters stand still there (Intel SDM 3B, IA32_DEBUGCTL's
+ * FREEZE_WHILE_SMM). The file is there where the CPU can. */
+static void judge_smi(struct guest_clock_choice *choice)
+{
+    FILE *file = fopen("/sys/bus/event_source/devices/cpu/freeze_on_smi", "r");
+    int frozen = 1;
+
+    if (file == NULL)
+        return;
+    if (fscanf(file, "%d", &frozen) == 1 && frozen == 0 && choice->grading.grade == COUNTER_EXACT) {
+        choice->grading.grade = COUNTER_FLAGGED;
+        snprintf(choice->why, sizeof(choice->why),
+                 "the counter did right, but would count what the firmware does at an SMI; echo 1 "
+                 ">/sys/bus/event_source/devices/cpu/freeze_on_smi");
+    }
+    fclose(file);
+}
+
 static void judge_zen(struct guest_clock_choice *choice)
 {
     int off = spec_lock_map_is_off();
@@ -145,6 +163,7 @@ static void judge_grading(struct guest_clock_choice *choice, const struct branch
     }
     if (event->is_zen)
         judge_zen(choice);
+    judge_smi(choice);
 }
 
 /* Sets the grade, and why. */
