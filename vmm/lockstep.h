@@ -70,6 +70,13 @@ struct request_steps {
     struct histogram append_ns;     /* from there to the OUTPUT record committed, its write posted; primary only */
 };
 
+/* Instants since the last position that could not be named; machine thread. */
+struct place_misses {
+    unsigned tries;
+    uint64_t since_ns;
+    uint64_t count, rip; /* of the last */
+};
+
 struct lockstep {
     struct lockstep_options options;
     struct machine machine;
@@ -107,8 +114,7 @@ struct lockstep {
     uint64_t forgotten_ns;     /* when that was */
     struct staged_sync *staged; /* backup: pages of a forced sync that is not complete yet */
     struct request_steps steps; /* status reads it */
-    unsigned place_misses;     /* primary: instants since the last position that could not be named */
-    uint64_t place_missed_ns;  /* the first of them */
+    struct place_misses place_misses; /* primary */
     struct pace_rest rest;     /* primary: what the guest has run and not yet rested for */
     uint64_t stuck_sent_count; /* live: frames sent, and one, when it was last given up to wait for more; 0: never */
     struct idle idle;

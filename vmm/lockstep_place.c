@@ -11,8 +11,9 @@
 #include "vmm/vcpu_place.h"
 
 /* Until a forced sync takes the place of a place: so many instants that could not be named, and at least
- * --max-input-delay after the first of them. */
-#define PLACE_TRIES 4u
+ * --max-input-delay after the first of them; and in any case after so many of these delays. */
+#define PLACE_TRIES      4u
+#define PLACE_TRY_DELAYS 8u
 
 int clock_choose(struct lockstep *ls)
 {
@@ -71,7 +72,7 @@ void place_arrived(struct lockstep *ls)
     struct branch_counter *counter = ls->counter;
     int rc;
 
-    ls->place_misses = 0;
+    ls->place_misses.tries = 0;
     if (ls->machine.vcpu.step_clock)
         vcpu_steps_begin(&ls->machine.vcpu);
     rc = counter->ops->read(counter, &counter->position_count);
@@ -79,16 +80,24 @@ void place_arrived(struct lockstep *ls)
         lose_clock(ls, rc);
 }
 
-/* This instant cannot be named. */
-static int miss(struct lockstep *ls)
+/* This instant cannot be named. Kicks between which the guest did not come to run count as one try. */
+static int miss(struct lockstep *ls, uint64_t count)
 {
-    uint64_t now_ns = clock_now_ns();
+    uint64_t rip = vcpu_regs(&ls->machine.vcpu)->rip, now_ns = clock_now_ns(), waited_ns;
+    struct place_misses *misses = &ls->place_misses;
 
     COUNT_ADD(ls->places_refused, 1);
-    if (ls->place_misses++ == 0)
-        ls->place_missed_ns = now_ns;
-    return ls->place_misses < PLACE_TRIES || now_ns < ls->place_missed_ns + ls->options.max_input_delay_ns ? -EBUSY
-                                                                                                          : -EAGAIN;
+    if (misses->tries == 0)
+        misses->since_ns = now_ns;
+    if (misses->tries == 0 || misses->count != count || misses->rip != rip)
+        misses->tries++;
+    misses->count = count;
+    misses->rip = rip;
+    waited_ns = now_ns - misses->since_ns;
+    return waited_ns < ls->options.max_input_delay_ns ||
+                   (misses->tries < PLACE_TRIES && waited_ns < PLACE_TRY_DELAYS * ls->options.max_input_delay_ns)
+               ? -EBUSY
+               : -EAGAIN;
 }
 
 /* With interrupts off an input could only wait for the window, whose opening is an exit; that may be soon. Steps count to
@@ -97,7 +106,7 @@ static bool waits_for_interrupts(const struct lockstep *ls)
 {
     const struct vcpu *vcpu = &ls->machine.vcpu;
 
-    return !vcpu->step_clock && !vcpu->run->if_flag && ls->place_misses + 1 < PLACE_TRIES;
+    return !vcpu->step_clock && !vcpu->run->if_flag && ls->place_misses.tries + 1 < PLACE_TRIES;
 }
 
 int place_log(struct lockstep *ls)
@@ -119,7 +128,7 @@ int place_log(struct lockstep *ls)
     /* With a count of 0 it might be where it was at the position, but for an interrupt that was injected there, whose
      * handler has been and gone: the other host could not tell the two apart. */
     if (count == 0 || vcpu_place_obstacle(vcpu) != NULL || waits_for_interrupts(ls))
-        return miss(ls);
+        return miss(ls, count);
     rc = vcpu_forget_resume_flag(vcpu);
     if (rc < 0)
         return rc;
@@ -165,6 +174,12 @@ static const struct kvm_regs *registers(void *ctx)
     return vcpu_regs(&((struct lockstep *)ctx)->machine.vcpu);
 }
 
+static uint64_t now_ns(void *ctx)
+{
+    (void)ctx;
+    return clock_now_ns();
+}
+
 static int say_missed(const struct lockstep *ls, const struct event_place *place, uint64_t count, const char *what)
 {
     const struct kvm_regs *regs = vcpu_regs((struct vcpu *)&ls->machine.vcpu);
@@ -194,7 +209,7 @@ static int arrive_at_place(struct lockstep *ls)
 int place_reach(struct lockstep *ls, const struct event_place *place)
 {
     const struct place_guest guest = {
-        .ctx = ls, .counter = ls->counter, .run = run, .run_to = run_to, .registers = registers
+        .ctx = ls, .counter = ls->counter, .run = run, .run_to = run_to, .registers = registers, .now_ns = now_ns
     };
     struct vcpu *vcpu = &ls->machine.vcpu;
     enum place_result result;

@@ -5,8 +5,10 @@
 #include <xxhash.h>
 
 #define RFLAGS_RF (UINT64_C(1) << 16)
-/* Kicks in a row, each after a while of running, between which nothing was counted. */
+/* Kicks in a row between which nothing was counted, and the time since the first. A kick alone says little: on a busy
+ * machine the guest may not have come to run since the one before. */
 #define KICKS_STUCK 16u
+#define STUCK_NS    UINT64_C(5000000000)
 /* Stops near the place at which nothing was counted: a loop without a conditional branch that passes it by. */
 #define STOPS_STUCK 100000u
 
@@ -46,10 +48,31 @@ static bool stands_at(const struct place_guest *guest, const struct event_place 
     return regs->rip == place->rip && place_digest(regs) == place->digest;
 }
 
+/* How long nothing has been counted. */
+struct standstill {
+    unsigned kicks;
+    uint64_t since_ns;
+};
+
+static bool is_stuck(const struct place_guest *guest, struct standstill *still, bool counted, bool kicked)
+{
+    uint64_t now_ns;
+
+    if (counted || !kicked) {
+        if (counted)
+            still->kicks = 0;
+        return false;
+    }
+    now_ns = guest->now_ns(guest->ctx);
+    if (still->kicks++ == 0)
+        still->since_ns = now_ns;
+    return still->kicks >= KICKS_STUCK && now_ns >= still->since_ns + STUCK_NS;
+}
+
 /* Runs until the count is `at` or more. FOUND: it is. */
 static enum place_result run_far(const struct place_guest *guest, uint64_t at, uint64_t *count)
 {
-    unsigned stuck = 0;
+    struct standstill still = { 0 };
 
     if (guest->counter->ops->arm(guest->counter, guest->counter->position_count + at) < 0)
         return PLACE_FAILED;
@@ -61,8 +84,7 @@ static enum place_result run_far(const struct place_guest *guest, uint64_t at, u
             return result_of(stop);
         if (!read_count(guest, count))
             return PLACE_FAILED;
-        stuck = *count == before ? stuck + 1 : 0;
-        if (stuck >= KICKS_STUCK)
+        if (is_stuck(guest, &still, *count != before, true))
             return PLACE_STUCK;
     }
     return PLACE_FOUND;
@@ -70,7 +92,8 @@ static enum place_result run_far(const struct place_guest *guest, uint64_t at, u
 
 static enum place_result run_near(const struct place_guest *guest, const struct event_place *place, uint64_t *count)
 {
-    unsigned kicks = 0, stops = 0;
+    struct standstill still = { 0 };
+    unsigned stops = 0;
 
     while (*count < place->count || !stands_at(guest, place)) {
         uint64_t before = *count;
@@ -83,10 +106,8 @@ static enum place_result run_near(const struct place_guest *guest, const struct 
             return PLACE_FAILED;
         if (*count > place->count)
             return PLACE_PASSED;
-        if (*count != before)
-            kicks = stops = 0;
-        kicks += stop == PLACE_STOP_KICKED;
-        if (kicks >= KICKS_STUCK || ++stops >= STOPS_STUCK)
+        stops = *count != before ? 0 : stops + (stop == PLACE_STOP_THERE);
+        if (is_stuck(guest, &still, *count != before, stop == PLACE_STOP_KICKED) || stops >= STOPS_STUCK)
             return *count == place->count ? PLACE_PASSED : PLACE_STUCK;
     }
     return PLACE_FOUND;

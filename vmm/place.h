@@ -40,13 +40,14 @@ struct place_guest {
     /* Until it is about to execute the instruction at `rip`; if it was THERE by the call before, the next time. */
     enum place_stop (*run_to)(void *ctx, uint64_t rip);
     const struct kvm_regs *(*registers)(void *ctx);
+    uint64_t (*now_ns)(void *ctx);
 };
 
 enum place_result {
     PLACE_FOUND,
     PLACE_PASSED, /* the guest is beyond it, or it never was there: counts and registers do not meet */
     PLACE_EXITED, /* a synchronous exit came first */
-    PLACE_STUCK,  /* the counter does not count on */
+    PLACE_STUCK,  /* the counter does not count on, for seconds */
     PLACE_FAILED, /* guest or counter failed */
     PLACE_GIVEN_UP,
 };

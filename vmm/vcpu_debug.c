@@ -142,7 +142,7 @@ void vcpu_steps_begin(struct vcpu *vcpu)
     vcpu->step_armed = false;
 }
 
-/* What the instruction stored of our TF; `from` is where it began. */
+/* What the instruction has stored of our TF. */
 static void mend_flags(struct vcpu *vcpu, enum instruction instruction)
 {
     struct kvm_regs *regs = vcpu_regs(vcpu);
@@ -155,11 +155,22 @@ static void mend_flags(struct vcpu *vcpu, enum instruction instruction)
     }
     if (instruction != INSTRUCTION_PUSHF)
         return;
-    pushed = linear_at(vcpu, regs->rsp, &bytes); /* a stack in a segment with a base is not looked for */
+    pushed = linear_at(vcpu, regs->rsp, &bytes);
     if (pushed != NULL && bytes == 2 && pushed[1] & RFLAGS_TF >> 8) {
         pushed[1] &= (uint8_t) ~(RFLAGS_TF >> 8);
         guest_memory_mark((struct guest_memory *)vcpu->memory, (uint64_t)(pushed - vcpu->memory->base), bytes);
     }
+}
+
+/* What stores the flags at RIP, in 64-bit code; other code is left alone. */
+static enum instruction flags_stored_here(struct vcpu *vcpu)
+{
+    enum instruction instruction = instruction_at(vcpu, vcpu_regs(vcpu)->rip, true);
+    struct kvm_sregs sregs;
+
+    if (instruction != INSTRUCTION_PUSHF && instruction != INSTRUCTION_SYSCALL)
+        return INSTRUCTION_PLAIN;
+    return vcpu_get_sregs(vcpu, &sregs) == 0 && sregs.cs.l ? instruction : INSTRUCTION_PLAIN;
 }
 
 /* One step, or what comes instead; sets *stepped. The flags that it stores are mended. */
@@ -171,7 +182,7 @@ static int step(struct vcpu *vcpu, bool *stepped)
     *stepped = false;
     if (!vcpu->exit_waits) {
         if (vcpu->steps != 0) /* else the last exit's instruction may be under way, and RIP not be where it will be */
-            instruction = instruction_at(vcpu, vcpu_regs(vcpu)->rip, true);
+            instruction = flags_stored_here(vcpu);
         rc = ioctl(vcpu->fd, KVM_RUN, 0) < 0 ? -errno : 0;
     }
     vcpu->exit_waits = false;

@@ -1,6 +1,8 @@
 /* A vCPU as place.h wants a guest. */
 #include "vmm/vcpu_place.h"
 
+#include "base/clock.h"
+
 static enum place_stop stop_of(enum vcpu_exit exit)
 {
     switch (exit) {
@@ -45,9 +47,15 @@ static const struct kvm_regs *registers(void *ctx)
     return vcpu_regs(ctx);
 }
 
+static uint64_t now_ns(void *ctx)
+{
+    (void)ctx;
+    return clock_now_ns();
+}
+
 struct place_guest vcpu_place_guest(struct vcpu *vcpu, struct branch_counter *counter)
 {
     return (struct place_guest){
-        .ctx = vcpu, .counter = counter, .run = run, .run_to = run_to, .registers = registers
+        .ctx = vcpu, .counter = counter, .run = run, .run_to = run_to, .registers = registers, .now_ns = now_ns
     };
 }

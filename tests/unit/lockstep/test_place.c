@@ -178,10 +178,15 @@ static const struct kvm_regs *registers(void *ctx)
     return &((struct model *)ctx)->guest->regs;
 }
 
+static uint64_t now_ns(void *ctx)
+{
+    return ((struct model *)ctx)->guest->executed * 10000;
+}
+
 static struct place_guest place_guest(struct model *model)
 {
     return (struct place_guest){
-        .ctx = model, .counter = &model->counter, .run = run, .run_to = run_to, .registers = registers
+        .ctx = model, .counter = &model->counter, .run = run, .run_to = run_to, .registers = registers, .now_ns = now_ns
     };
 }
 
