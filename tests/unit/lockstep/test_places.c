@@ -25,7 +25,7 @@ __asm__(".pushsection .rodata\n"
         "  out %al, $\\port\n"
         ".endm\n"
         "places_guest:\n"
-        "  sti\n" /* first of all: no interrupt has to wait for a window, which a software KVM opens anywhere */
+        "  sti\n" /* first of all, and for good: a software KVM opens the window that an interrupt waits for anywhere */
         "  put 0x20, 0x11\n"
         "  put 0x21, 0x20\n"
         "  put 0x21, 0x04\n"
@@ -79,6 +79,7 @@ __asm__(".pushsection .rodata\n"
 #define GUEST_STACK  0x38000u
 #define GUEST_TICKS  (GUEST_DATA - 8)
 #define VECTOR_TIMER 0x20u
+#define GATE_TRAP    0x8F00u /* interrupts stay on: there is never a window to wait for */
 
 #define ROUNDS_STEPPED 60u
 #define ROUNDS_COUNTED 3000u
@@ -94,7 +95,7 @@ static void guest_build(struct guest_memory *memory, struct kvm_regs *regs, stru
 
     memcpy(memory->base + CORNER_CODE, places_guest, (size_t)(places_guest_end - places_guest));
     gate[0] = (uint32_t)CORNER_CS0 << 16 | (uint32_t)(handler & 0xffff);
-    gate[1] = (uint32_t)(handler & 0xffff0000) | 0x8E00;
+    gate[1] = (uint32_t)(handler & 0xffff0000) | GATE_TRAP;
     *regs = (struct kvm_regs){ .rip = CORNER_CODE, .rsp = GUEST_STACK, .rflags = 2, .r12 = 0x1234567,
                                .r13 = guest_rounds, .r14 = UINT64_C(0x9E3779B97F4A7C15), .r15 = GUEST_DATA };
     sregs->cs.selector = CORNER_CS0;
@@ -208,8 +209,7 @@ static bool run_twice(const char *what, enum guest_clock clock)
     return good && alike(how);
 }
 
-/* The same guest, without the clock: its digest must be the same, or the clock was seen by the guest. It is not replayed:
- * a forced sync may be made in the interrupt's handler, and a window that is waited for there opens anywhere. */
+/* The same guest, without the clock: its digest must be the same, or the clock was seen by the guest. */
 static bool unseen(const char *how)
 {
     struct corner_run run = run_of(GUEST_CLOCK_EXITS);
