@@ -190,7 +190,8 @@ static void show_protection(const cJSON *status)
         fact("log", "%.0f records, %s, now %s/s", number(channel, "records"),
              format_bytes(number(channel, "record_bytes")), format_bytes(number(channel, "bytes_per_s")));
     if (lockstep != NULL) {
-        fact("positions", "%.0f", number(lockstep, "positions"));
+        fact("positions", "%.0f, of them %.0f places; clock %s", number(lockstep, "positions"),
+             number(lockstep, "places"), text(lockstep, "clock"));
         fact("forced syncs", "%.0f (%.0f pages, %.0f of them zero, %.0f left out as equal, %s, %.0f ms)",
              number(lockstep, "forced_syncs"), number(lockstep, "forced_pages"), number(lockstep, "forced_zero_pages"),
              number(lockstep, "forced_skipped_pages"), format_bytes(number(lockstep, "forced_bytes")),

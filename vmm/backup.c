@@ -310,7 +310,8 @@ enum lockstep_step backup_before_run(struct lockstep *ls)
         return STEP_END;
     while (backup_fetch(ls, &record)) {
         if (record.position > ls->machine.position + 1 ||
-            (record.position == ls->machine.position + 1 && record.kind != EVENT_PAGES && record.kind != EVENT_SYNC))
+            (record.position == ls->machine.position + 1 && record.kind != EVENT_PAGES && record.kind != EVENT_SYNC &&
+             record.kind != EVENT_PLACE))
             return STEP_RUN; /* the primary got past here by running, so may we */
         if (record.kind == EVENT_PAGES && record.position > ls->machine.position) {
             ls->failure = forced_sync_stage(ls, &record);
@@ -318,6 +319,10 @@ enum lockstep_step backup_before_run(struct lockstep *ls)
         } else if (record.kind == EVENT_SYNC && record.position > ls->machine.position) {
             ls->failure = forced_sync_load(ls, &record);
             consume(ls, &record);
+            return ls->failure ? STEP_END : STEP_SYNCED;
+        } else if (record.kind == EVENT_PLACE && record.position > ls->machine.position) {
+            ls->failure = place_reach(ls, record.payload);
+            channel_consume(ls->channel);
             return ls->failure ? STEP_END : STEP_SYNCED;
         } else if (record.kind == EVENT_PROGRESS && record.position == ls->machine.position) {
             ls->failure = follow_progress(ls, record.payload);
@@ -382,6 +387,7 @@ void backup_arrive(struct lockstep *ls)
         case EVENT_SYNC:
         case EVENT_SECTORS:
         case EVENT_MACHINE:
+        case EVENT_PLACE:
             report_error("the log has a %s record at position %llu, where none can be", event_name(record.kind),
                          (unsigned long long)record.position);
             ls->failure = -EBADMSG;

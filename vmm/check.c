@@ -140,6 +140,20 @@ static bool check_memlock(void)
     return say(good, "locked memory", found, "ulimit -l unlimited (RDMA registers the ring)");
 }
 
+/* The clock that would be used, and why; for the PMU's counter it is tried. */
+static bool check_clock(const struct options *options, bool kvm)
+{
+    struct guest_clock_choice choice = { .clock = GUEST_CLOCK_EXITS, .why = "not tried, there is no KVM" };
+    int rc = kvm ? guest_clock_choose(options->lockstep.clock, &choice) : 0;
+    char found[480];
+
+    if (rc < 0)
+        return say(false, "clock", choice.why, "--clock exits, or auto, does without");
+    snprintf(found, sizeof(found), "%s%s: %s", guest_clock_name(choice.clock),
+             choice.clock == GUEST_CLOCK_EXITS ? ", with forced syncs" : "", choice.why);
+    return say(true, "clock", found, "");
+}
+
 static void say_kind(bool good, const char *what, const char *found, const char *remedy)
 {
     (void)say(good, what, found, remedy);
@@ -167,10 +181,11 @@ static bool check_port(const struct options *options)
 
 int check_run(const struct options *options)
 {
-    bool good = check_kvm();
+    bool kvm = check_kvm(), good = kvm;
 
     good = check_virtualization() && good;
     check_processor();
+    good = check_clock(options, kvm) && good;
     good = check_rdma() && good;
     good = check_memlock() && good;
     (void)check_huge_pages();

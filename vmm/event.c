@@ -12,6 +12,7 @@
 
 #include "base/report.h"
 #include "vmm/frame_text.h"
+#include "vmm/guest_clock.h"
 #include "vmm/guest_memory.h"
 #include "vmm/vcpu.h"
 #include "vmm/virtio_blk.h"
@@ -43,6 +44,7 @@ const char *event_name(uint16_t kind)
     case EVENT_LINK: return "link";
     case EVENT_SECTORS: return "sectors";
     case EVENT_MACHINE: return "machine";
+    case EVENT_PLACE: return "place";
     }
     return "unknown";
 }
@@ -74,6 +76,7 @@ static bool start_fits(const struct channel_record *record)
 
     return record->bytes >= sizeof(*start) && start->cpuid_entries <= EVENT_CPUID_MAX && start->verify <= 1 &&
            start->kept <= 1 && start->transfer <= (start->kept ? EVENT_TRANSFER_DONE : 1) &&
+           start->clock <= GUEST_CLOCK_STEP &&
            record->bytes == sizeof(*start) + start->cpuid_entries * sizeof(struct kvm_cpuid_entry2);
 }
 
@@ -131,6 +134,13 @@ static bool sectors_fit(const struct channel_record *record)
            record->bytes == sizeof(*sectors) + (sectors->zero ? 0 : sectors->bytes);
 }
 
+static bool place_fits(const struct channel_record *record)
+{
+    const struct event_place *place = record->payload;
+
+    return record->bytes == sizeof(*place) && (place->clock == GUEST_CLOCK_PMU || place->clock == GUEST_CLOCK_STEP);
+}
+
 int event_check(const struct channel_record *record)
 {
     bool fits = false;
@@ -153,6 +163,7 @@ int event_check(const struct channel_record *record)
     case EVENT_LINK: fits = link_fits(record); break;
     case EVENT_SECTORS: fits = sectors_fit(record); break;
     case EVENT_MACHINE: fits = record->bytes == sizeof(struct event_machine); break;
+    case EVENT_PLACE: fits = place_fits(record); break;
     }
     if (fits)
         return 0;
@@ -213,6 +224,7 @@ static void read_start(const struct event_start *start, const struct event_reade
     reader->number(reader->ctx, "verify", start->verify);
     reader->number(reader->ctx, "transfer", start->transfer);
     reader->number(reader->ctx, "kept", start->kept);
+    reader->text(reader->ctx, "guest_clock", guest_clock_name(start->clock));
     reader->number(reader->ctx, "cpuid_leaves", start->cpuid_entries);
     reader->hex(reader->ctx, "cpuid_digest", XXH3_64bits(entries, start->cpuid_entries * sizeof(entries[0])));
     read_cpu_name(entries, start->cpuid_entries, reader);
@@ -346,6 +358,15 @@ static void read_machine(const struct event_machine *machine, const struct event
     read_vcpu(&machine->machine.vcpu, reader);
 }
 
+static void read_place(const struct event_place *place, const struct event_reader *reader)
+{
+    reader->text(reader->ctx, "guest_clock", guest_clock_name(place->clock));
+    reader->number(reader->ctx, "count", place->count);
+    reader->hex(reader->ctx, "rip", place->rip);
+    reader->hex(reader->ctx, "rcx", place->rcx);
+    reader->hex(reader->ctx, "registers", place->digest);
+}
+
 void event_read(const struct channel_record *record, const struct event_reader *reader)
 {
     const void *payload = record->payload;
@@ -370,6 +391,7 @@ void event_read(const struct channel_record *record, const struct event_reader *
         return;
     case EVENT_SECTORS: read_sectors(payload, reader); return;
     case EVENT_MACHINE: read_machine(payload, reader); return;
+    case EVENT_PLACE: read_place(payload, reader); return;
     case EVENT_PAGES: read_pages(record, reader); return;
     case EVENT_SYNC: read_vcpu(payload, reader); return;
     case EVENT_VERIFY: read_registers(&registers->regs, &registers->sregs, reader); return;

@@ -13,6 +13,7 @@
 #include "channel/channel.h"
 #include "dpdk-net/net.h"
 #include "vmm/machine_state.h"
+#include "vmm/place.h"
 #include "vmm/vcpu.h"
 
 enum event_kind {
@@ -33,6 +34,7 @@ enum event_kind {
     EVENT_SECTORS = 15, /* part of a transfer: contents of the disk */
     EVENT_MACHINE = 16, /* the transfer itself: all of the machine but RAM and disk, at this position */
     EVENT_LINK = 17,    /* input: the cable of the network card is in, or out */
+    EVENT_PLACE = 18,   /* mark: this position is no exit, but a place that the other clock finds (place.h) */
 };
 #define EVENT_KIND_ROOM 64 /* every kind is below */
 
@@ -53,7 +55,7 @@ struct event_start {
     uint8_t verify;              /* 1: VERIFY and SEGMENT_PAGES records will come */
     uint8_t transfer;            /* 1: the guest runs already; PAGES, SECTORS and at last a MACHINE record bring it */
     uint8_t kept;                /* 1: a backup has kept this log: DISK records carry what was read, and it may end anywhere */
-    uint8_t reserved;
+    uint8_t clock;               /* enum guest_clock: how places between exits are named */
     uint32_t cpuid_entries;      /* of what follows this struct: struct kvm_cpuid_entry2 */
 };
 

@@ -148,6 +148,7 @@ int lockstep_apply(struct lockstep *ls, const struct channel_record *record)
     case EVENT_HANDOVER:
     case EVENT_SECTORS:
     case EVENT_MACHINE:
+    case EVENT_PLACE:
         break;
     }
     report_bug("a %s record is not applied but followed", event_name(record->kind));
@@ -221,6 +222,10 @@ static void arrive(struct lockstep *ls)
     ls->output_pending = false;
     lockstep_chain_registers(ls);
     ls->output_ns = 0;
+    if (ls->counter != NULL)
+        place_arrived(ls);
+    if (ls->failure)
+        return;
     if (is_backup(ls))
         backup_arrive(ls);
     if (!is_backup(ls) && !ls->failure) /* also when the backup has just gone live here */

@@ -24,6 +24,7 @@
 #include "vmm/disk.h"
 #include "vmm/event.h"
 #include "vmm/gdb_stub.h"
+#include "vmm/guest_clock.h"
 #include "vmm/handover.h"
 #include "vmm/heal.h"
 #include "vmm/journal.h"
@@ -61,6 +62,7 @@ struct lockstep_options {
     uint64_t max_input_delay_ns; /* how long an input may wait for a position before a forced sync */
     uint64_t max_lag_ns;         /* the guest is slowed so that the backup lags no more; 0: never slowed */
     uint64_t stop_after_ns;      /* stop the guest after so long; 0: never */
+    enum guest_clock clock;      /* that is asked for; AUTO: whatever is best, and of a backup: whatever the log has */
     uint64_t until_position;     /* replay: stop at this position; 0: at the guest's end */
     struct idle_policy idle;
     uint64_t segment_ns;         /* virtual time between digests of all RAM */
@@ -73,6 +75,13 @@ struct request_steps {
     struct histogram guest_ns;      /* from there to the exit by which it sends again, exits between included */
     struct histogram exit_ns;       /* from that exit to its first frame held */
     struct histogram append_ns;     /* from there to the OUTPUT record committed, its write posted; primary only */
+};
+
+/* Instants since the last position that could not be named; machine thread. */
+struct place_misses {
+    unsigned tries;
+    uint64_t since_ns;
+    uint64_t count, rip; /* of the last */
 };
 
 struct lockstep {
@@ -91,6 +100,8 @@ struct lockstep {
     struct kept_log *kept;   /* backup: where it writes what it replays; NULL: nowhere */
     struct gdb_stub *gdb;    /* replay: NULL: nobody looks */
     bool replays_kept;       /* replay: of a log that a backup has kept, which may end anywhere */
+    _Atomic uint32_t clock;  /* enum guest_clock, as START has it */
+    struct branch_counter *counter; /* NULL: the clock counts nothing but exits; machine thread */
     uint64_t began_ns;       /* when this process began */
 
     /* -- machine thread -- */
@@ -115,6 +126,7 @@ struct lockstep {
     uint64_t forgotten_ns, forget_interval_ns; /* when they were last forgotten, and how often that is to be */
     struct staged_sync *staged; /* backup: pages of a forced sync that is not complete yet */
     struct request_steps steps; /* status reads it */
+    struct place_misses place_misses; /* primary */
     struct pace_rest rest;     /* primary: what the guest has run and not yet rested for */
     uint64_t stuck_sent_count; /* live: frames sent, and one, when it was last given up to wait for more; 0: never */
     struct idle idle;
@@ -161,6 +173,7 @@ struct lockstep {
     _Atomic uint64_t forced_zero_pages, forced_skipped_pages, forced_bytes; /* skipped: written, and as before */
     struct histogram forced_pause_ns; /* machine thread; how long the guest stood still for each, or it was loaded */
     _Atomic uint64_t forced_ns, rested_ns;
+    _Atomic uint64_t places, places_refused; /* positions made by naming a place; instants that no name would find */
     _Atomic uint64_t ring_full_stalls, ring_full_ns; /* how often the vCPU waited for room in the ring; how long */
     _Atomic uint64_t hold_full_stalls, hold_full_ns; /* the same for room in the hold queue */
     _Atomic uint64_t card_sent_dropped, card_received_dropped; /* by the network card; struct virtio_net_state */
@@ -274,6 +287,22 @@ bool lockstep_disk_may_write(void *ctx, uint64_t lsn);
 int lockstep_disk_apply(struct lockstep *ls, const struct channel_record *record);
 /* Backup, arbitration won: the disk is ours from now on. Waits until it is. 0 or -errno. */
 int lockstep_disk_go_live(struct lockstep *ls);
+
+/* ---- lockstep_place.c ---- */
+/* Who begins a log chooses ls->clock; who follows one takes its START's. Before vcpu_enter_thread, on its thread. 0 or
+ * -errno. */
+int clock_choose(struct lockstep *ls);
+int clock_follow(struct lockstep *ls, const struct event_start *start);
+/* The machine is to boot: the clock's counter begins. After vcpu_enter_thread. 0 or -errno. */
+int clock_open(struct lockstep *ls);
+void clock_close(struct lockstep *ls);
+/* A position begins: the counter, which there is, counts from here. */
+void place_arrived(struct lockstep *ls);
+/* Primary, kicked: makes this instant the next position by a PLACE record. 0; -EBUSY: this instant cannot be named, a
+ * later one may be; -EAGAIN: do not wait for one; other -errno. */
+int place_log(struct lockstep *ls);
+/* Backup: runs to the place, which becomes the next position. 0; -EILSEQ: it is not found; other -errno. */
+int place_reach(struct lockstep *ls, const struct event_place *place);
 
 /* ---- forced_sync.c ---- */
 /* Logs the whole vCPU and the pages written since the last sync as the position after this one. */

@@ -45,6 +45,7 @@ static const struct metric metrics[] = {
     { "channel.resumes", "log_resumes_total", "counter", 1, "Broken connections that were joined again." },
     { "lockstep.positions", "positions_total", "counter", 1, "Positions of the guest so far." },
     { "lockstep.positions_compared", "positions_compared_total", "counter", 1, "Positions found equal (--verify)." },
+    { "lockstep.places", "places_total", "counter", 1, "Positions that are places between two exits (--clock)." },
     { "lockstep.forced_syncs", "forced_syncs_total", "counter", 1, "Forced syncs: the guest's state was copied." },
     { "lockstep.forced_pages", "forced_sync_pages_total", "counter", 1, "Pages that they carried." },
     { "lockstep.forced_zero_pages", "forced_sync_zero_pages_total", "counter", 1, "Of these, pages of zeroes." },

@@ -84,6 +84,9 @@ static const char help[] =
     "running\n"
     "  --differences DIR    backup, replay: where what is found of a difference is saved; a backup's default: /var/lib/ftvmm\n"
     "  --max-input-delay US how long an input may wait for the guest before a forced sync; default 2000\n"
+    "  --clock CLOCK        how a place between two exits is found on the other host: exits (not at all: a forced sync),\n"
+    "                       pmu (by the CPU's counter of branches), step (by single steps; for tests); default auto:\n"
+    "                       pmu where the counter is exact, else exits. check says which\n"
     "  --poll SPIN,SLEEP    idle threads look again at once for SPIN us, then sleep SLEEP us between looks;\n"
     "                       default 0,50 on up to 4 CPUs, else 100,20\n"
     "  --stop-after S       stop the guest after so many seconds\n"
@@ -101,7 +104,7 @@ enum option_id {
     OPT_TRANSFER_RATE, OPT_ARBITER,
     OPT_ARBITER_AUTH, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING,
     OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_KEEP_LOG, OPT_UNTIL, OPT_DUMP, OPT_GDB, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
-    OPT_MAX_INPUT_DELAY, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_CONTROL, OPT_METRICS, OPT_HELP, OPT_VERSION,
+    OPT_MAX_INPUT_DELAY, OPT_CLOCK, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_CONTROL, OPT_METRICS, OPT_HELP, OPT_VERSION,
 };
 
 static const struct option long_options[] = {
@@ -144,6 +147,7 @@ static const struct option long_options[] = {
     { "to", required_argument, NULL, OPT_TO },
     { "summary", no_argument, NULL, OPT_SUMMARY },
     { "max-input-delay", required_argument, NULL, OPT_MAX_INPUT_DELAY },
+    { "clock", required_argument, NULL, OPT_CLOCK },
     { "poll", required_argument, NULL, OPT_POLL },
     { "stop-after", required_argument, NULL, OPT_STOP_AFTER },
     { "status", required_argument, NULL, OPT_STATUS },
@@ -288,7 +292,7 @@ static int parse_kinds(const char *text, uint64_t *kinds)
         kind = event_kind_named(text, (size_t)(end - text));
         if (kind == 0)
             return wrong_use("--kind '%s': the kinds are start, time, frame, console, output, progress, pages, sync, "
-                             "verify, segment-pages, segment, end, handover, disk, sectors, machine, link", text);
+                             "verify, segment-pages, segment, end, handover, disk, sectors, machine, link, place", text);
         *kinds |= UINT64_C(1) << kind;
     }
     return *kinds != 0 ? 0 : wrong_use("--kind takes names of kinds, not '%s'", text);
@@ -326,6 +330,7 @@ static void set_defaults(struct options *options)
             .peer_timeout_ns = 1000 * NS_PER_MS,
             .max_input_delay_ns = 2 * NS_PER_MS,
             .max_lag_ns = 1000 * NS_PER_MS,
+            .clock = GUEST_CLOCK_AUTO,
             .segment_ns = 1000 * NS_PER_MS,
             .idle = { .spin_ns = many_cpus ? 100 * NS_PER_US : 0, .sleep_ns = (many_cpus ? 20 : 50) * NS_PER_US },
         },
@@ -448,6 +453,10 @@ static int parse_option(struct options *options, int id, const char *text, const
     case OPT_MAX_INPUT_DELAY:
         rc = parse_number("max-input-delay", text, 100, 10000000, &number);
         lockstep->max_input_delay_ns = number * NS_PER_US;
+        break;
+    case OPT_CLOCK:
+        if (!guest_clock_named(text, &lockstep->clock))
+            return wrong_use("--clock takes auto, exits, pmu or step, not '%s'", text);
         break;
     case OPT_POLL: rc = parse_poll(text, &lockstep->idle); break;
     case OPT_STOP_AFTER:

@@ -331,6 +331,7 @@ static int make_start(const struct session *session, struct event_start *start)
         .unix_seconds = (int64_t)time(NULL),
         .disk_identity = session->disk_identity,
         .verify = session->options->verify && session->options->command != COMMAND_RUN,
+        .clock = (uint8_t)session->ls->clock,
         .cpuid_entries = vcpu_cpuid(&session->ls->machine.vcpu)->nent,
     };
     return getrandom(start->rng_seed, sizeof(start->rng_seed), 0) == sizeof(start->rng_seed) ? 0 : -EIO;
@@ -397,14 +398,21 @@ static int machine_begin(struct session *session)
     if (rc < 0)
         return rc;
     if (is_live_command(session->options->command)) {
-        rc = make_start(session, &start);
+        if (session->machine.log_dirty) /* else there will never be a log */
+            rc = clock_choose(ls);
+        if (rc == 0)
+            rc = make_start(session, &start);
         if (rc == 0)
             log_start(ls, &start);
     } else {
         rc = backup_fetch_start(ls, &start);
+        if (rc == 0)
+            rc = clock_follow(ls, &start);
     }
     if (rc == 0)
         rc = vcpu_enter_thread(&ls->machine.vcpu);
+    if (rc == 0)
+        rc = clock_open(ls);
     COUNT_SET(ls->instructions, instructions_open() + 1);
     if (rc == 0 && start.verify)
         vcpu_want_registers(&ls->machine.vcpu);
@@ -529,6 +537,7 @@ static void session_close(struct session *session)
     disk_close(ls->disk, COUNT_GET(ls->lost_arbitration));
     channel_close(ls->channel);
     net_close(ls->net);
+    clock_close(ls);
     machine_close(&ls->machine);
     arbiter_close(ls->arbiter);
     verify_close(ls->verify);

@@ -361,6 +361,9 @@ cJSON *status_build(const char *vm, struct lockstep *ls)
     add(lockstep, "frame_records", COUNT_GET(ls->frame_records));
     add(lockstep, "disk_records", COUNT_GET(ls->disk_records));
     add(lockstep, "output_records", COUNT_GET(ls->output_records));
+    cJSON_AddStringToObject(lockstep, "clock", guest_clock_name(ls->clock));
+    add(lockstep, "places", COUNT_GET(ls->places));
+    add(lockstep, "places_refused", COUNT_GET(ls->places_refused));
     add(lockstep, "forced_syncs", COUNT_GET(ls->forced_syncs));
     add(lockstep, "forced_pages", COUNT_GET(ls->forced_pages));
     add(lockstep, "forced_max_pages", COUNT_GET(ls->forced_max_pages));

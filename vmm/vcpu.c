@@ -233,9 +233,19 @@ int vcpu_enter_thread(struct vcpu *vcpu)
     return 0;
 }
 
+void vcpu_leave_thread(void)
+{
+    kicked_run = NULL;
+}
+
 void vcpu_kick(struct vcpu *vcpu)
 {
     pthread_kill(vcpu->thread, KICK_SIGNAL);
+}
+
+int vcpu_kick_signal(void)
+{
+    return KICK_SIGNAL;
 }
 
 int vcpu_set_boot_state(struct vcpu *vcpu, const struct kvm_regs *regs, const struct kvm_sregs *sregs)

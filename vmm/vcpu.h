@@ -71,6 +71,14 @@ struct vcpu {
     const struct guest_memory *memory; /* to look at the byte before RIP */
     uint64_t sysenter_mask; /* bits of SYSENTER_ESP and _EIP that this CPU keeps */
     _Atomic uint64_t window_steps; /* interrupt windows that opened in the shadow of an STI */
+
+    /* The clock `step` (vcpu_debug.c). */
+    bool step_clock;           /* the guest is single-stepped, always */
+    bool step_armed;           /* KVM knows, since the last exit */
+    uint64_t steps;            /* since vcpu_steps_begin */
+    uint64_t step_limit;       /* vcpu_run gives INTERRUPTED here */
+    struct kvm_regs step_regs; /* after the last one */
+    bool broke;                /* vcpu_run_to has come there */
 };
 
 /*
@@ -90,8 +98,12 @@ int vcpu_cpuid_compare(const struct vcpu *vcpu, const struct kvm_cpuid_entry2 *e
 
 /* Claims the vCPU for the calling thread and lets vcpu_kick reach it. */
 int vcpu_enter_thread(struct vcpu *vcpu);
+/* It is no longer the calling thread's: a kick that comes late finds none. */
+void vcpu_leave_thread(void);
 /* Makes the vCPU leave the guest, from any thread; it may come back INTERRUPTED once more than needed. */
 void vcpu_kick(struct vcpu *vcpu);
+/* The signal by which that is done, for others that are to do it. */
+int vcpu_kick_signal(void);
 
 /* Runs until the next exit. */
 enum vcpu_exit vcpu_run(struct vcpu *vcpu);
@@ -99,6 +111,8 @@ enum vcpu_exit vcpu_run(struct vcpu *vcpu);
  * CPU's breakpoint registers, which are not the guest's meanwhile: what it sets itself does not fire. Only where KVM has
  * them (not in a CPU that is emulated). 0 or -errno, said in words. */
 int vcpu_set_breakpoints(struct vcpu *vcpu, const struct vcpu_breakpoints *breakpoints);
+/* What the last KVM_RUN, which was not interrupted, came back for. */
+enum vcpu_exit vcpu_exit_now(struct vcpu *vcpu);
 /* Completes the instruction of the last I/O, memory or MSR exit without running another: afterwards state may be read,
  * and loaded unless exit_waits: an access in several parts, or the next round of a REP, may exit again. 0 or -errno. */
 int vcpu_complete(struct vcpu *vcpu);
@@ -157,6 +171,22 @@ void vcpu_registers_visit(const struct vcpu_registers *registers,
 int vcpu_set_boot_state(struct vcpu *vcpu, const struct kvm_regs *regs, const struct kvm_sregs *sregs);
 int vcpu_get_sregs(struct vcpu *vcpu, struct kvm_sregs *sregs);
 int vcpu_set_sregs(struct vcpu *vcpu, const struct kvm_sregs *sregs);
+
+/* ---- vcpu_debug.c ---- */
+/* From now on vcpu_run single-steps, and counts. */
+void vcpu_step_clock(struct vcpu *vcpu);
+/* The count begins anew, at a position. */
+void vcpu_steps_begin(struct vcpu *vcpu);
+/* vcpu_run of a vCPU with the clock `step`. */
+enum vcpu_exit vcpu_run_stepped(struct vcpu *vcpu);
+/* A step has been made. */
+void vcpu_note_step(struct vcpu *vcpu);
+/* After INTERRUPTED: why another vCPU could not be brought to this very place; NULL: it can. */
+const char *vcpu_place_obstacle(struct vcpu *vcpu);
+/* Runs until the instruction at `rip` is about to be executed (*there), and if it was there already, by the call before,
+ * until the next time; or to an exit, or a kick. vcpu_run_to_end must follow the last of these. */
+enum vcpu_exit vcpu_run_to(struct vcpu *vcpu, uint64_t rip, bool *there);
+int vcpu_run_to_end(struct vcpu *vcpu);
 
 /* ORs the pages that the guest has written since the last call into `bitmap` (one bit a page), and forgets
  * them. 0 or -errno. */

@@ -163,11 +163,28 @@ static enum vcpu_exit failed(const struct vcpu *vcpu)
     return VCPU_EXIT_FAILED;
 }
 
+enum vcpu_exit vcpu_exit_now(struct vcpu *vcpu)
+{
+    switch (vcpu->run->exit_reason) {
+    case KVM_EXIT_IO: return VCPU_EXIT_IO;
+    case KVM_EXIT_MMIO: return VCPU_EXIT_MMIO;
+    case KVM_EXIT_HLT: return VCPU_EXIT_HLT;
+    case KVM_EXIT_X86_RDMSR: return VCPU_EXIT_MSR_READ;
+    case KVM_EXIT_X86_WRMSR: return VCPU_EXIT_MSR_WRITE;
+    case KVM_EXIT_SHUTDOWN: return VCPU_EXIT_SHUTDOWN;
+    case KVM_EXIT_INTR: return VCPU_EXIT_INTERRUPTED;
+    case KVM_EXIT_IRQ_WINDOW_OPEN: return VCPU_EXIT_WINDOW;
+    default: return failed(vcpu);
+    }
+}
+
 enum vcpu_exit vcpu_run(struct vcpu *vcpu)
 {
     struct kvm_run *run = vcpu->run;
     bool same_again;
 
+    if (__builtin_expect(vcpu->step_clock, 0))
+        return vcpu_run_stepped(vcpu);
     if (vcpu->at_breakpoint)
         pass_breakpoint(vcpu);
     for (;;) {
@@ -194,33 +211,20 @@ enum vcpu_exit vcpu_run(struct vcpu *vcpu)
             }
         }
         same_again = vcpu->passes_breakpoint && passed_breakpoint(vcpu) && run->exit_reason == KVM_EXIT_DEBUG;
-        switch (run->exit_reason) {
-        case KVM_EXIT_IO: return VCPU_EXIT_IO;
-        case KVM_EXIT_MMIO: return VCPU_EXIT_MMIO;
-        case KVM_EXIT_HLT: return VCPU_EXIT_HLT;
-        case KVM_EXIT_X86_RDMSR: return VCPU_EXIT_MSR_READ;
-        case KVM_EXIT_X86_WRMSR: return VCPU_EXIT_MSR_WRITE;
-        case KVM_EXIT_SHUTDOWN: return VCPU_EXIT_SHUTDOWN;
-        case KVM_EXIT_INTR: return VCPU_EXIT_INTERRUPTED;
-        case KVM_EXIT_IRQ_WINDOW_OPEN:
-            if (!in_sti_shadow(vcpu))
-                return VCPU_EXIT_WINDOW;
+        if (run->exit_reason == KVM_EXIT_IRQ_WINDOW_OPEN && in_sti_shadow(vcpu)) {
             COUNT_ADD(vcpu->window_steps, 1);
             if (set_stepping(vcpu, true) < 0)
                 return VCPU_EXIT_FAILED;
             continue;
-        case KVM_EXIT_DEBUG:
-            if (vcpu->breakpoints.count == 0)
-                return failed(vcpu);
-            if (same_again) {
-                if (step_off_breakpoint(vcpu) < 0)
-                    return VCPU_EXIT_FAILED;
-                continue;
-            }
+        }
+        if (run->exit_reason != KVM_EXIT_DEBUG || vcpu->breakpoints.count == 0)
+            return vcpu_exit_now(vcpu);
+        if (!same_again) {
             vcpu->at_breakpoint = true;
             return VCPU_EXIT_INTERRUPTED;
-        default: return failed(vcpu);
         }
+        if (step_off_breakpoint(vcpu) < 0)
+            return VCPU_EXIT_FAILED;
     }
 }
 
@@ -238,6 +242,10 @@ int vcpu_complete(struct vcpu *vcpu)
         return -errno;
     }
     vcpu->exit_waits = rc == 0;
+    if (vcpu->step_clock && vcpu->exit_waits && vcpu->run->exit_reason == KVM_EXIT_DEBUG) {
+        vcpu->exit_waits = false; /* the instruction was the step */
+        vcpu_note_step(vcpu);
+    }
     return 0;
 }
 

@@ -140,7 +140,8 @@ static void begin(const struct corner_run *run)
 {
     struct machine *machine = &ls->machine;
     struct event_start start = {
-        .unix_seconds = 1700000000, .verify = run->verify, .cpuid_entries = vcpu_cpuid(&machine->vcpu)->nent
+        .unix_seconds = 1700000000, .verify = run->verify, .clock = (uint16_t)run->clock,
+        .cpuid_entries = vcpu_cpuid(&machine->vcpu)->nent
     };
     struct kvm_sregs sregs;
     struct kvm_regs regs;
@@ -153,6 +154,8 @@ static void begin(const struct corner_run *run)
         corner_image_build(&machine->memory, &run->plan);
     CHECK(vcpu_get_sregs(&machine->vcpu, &sregs) == 0);
     corner_image_registers(&run->plan, &regs, &sregs);
+    if (run->guest != NULL)
+        run->guest(&machine->memory, &regs, &sregs);
     rtc_init(&machine->rtc, start.unix_seconds, start.time_ns);
     CHECK(vcpu_set_boot_state(&machine->vcpu, &regs, &sregs) == 0);
     if (run->verify) {
@@ -161,6 +164,12 @@ static void begin(const struct corner_run *run)
         verify_all(ls->verify, ls);
     }
     CHECK(vcpu_enter_thread(&machine->vcpu) == 0);
+    ls->clock = start.clock;
+    CHECK(start.clock == run->clock);
+    if (run->counter != NULL)
+        CHECK(run->counter(&machine->vcpu, &ls->counter) == 0 && ls->counter->ops->start(ls->counter) == 0);
+    else
+        CHECK(clock_open(ls) == 0);
     if (start.transfer) {
         CHECK(backup_receive_machine(ls) == 0);
         backup_stand(ls, &start);
@@ -236,6 +245,8 @@ static void run_main(struct corner_run run)
     outcome->window_steps = COUNT_GET(ls->machine.vcpu.window_steps);
     outcome->user_tsc_reads = COUNT_GET(ls->machine.user_tsc_reads);
     outcome->frames = ls->frames_built;
+    outcome->places = COUNT_GET(ls->places);
+    outcome->places_refused = COUNT_GET(ls->places_refused);
     outcome->lost_interrupt = (ls->machine.pic.chips[0].in_service | ls->machine.pic.chips[1].in_service) != 0;
     outcome->ended = rc == 0 && ls->machine.ended == EVENT_END_HALTED &&
                      (run.role == ROLE_PRIMARY || COUNT_GET(ls->end_compared));
@@ -290,4 +301,40 @@ bool corner_finish(pid_t pid)
     int status;
 
     return waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+bool corner_record_and_replay(struct corner_run run, struct corner_outcome outcomes[2])
+{
+    char log[96], address[112];
+    bool good;
+
+    snprintf(log, sizeof(log), "%s/log", run.directory);
+    snprintf(address, sizeof(address), "file:%s", log);
+    run.channel = address;
+    run.role = ROLE_PRIMARY;
+    good = corner_finish(corner_start(&run, &outcomes[0]));
+    run.role = ROLE_BACKUP;
+    good = good && corner_finish(corner_start(&run, &outcomes[1]));
+    unlink(log);
+    return good;
+}
+
+bool corner_pair(struct corner_run run, struct corner_outcome outcomes[2])
+{
+    static unsigned count;
+    char address[64], arbiter[80];
+    pid_t backup, primary;
+    bool good;
+
+    snprintf(address, sizeof(address), "shm:corner-%d-%u", (int)getpid(), ++count);
+    snprintf(arbiter, sizeof(arbiter), "dir:%s", run.directory);
+    run.channel = address;
+    run.arbiter = arbiter;
+    run.role = ROLE_BACKUP;
+    backup = corner_start(&run, &outcomes[1]);
+    run.role = ROLE_PRIMARY;
+    run.keep = NULL; /* the backup's alone */
+    primary = corner_start(&run, &outcomes[0]);
+    good = corner_finish(primary);
+    return corner_finish(backup) && good;
 }

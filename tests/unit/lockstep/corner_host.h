@@ -20,6 +20,7 @@ struct corner_outcome {
     uint64_t parts; /* of the log that was kept */
     bool lost_interrupt; /* one that the controller has given, and that no handler has seen */
     uint64_t positions, ram_digest, compared, segments, forced_syncs, frames, window_steps, kicks, user_tsc_reads;
+    uint64_t places, places_refused;
     uint64_t state[(S_COUNTS + 48 * 8) / 8]; /* the guest's variables */
     char said[256];
     uint64_t frames_seen[CORNER_FRAMES_ROOM][32]; /* registers and frame of each interrupt, the last ones */
@@ -38,6 +39,11 @@ struct corner_run {
     bool verify;
     const char *keep;      /* a backup: the directory where it keeps its log, in parts as short as can be; NULL: nowhere */
     bool replays_kept;     /* a replay: of such a log */
+    /* Another guest than the corner guest, into whose memory and registers it goes; may be NULL. */
+    void (*guest)(struct guest_memory *memory, struct kvm_regs *regs, struct kvm_sregs *sregs);
+    enum guest_clock clock;
+    /* Opens the counter of the clock PMU, a model of one; on the vCPU's thread. */
+    int (*counter)(struct vcpu *vcpu, struct branch_counter **counter);
     /* Called with each frame that the guest sends, on its thread, in the child; may be NULL. */
     void (*frame)(struct lockstep *ls, const uint8_t *frame, size_t bytes);
 };
@@ -53,5 +59,9 @@ void *corner_shared(size_t bytes);
 pid_t corner_start(const struct corner_run *run, struct corner_outcome *outcome);
 /* Waits for it. True if it ended as it should. */
 bool corner_finish(pid_t pid);
+/* Runs it twice, whatever its role and channel: recorded and replayed, or as a pair over shared memory. What the primary
+ * leaves comes first. True if both ended as they should. */
+bool corner_record_and_replay(struct corner_run run, struct corner_outcome outcomes[2]);
+bool corner_pair(struct corner_run run, struct corner_outcome outcomes[2]);
 
 #endif

@@ -61,6 +61,7 @@ __asm__(".pushsection .rodata\n"
         ".popsection\n");
 
 static const char *ftvmm, *ftctl;
+const char *hosts_arguments = "";
 static char directory[64], differences[96], kernel[96];
 
 static void kernel_write(const uint8_t *code, size_t code_bytes)
@@ -106,9 +107,9 @@ struct host host_start_in(int network, unsigned number, const char *command, con
     const char *all = host_words(&host, number);
     int count = 0;
 
-    snprintf(line, sizeof(line), "%s %s --memory 64 --name many %s %s%s %s", ftvmm, command, all,
+    snprintf(line, sizeof(line), "%s %s --memory 64 --name many %s %s%s %s %s", ftvmm, command, all,
              strcmp(command, "backup") == 0 ? "--differences " : "",
-             strcmp(command, "backup") == 0 ? differences : "", arguments);
+             strcmp(command, "backup") == 0 ? differences : "", hosts_arguments, arguments);
     while ((words[count] = strsep(&rest, " ")) != NULL)
         count += *words[count] != '\0';
     host.pid = fork();

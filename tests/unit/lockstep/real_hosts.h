@@ -22,6 +22,8 @@ void host_spoil(const struct host *host);
 /* What this backup saved of the difference with this number, from 1. The caller deletes it; the test fails if it is none. */
 cJSON *host_difference(const struct host *host, unsigned number);
 
+/* Words that every host_start adds; "". */
+extern const char *hosts_arguments;
 
 /* Make and remove what all hosts of a test share. 0 or not. */
 int hosts_open(const char *ftvmm_path, const char *ftctl_path);

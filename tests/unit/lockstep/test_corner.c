@@ -92,23 +92,6 @@ static bool alike(const struct corner_plan *plan)
            a->state[S_TSC_BACK / 8] == 0 && a->state[S_STEPS / 8] >= plan->steps && b->compared == b->positions;
 }
 
-static bool record_and_replay(const struct corner_plan *plan)
-{
-    char log[96], address[112];
-    struct corner_run run = { .role = ROLE_PRIMARY, .channel = address, .plan = *plan, .slowness = corner_slowness(),
-                               .directory = directory, .verify = true, .peer_timeout_ns = 10 * NS_PER_S };
-    bool good;
-
-    snprintf(log, sizeof(log), "%s/log", directory);
-    snprintf(address, sizeof(address), "file:%s", log);
-    good = corner_finish(corner_start(&run, &outcomes[0]));
-    run.role = ROLE_BACKUP;
-    good = good && corner_finish(corner_start(&run, &outcomes[1]));
-    say("record and replay", plan);
-    unlink(log);
-    return good && alike(plan);
-}
-
 /* The backup has kept its log, and begun it anew again and again: from its last base the guest comes to the same end,
  * without a copy of the disk. */
 static bool replay_kept(const struct corner_plan *plan, const char *keep)
@@ -130,28 +113,17 @@ static bool replay_kept(const struct corner_plan *plan, const char *keep)
            a->ram_digest == b->ram_digest && memcmp(a->state, b->state, sizeof(a->state)) == 0;
 }
 
-static bool pair(const struct corner_plan *plan)
+static bool run_twice(const struct corner_plan *plan, bool as_pair)
 {
-    static unsigned count;
-    char address[64], arbiter[80], keep[80];
-    struct corner_run run = { .channel = address, .arbiter = arbiter, .plan = *plan, .slowness = corner_slowness(),
-                               .directory = directory, .verify = true, .peer_timeout_ns = 10 * NS_PER_S };
-    pid_t backup, primary;
+    char keep[80];
+    const struct corner_run run = { .plan = *plan, .slowness = corner_slowness(), .directory = directory, .verify = true,
+                                    .peer_timeout_ns = 10 * NS_PER_S, .keep = as_pair ? keep : NULL };
     bool good;
 
-    snprintf(address, sizeof(address), "shm:corner-%d-%u", (int)getpid(), ++count);
-    snprintf(arbiter, sizeof(arbiter), "dir:%s", directory);
     snprintf(keep, sizeof(keep), "%s/kept", directory);
-    run.role = ROLE_BACKUP;
-    run.keep = keep;
-    backup = corner_start(&run, &outcomes[1]);
-    run.role = ROLE_PRIMARY;
-    run.keep = NULL;
-    primary = corner_start(&run, &outcomes[0]);
-    good = corner_finish(primary);
-    good = corner_finish(backup) && good;
-    say("pair", plan);
-    return good && alike(plan) && replay_kept(plan, keep);
+    good = as_pair ? corner_pair(run, outcomes) : corner_record_and_replay(run, outcomes);
+    say(as_pair ? "pair" : "record and replay", plan);
+    return good && alike(plan) && (!as_pair || replay_kept(plan, keep));
 }
 
 static struct corner_plan plan_of(uint64_t seed)
@@ -188,7 +160,7 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < rounds; i++) {
         struct corner_plan plan = plan_of(first + i);
 
-        if (i % 3 == 2 ? pair(&plan) : record_and_replay(&plan))
+        if (run_twice(&plan, i % 3 == 2))
             continue;
         show_difference();
         printf("FAIL: repeat it with: %s %u 0x%llx\n", argv[0], i % 3 + 1, (unsigned long long)(first + i - i % 3));

@@ -13,6 +13,7 @@
 #include "tests/unit/words.h"
 #include "vmm/cpuid.h"
 #include "vmm/event.h"
+#include "vmm/guest_clock.h"
 #include "vmm/guest_memory.h"
 #include "vmm/virtio_blk.h"
 
@@ -91,11 +92,31 @@ static void event_frame_and_link_have_no_other_flags(void **state)
     assert_int_equal(check(EVENT_LINK, sizeof(*link) - 1), -EBADMSG);
 }
 
+static void event_places_name_a_clock_that_has_places(void **state)
+{
+    struct event_place *place = (void *)payload;
+    struct event_start *start = (void *)payload;
+
+    (void)state;
+    memset(payload, 0, sizeof(*place));
+    assert_int_equal(check(EVENT_PLACE, sizeof(*place)), -EBADMSG);
+    place->clock = GUEST_CLOCK_STEP;
+    assert_int_equal(check(EVENT_PLACE, sizeof(*place)), 0);
+    assert_int_equal(check(EVENT_PLACE, sizeof(*place) + 8), -EBADMSG);
+    place->clock = GUEST_CLOCK_AUTO;
+    assert_int_equal(check(EVENT_PLACE, sizeof(*place)), -EBADMSG);
+    memset(payload, 0, sizeof(*start));
+    start->clock = GUEST_CLOCK_PMU;
+    assert_int_equal(check(EVENT_START, sizeof(*start)), 0);
+    start->clock = GUEST_CLOCK_AUTO; /* a wish, no clock */
+    assert_int_equal(check(EVENT_START, sizeof(*start)), -EBADMSG);
+}
+
 static void event_unknown_kinds_are_refused(void **state)
 {
     (void)state;
     assert_int_equal(check(0, 8), -EBADMSG);
-    for (unsigned kind = EVENT_LINK + 1; kind < 65536; kind += 997)
+    for (unsigned kind = EVENT_PLACE + 1; kind < 65536; kind += 997)
         assert_int_equal(check((uint16_t)kind, 8), -EBADMSG);
 }
 
@@ -171,7 +192,7 @@ static void count_text(void *ctx, const char *name, const char *text)
 /* Whatever the bytes, if the record passes it can be read, in a heap block of its own size, and its texts print. */
 static void event_of_random_bytes_that_passes_can_be_read(void **state)
 {
-    const uint32_t sizes[] = { 8, 14, sizeof(struct event_output), sizeof(struct event_machine), 16, 24, 60, 1500, sizeof(struct event_start) + 2 * 40, 16 + 4096, sizeof(struct vcpu_state),
+    const uint32_t sizes[] = { 8, 14, sizeof(struct event_place), sizeof(struct event_output), sizeof(struct event_machine), 16, 24, 60, 1500, sizeof(struct event_start) + 2 * 40, 16 + 4096, sizeof(struct vcpu_state),
                                sizeof(struct vcpu_registers), sizeof(struct event_segment) };
     uint32_t passed = 0;
     unsigned seed = 21;
@@ -181,7 +202,7 @@ static void event_of_random_bytes_that_passes_can_be_read(void **state)
     srand(seed);
     words_begin();
     for (int round = 0; round < 20000; round++) {
-        uint16_t kind = (uint16_t)(1 + rand() % EVENT_MACHINE);
+        uint16_t kind = (uint16_t)(1 + rand() % EVENT_PLACE);
         uint32_t bytes = sizes[(size_t)rand() % (sizeof(sizes) / sizeof(sizes[0]))];
         uint8_t *exact = malloc(bytes);
         struct channel_record record = { .lsn = 1, .kind = kind, .bytes = bytes, .payload = exact };
@@ -194,6 +215,10 @@ static void event_of_random_bytes_that_passes_can_be_read(void **state)
             exact[i] = (uint8_t)rand();
         if (kind == EVENT_START && bytes >= sizeof(struct event_start))
             *(struct event_start *)exact = (struct event_start){ .cpuid_entries = 2 };
+        if (kind == EVENT_LINK)
+            ((struct event_link *)exact)->up &= 1;
+        if (kind == EVENT_PLACE && bytes == sizeof(struct event_place))
+            ((struct event_place *)exact)->clock = 1 + (uint32_t)rand() % 2;
         if (kind == EVENT_FRAME)
             ((struct event_frame *)exact)->flags &= EVENT_FRAME_CHECKSUM_RIGHT;
         if (kind == EVENT_PAGES) /* one with bytes, or some without */
@@ -212,7 +237,7 @@ static void event_of_random_bytes_that_passes_can_be_read(void **state)
         free(exact);
     }
     words_end();
-    for (uint16_t kind = 1; kind <= EVENT_MACHINE; kind++)
+    for (uint16_t kind = 1; kind <= EVENT_PLACE; kind++)
         if (!(passed >> kind & 1))
             fail_msg("no %s record has passed: the sizes above lack its own", event_name(kind));
 }
@@ -282,6 +307,7 @@ int main(void)
         cmocka_unit_test(event_disk_answers_must_be_possible),
         cmocka_unit_test(event_frame_and_link_have_no_other_flags),
         cmocka_unit_test(event_unknown_kinds_are_refused),
+        cmocka_unit_test(event_places_name_a_clock_that_has_places),
         cmocka_unit_test(event_start_count_must_match_its_size),
         cmocka_unit_test(event_pages_must_be_whole),
         cmocka_unit_test(event_random_bytes_never_read_beyond_the_payload),

@@ -11,6 +11,7 @@
 #include "channel/channel.h"
 #include "tests/unit/words.h"
 #include "vmm/event.h"
+#include "vmm/guest_clock.h"
 #include "vmm/log.h"
 
 #define FILE_HEAD_BYTES 128
@@ -127,6 +128,8 @@ static void log_with_every_kind(void)
     put_time(log, 30, 3000000000);
     put(log, EVENT_DISK, 33, &(struct event_disk){ .number = 3, .digest = 7 }, sizeof(struct event_disk));
     put(log, EVENT_LINK, 34, &(struct event_link){ .up = 0 }, sizeof(struct event_link));
+    put(log, EVENT_PLACE, 34, &(struct event_place){ .count = 4711, .rip = 0x20048, .clock = GUEST_CLOCK_STEP },
+        sizeof(struct event_place));
     machine = open_record(log, EVENT_MACHINE, 34, sizeof(*machine));
     machine->frames_built = 21;
     channel_commit(log);
@@ -137,7 +140,7 @@ static void log_with_every_kind(void)
     channel_close(log);
 }
 
-#define EVERY_KIND_RECORDS 18
+#define EVERY_KIND_RECORDS 19
 
 /* Progress at 1, 2, ...: small, so that places in the file are easily known: 64 bytes each. */
 static void log_of_marks(uint64_t records, bool ended)
@@ -224,6 +227,7 @@ static void log_text_says_what_each_record_holds(void **state)
     expect_line(" progress ", "frames_sent=12");
     expect_line(" pages ", "pages=2 zero_pages=1 first_gpa=0x0000000000005000 last_gpa=0x0000000000009000");
     expect_line(" sync ", "rip=0x0000000001234567");
+    expect_line(" place ", "guest_clock=\"step\" count=4711 rip=0x0000000000020048");
     expect_line(" verify ", "rip=0x0000000007654321");
     expect_line(" verify ", "cr3=0x0000000000003000");
     expect_line(" segment-pages ", "pages=1 first_gpa=0x0000000000077000");
@@ -273,7 +277,7 @@ static void log_kinds_choose_the_lines_and_not_the_sums(void **state)
     options.json = false;
     assert_int_equal(print(&options), 0);
     assert_null(strstr(printed, "frames_built"));
-    assert_non_null(line_with("records      18 in "));
+    assert_non_null(line_with("records      19 in "));
 }
 
 static void log_positions_choose_lines_and_sums(void **state)

@@ -150,6 +150,18 @@ static void options_the_fleet_is_where_etcd_is(void **state)
     expect_refused("record --kernel k --fleet http://c:1 /tmp/log", "belongs to run, primary and backup");
 }
 
+static void options_clock_is_one_of_four(void **state)
+{
+    (void)state;
+    assert_int_equal(parse("record --kernel k /tmp/log"), 0);
+    assert_int_equal(options.lockstep.clock, GUEST_CLOCK_AUTO);
+    options_free(&options);
+    assert_int_equal(parse("record --kernel k --clock step /tmp/log"), 0);
+    assert_int_equal(options.lockstep.clock, GUEST_CLOCK_STEP);
+    options_free(&options);
+    expect_refused("record --kernel k --clock sundial /tmp/log", "--clock takes auto, exits, pmu or step, not 'sundial'");
+}
+
 static void options_every_kind_is_named_in_the_help_sentence(void **state)
 {
     (void)state;
@@ -168,6 +180,7 @@ int main(void)
         cmocka_unit_test(options_log_needs_a_file_and_no_kernel),
         cmocka_unit_test(options_log_filters_are_understood),
         cmocka_unit_test(options_the_fleet_is_where_etcd_is),
+        cmocka_unit_test(options_clock_is_one_of_four),
         cmocka_unit_test(options_every_kind_is_named_in_the_help_sentence),
     };
 
