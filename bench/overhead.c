@@ -371,7 +371,7 @@ static int run_wrk(const struct overhead *overhead, const struct guest_target *t
 {
     bool is_ipv6 = strchr(target->host, ':') != NULL;
     char url[320], duration[16], output[4096];
-    char *const argv[] = { "wrk", "--threads", "1", "--connections", "10", "--duration", duration, "--timeout", "60s",
+    char *const argv[] = { "wrk", "--threads", "1", "--connections", "10", "--duration", duration, "--timeout", "20s",
                            url, NULL };
     const char *counted;
     int result = probe_service(target, "nginx", overhead->http_port);
