@@ -36,13 +36,13 @@ await() { # LIMIT_S WHAT COMMAND...
 guest="$(guest_images) --name box --append 'quiet ftvmm.run=redis-up&&redis-benchmark+-q+-n+1000000+-t+incr'"
 pair="$guest --arbiter dir:$there/arbiter $silence"
 backup=$(lab run --background --log "$there/beta.log" beta -- "$ftvmm backup --listen verbs:10.9.0.2:7471 $pair \
-    --keep-log $there/kept,minutes=0.5 --status $there/beta.json --console $there/beta.console")
+    --keep-log $there/kept,minutes=0.3 --status $there/beta.json --console $there/beta.console")
 lab run --background --log "$there/alpha.log" alpha -- "$ftvmm primary --backup verbs:10.9.0.2:7471 $pair --verify $pace \
     --spare none --status $there/alpha.json --console $there/alpha.console" >/dev/null
 
 # shellcheck disable=SC2317
-based() { [ "$(find "$dir/kept" -name '*-at-[1-9]*.log' | wc -l)" -ge 2 ]; }
-await 300 "a second base" based
+based() { [ "$(find "$dir/kept" -name '*-at-[1-9]*.log' | wc -l)" -ge 1 ]; }
+await 400 "a base" based
 RANDOM=${TEST_SEED:-1}
 sleep "$((RANDOM % 10)).$(printf %03d $((RANDOM % 1000)))"
 lab kill alpha
