@@ -645,7 +645,6 @@ int main(int argc, char **argv)
     ftctl = argv[2];
     seed = test_seed("matrix");
     main_pid = getpid();
-    hosts_hurry();
     count = choose_cells(which, &none, &skipped);
     while (ended < count) {
         char said[96], row[96];
