@@ -666,6 +666,7 @@ int main(int argc, char **argv)
             return 1;
         for (unsigned i = 0; i < started; i++)
             if (pids[i] == pid) {
+                pids[i] = 0; /* the number may be another cell's later */
                 done(i, status, &failed);
                 ended++;
             }
