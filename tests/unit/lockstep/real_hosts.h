@@ -30,9 +30,6 @@ int hosts_open(const char *ftvmm_path, const char *ftctl_path);
 /* The same with another guest: code that runs wherever it is put. */
 int hosts_open_with(const char *ftvmm_path, const char *ftctl_path, const uint8_t *code, size_t code_bytes);
 const char *hosts_directory(void);
-/* This process and its hosts come before others, where that may be: who is starved looks dead, as it should, and the
- * machine's other work is no fault that a test means. */
-void hosts_hurry(void);
 int hosts_close(void);
 /* Where the hosts' files are: `kernel`, and what a test puts there; gone with hosts_close. */
 const char *hosts_directory(void);

@@ -216,7 +216,7 @@ static int case_process(unsigned number)
 
 /* ---- all of them ---- */
 
-static void case_done(pid_t pid, const pid_t *pids, unsigned count, int status, unsigned *failed)
+static void case_done(pid_t pid, pid_t *pids, unsigned count, int status, unsigned *failed)
 {
     static const char *const ends[] = { [OLD] = "stays where it was", [NEW] = "goes to the other host",
                                         [LOST] = "is lost, and nobody goes on with it",
@@ -229,6 +229,7 @@ static void case_done(pid_t pid, const pid_t *pids, unsigned count, int status, 
         number++;
     if (number == count)
         return;
+    pids[number] = 0; /* may be another case's later */
     fault = &faults[number / 2];
     snprintf(path, sizeof(path), "/tmp/ftvmm-fault-%d-%u", (int)getpid(), number);
     printf("%s %-22s host %u %-9s the guest %s\n", status == 0 ? "ok  " : "FAIL", fault->step, fault->host,

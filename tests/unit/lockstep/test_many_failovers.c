@@ -343,7 +343,6 @@ int main(int argc, char **argv)
     }
     ftvmm = argv[1];
     ftctl = argv[2];
-    hosts_hurry();
     if (argc > 3)
         rounds = (unsigned)strtoul(argv[3], NULL, 10);
     if (rounds < 3 || rounds > ROUNDS_MAX)

@@ -331,6 +331,16 @@ static enum end await_end(void)
         }
         clock_sleep_ns(100 * NS_PER_MS);
     }
+    for (unsigned i = 0; i < 2; i++) {
+        char *said;
+        cJSON *answer = host_has_ended(&now.hosts[i]) ? NULL : host_ask(&now.hosts[i], "status");
+
+        said = answer != NULL ? cJSON_PrintUnformatted(answer) : NULL;
+        fprintf(stderr, "host %u: %s\n", i, said != NULL ? said : host_has_ended(&now.hosts[i]) ? "has ended" : "no answer");
+        free(said);
+        cJSON_Delete(answer);
+    }
+    fprintf(stderr, "last answer %.1f s ago\n", (double)(clock_now_ns() - atomic_load(&now.clients.last_ns)) / (double)NS_PER_S);
     lan_clients_stop(&now.clients);
     host_fail(a, lan_clients_judge(&now.clients, 1, why, sizeof(why)) ? "it does not end as it should" : why);
     return LOST;
@@ -645,7 +655,6 @@ int main(int argc, char **argv)
     ftctl = argv[2];
     seed = test_seed("matrix");
     main_pid = getpid();
-    hosts_hurry();
     count = choose_cells(which, &none, &skipped);
     while (ended < count) {
         char said[96], row[96];
@@ -667,6 +676,7 @@ int main(int argc, char **argv)
             return 1;
         for (unsigned i = 0; i < started; i++)
             if (pids[i] == pid) {
+                pids[i] = 0; /* the number may be another cell's later */
                 done(i, status, &failed);
                 ended++;
             }
