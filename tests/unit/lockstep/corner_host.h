@@ -18,7 +18,8 @@
 struct corner_outcome {
     bool ended; /* in order, and (a backup's) compared equal */
     bool lost_interrupt; /* one that the controller has given, and that no handler has seen */
-    uint64_t positions, ram_digest, compared, segments, forced_syncs, frames, window_steps, kicks, user_tsc_reads;
+    uint64_t positions, ram_digest, compared, segments, forced_syncs, forced_skipped_pages, frames, window_steps, kicks,
+        user_tsc_reads;
     uint64_t state[(S_COUNTS + 48 * 8) / 8]; /* the guest's variables */
     char said[256];
     uint64_t frames_seen[CORNER_FRAMES_ROOM][32]; /* registers and frame of each interrupt, the last ones */
