@@ -16,6 +16,7 @@
 #include "vmm/pages.h"
 
 #define PAGES_TOLD 1000u /* one by one; the rest are counted */
+#define REPORTS_MOST 16u  /* of one process: a pair that differs again and again shall not fill the disk */
 
 struct difference {
     struct lockstep *ls;
@@ -86,7 +87,7 @@ static void name_file(struct difference *difference)
 {
     const char *directory = difference->ls->options.differences_path;
 
-    if (directory == NULL)
+    if (directory == NULL || COUNT_GET(difference->ls->divergences) > REPORTS_MOST)
         return;
     if (mkdir(directory, 0700) < 0 && errno != EEXIST) {
         report_warning("the directory '%s' for differences cannot be made: %s; this one is not saved", directory,
