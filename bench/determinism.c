@@ -13,12 +13,12 @@
 #include "base/clock.h"
 #include "base/report.h"
 #include "bench/arguments.h"
+#include "bench/result_file.h"
 #include "bench/vmm_metrics.h"
 #include "bench/workloads.h"
 
 #define EXIT_FAILED 1
 #define EXIT_USAGE 2
-#define FILE_BYTES_MAX (1u << 20)
 #define TIME_FRAME_BYTES 64.0 /* of a record that tells the time (docs/wire-format.md) */
 /* What VMware FT (2010) is measured at: guest speed, and log of its four loads, in Mbit/s. */
 #define GOAL_RATIO 0.94
@@ -189,31 +189,19 @@ static void add_figures(struct determinism *determinism, const struct figures *f
 
 static double number_at(const cJSON *object, const char *name)
 {
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
-
-    return cJSON_IsNumber(item) ? item->valuedouble : 0;
+    return result_file_number(object, name, 0);
 }
 
 /* NULL: cannot be read, and that was said. `needed`: a member that it must have. */
 static cJSON *read_json(const char *path, const char *needed, const char *what)
 {
-    char *text = malloc(FILE_BYTES_MAX);
-    FILE *file = text != NULL ? fopen(path, "re") : NULL;
-    size_t bytes = file != NULL ? fread(text, 1, FILE_BYTES_MAX, file) : 0;
-    cJSON *json = NULL;
+    cJSON *json = result_file_json(path);
 
-    if (file == NULL)
-        report_error("%s does not open: %s", path, strerror(errno));
-    else if ((json = cJSON_ParseWithLength(text, bytes)) == NULL ||
-             cJSON_GetObjectItemCaseSensitive(json, needed) == NULL) {
-        report_error("%s is no %s: it has no '%s'", path, what, needed);
-        cJSON_Delete(json);
-        json = NULL;
-    }
-    if (file != NULL)
-        fclose(file);
-    free(text);
-    return json;
+    if (json == NULL || cJSON_GetObjectItemCaseSensitive(json, needed) != NULL)
+        return json;
+    report_error("%s is no %s: it has no '%s'", path, what, needed);
+    cJSON_Delete(json);
+    return NULL;
 }
 
 static void add_kinds(struct determinism *determinism, const cJSON *kinds, double seconds)

@@ -29,14 +29,12 @@ static bool read_format(const cJSON *result, char workload[32], unsigned *versio
     return sscanf(result_file_text(result, "format"), "ftbench %31s %u", workload, version) == 2;
 }
 
-cJSON *result_file_read(const char *path)
+cJSON *result_file_json(const char *path)
 {
     FILE *file = fopen(path, "re");
     char *text = malloc(FILE_BYTES_MAX);
     size_t bytes = file != NULL && text != NULL ? fread(text, 1, FILE_BYTES_MAX, file) : 0;
     cJSON *json = NULL;
-    char workload[32];
-    unsigned version = 0;
 
     if (file == NULL || text == NULL)
         report_error("cannot read %s: %s", path, strerror(errno));
@@ -45,6 +43,15 @@ cJSON *result_file_read(const char *path)
     if (file != NULL)
         fclose(file);
     free(text);
+    return json;
+}
+
+cJSON *result_file_read(const char *path)
+{
+    cJSON *json = result_file_json(path);
+    char workload[32];
+    unsigned version = 0;
+
     if (json != NULL && (!read_format(json, workload, &version) || version != RESULT_VERSION)) {
         if (version != 0)
             report_error("%s is a result of version %u, and this ftbench reads version %u: measure again, or use the "

@@ -10,6 +10,8 @@
 
 /* The result in a file, to be deleted by the caller; NULL: it is none that this ftbench can read, and that was said. */
 cJSON *result_file_read(const char *path);
+/* The JSON of any file, alike. */
+cJSON *result_file_json(const char *path);
 /* The workload that a result is of ("channel"), or "?". Valid until the next call. */
 const char *result_file_workload(const cJSON *result);
 /* The metric of that name, or NULL. */

@@ -274,6 +274,8 @@ int backup_receive_again(struct lockstep *ls, struct difference *difference)
         }
         if (record.kind == EVENT_START) { /* perhaps once more, if the primary had to begin again */
             begun = ((const struct event_start *)record.payload)->transfer;
+        } else if (begun && record.kind == EVENT_VERIFY) {
+            difference_registers(difference, &record);
         } else if (begun && record.position == 0 && record.kind == EVENT_SEGMENT_PAGES) {
             difference_excuse(difference, &record);
         } else if (begun && ((record.position == 0 && record.kind == EVENT_PAGES) || record.kind == EVENT_MACHINE)) {

@@ -16,6 +16,7 @@
 #include "vmm/pages.h"
 
 #define PAGES_TOLD 1000u /* one by one; the rest are counted */
+#define REPORTS_MOST 16u  /* of one process: a pair that differs again and again shall not fill the disk */
 
 struct difference {
     struct lockstep *ls;
@@ -25,6 +26,10 @@ struct difference {
     uint64_t *seen;    /* has come once */
     uint64_t before[PAGES_PER_RECORD]; /* digests of our pages of the record under way */
     uint64_t differing, changed_since, came;
+    uint64_t registers_compared;
+    uint64_t first_position;   /* at which a register differed; 0: at none */
+    const char *first_name;
+    uint64_t first_values[2];
 };
 
 static bool bit_at(const uint64_t *bits, uint64_t number)
@@ -82,7 +87,7 @@ static void name_file(struct difference *difference)
 {
     const char *directory = difference->ls->options.differences_path;
 
-    if (directory == NULL)
+    if (directory == NULL || COUNT_GET(difference->ls->divergences) > REPORTS_MOST)
         return;
     if (mkdir(directory, 0700) < 0 && errno != EEXIST) {
         report_warning("the directory '%s' for differences cannot be made: %s; this one is not saved", directory,
@@ -156,7 +161,31 @@ struct difference *difference_open(struct lockstep *ls)
     return difference;
 }
 
-/* ---- the primary's RAM ---- */
+/* ---- the primary's registers and RAM ---- */
+
+void difference_registers(struct difference *difference, const struct channel_record *record)
+{
+    const struct vcpu_registers *theirs = record->payload;
+    struct vcpu_registers ours = { .sregs = theirs->sregs }; /* which are not kept */
+    const struct kvm_regs *kept;
+    uint64_t values[2];
+    const char *name;
+
+    if (difference == NULL)
+        return;
+    kept = register_ring_at(difference->ls->registers, record->position);
+    if (kept == NULL)
+        return;
+    difference->registers_compared++;
+    ours.regs = *kept;
+    name = vcpu_registers_difference(&ours, theirs, values);
+    if (name == NULL || (difference->first_position != 0 && difference->first_position <= record->position))
+        return;
+    difference->first_position = record->position;
+    difference->first_name = name;
+    difference->first_values[0] = values[0];
+    difference->first_values[1] = values[1];
+}
 
 void difference_excuse(struct difference *difference, const struct channel_record *record)
 {
@@ -224,6 +253,24 @@ void difference_after(struct difference *difference, const struct channel_record
     for_pages(difference, record, take_after);
 }
 
+static void add_registers(const struct difference *difference)
+{
+    cJSON *first;
+
+    cJSON_AddNumberToObject(difference->root, "registers_compared_count", (double)difference->registers_compared);
+    if (difference->first_position == 0)
+        return;
+    first = cJSON_AddObjectToObject(difference->root, "first_register");
+    cJSON_AddNumberToObject(first, "position", (double)difference->first_position);
+    cJSON_AddStringToObject(first, "name", difference->first_name);
+    json_add_hex(first, "backup", difference->first_values[0]);
+    json_add_hex(first, "primary", difference->first_values[1]);
+    report_warning("of the last %" PRIu64 " positions, %" PRIu64 " is the first at which a general register differed: %s "
+                   "was 0x%" PRIx64 " here and 0x%" PRIx64 " at the primary", difference->registers_compared,
+                   difference->first_position, difference->first_name, difference->first_values[0],
+                   difference->first_values[1]);
+}
+
 static void say_pages(const struct difference *difference)
 {
     const cJSON *first = cJSON_GetArrayItem(difference->pages, 0);
@@ -238,6 +285,7 @@ void difference_close(struct difference *difference, int outcome)
 {
     if (difference == NULL)
         return;
+    add_registers(difference);
     cJSON_AddNumberToObject(difference->root, "differing_count", (double)difference->differing);
     cJSON_AddNumberToObject(difference->root, "changed_since_count", (double)difference->changed_since);
     cJSON_AddNumberToObject(difference->root, "compared_count", (double)difference->came);

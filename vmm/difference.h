@@ -13,6 +13,8 @@ struct difference;
 
 /* Begins a report, with the machine as it stands; the vCPU is out of the guest. NULL: no memory, and none will be made. */
 struct difference *difference_open(struct lockstep *ls);
+/* The primary's registers at a position: VERIFY. Those of positions that this machine has not come to are of no use. */
+void difference_registers(struct difference *difference, const struct channel_record *record);
 /* Pages that the primary has changed since: SEGMENT_PAGES of a transfer, which passed event_check. Accepts NULL, as all. */
 void difference_excuse(struct difference *difference, const struct channel_record *record);
 /* Before, and after, the pages of a PAGES record take the place of ours. */

@@ -35,7 +35,9 @@ uint64_t forced_sync_forget_next(uint64_t interval_ns, uint64_t pages)
         interval_ns /= 2;
     else if (pages < FORGET_PAGES / 4)
         interval_ns *= 2;
-    return interval_ns < FORGET_OFTEN_NS ? FORGET_OFTEN_NS : interval_ns > FORGET_SELDOM_NS ? FORGET_SELDOM_NS : interval_ns;
+    if (interval_ns < FORGET_OFTEN_NS)
+        return FORGET_OFTEN_NS;
+    return interval_ns > FORGET_SELDOM_NS ? FORGET_SELDOM_NS : interval_ns;
 }
 
 /* Both machines are equal at this position: nothing has to be sent of what was written before. */
@@ -67,9 +69,9 @@ int forced_sync_forget(struct lockstep *ls)
 
 /*
  * Takes out of the unsent pages those that hold what they held when the two machines were last equal. Only where the
- * backup stands at that very position, or its own run may have changed the page since; and only pages whose digest is of
- * that moment: neither guest nor VMM had written them between the digest and then (`stale`; dirty.h). Renews the digests of
- * the others, so that the next forced sync, and the segment's end, need not.
+ * backup stands at that very position, or its own run may have changed the page since; and only pages whose digest is
+ * of that moment: neither guest nor VMM had written them between the digest and then (`stale`; dirty.h). Renews the
+ * digests of the others, so that the next forced sync, and the segment's end, need not.
  */
 static uint64_t skip_equal(struct lockstep *ls, const uint64_t *stale)
 {

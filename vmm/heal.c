@@ -127,6 +127,21 @@ static int send_changed(struct lockstep *ls, uint64_t since_position)
     return rc;
 }
 
+/* The registers at the positions up to that one, so that the backup finds the first at which they differed. */
+static int send_registers(struct lockstep *ls, uint64_t up_to)
+{
+    uint64_t from = up_to > REGISTER_RING_TOLD ? up_to - REGISTER_RING_TOLD + 1 : 1;
+    int rc = 0;
+
+    for (uint64_t position = from; rc == 0 && position <= up_to; position++) {
+        const struct kvm_regs *regs = register_ring_at(ls->registers, position);
+
+        if (regs != NULL)
+            rc = transfer_registers(&ls->heal.transfer, position, regs);
+    }
+    return rc;
+}
+
 static int begin(struct lockstep *ls, uint64_t asked)
 {
     struct event_start start = { .transfer = 1, .verify = ls->verify->each_position };
@@ -145,6 +160,8 @@ static int begin(struct lockstep *ls, uint64_t asked)
     rc = verify_renew(ls->verify, ls);
     if (rc == 0)
         rc = transfer_start(&heal->transfer, &start);
+    if (rc == 0)
+        rc = send_registers(ls, asked & WORD_POSITION_MASK);
     if (rc == 0)
         rc = send_changed(ls, asked & WORD_POSITION_MASK);
     fault_point("heal-begun");

@@ -71,6 +71,8 @@ uint64_t lockstep_frames_sent(const struct lockstep *ls)
 
 void lockstep_chain_registers(struct lockstep *ls)
 {
+    if (ls->registers != NULL)
+        register_ring_put(ls->registers, ls->machine.position, vcpu_regs(&ls->machine.vcpu));
     ls->register_chain = XXH3_64bits_withSeed(vcpu_regs(&ls->machine.vcpu), sizeof(struct kvm_regs), ls->register_chain);
 }
 

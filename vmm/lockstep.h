@@ -32,6 +32,7 @@
 #include "vmm/machine.h"
 #include "vmm/pace.h"
 #include "vmm/protect.h"
+#include "vmm/register_ring.h"
 #include "vmm/verify.h"
 
 struct difference;
@@ -109,6 +110,7 @@ struct lockstep {
     uint64_t frames_built;
     uint64_t output_digest;    /* chain over the frames built */
     uint64_t register_chain;   /* over positions: XXH3-64 of struct kvm_regs on arrival, seeded with the one before */
+    struct register_ring *registers; /* of a pair; else NULL */
     uint64_t output_lsn;       /* of the OUTPUT record that this position's frames and shared writes wait for */
     bool output_pending;       /* something was held at this position */
     uint64_t output_ns;        /* when the position's first frame was held; 0: none was */

@@ -3,15 +3,9 @@
 #define FTVMM_VMM_RAM_DIGEST_H
 
 #include <stdint.h>
-#include <xxhash.h>
-
-#include "vmm/guest_memory.h"
 
 /* XXH3-64 of the page's contents, seeded with its number, so that a sum over pages is the digest of RAM and
  * two pages that changed places do not cancel out. */
-static inline uint64_t page_digest(const uint8_t *page, uint64_t number)
-{
-    return XXH3_64bits_withSeed(page, GUEST_PAGE_BYTES, number);
-}
+uint64_t page_digest(const uint8_t *page, uint64_t number);
 
 #endif

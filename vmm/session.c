@@ -309,8 +309,10 @@ static int session_open(struct session *session)
     if (rc == 0)
         rc = open_arbiter(session);
     strncpy(hello.vm, options->vm, sizeof(hello.vm) - 1);
-    if (rc == 0 && ls->arbiter != NULL)
-        rc = open_protector(session, &hello);
+    if (rc == 0 && ls->arbiter != NULL) {
+        ls->registers = calloc(1, sizeof(*ls->registers));
+        rc = ls->registers != NULL ? open_protector(session, &hello) : -ENOMEM;
+    }
     if (rc < 0 || options->peer == NULL)
         return rc;
     hello.generation = COUNT_GET(ls->generation);
@@ -546,6 +548,7 @@ static void session_close(struct session *session)
     if (COUNT_GET(ls->instructions) != 0)
         close(COUNT_GET(ls->instructions) - 1);
     free(ls->unsent_pages);
+    free(ls->registers);
     free(ls->console_in);
     free(ls->console_out);
     pthread_mutex_destroy(&ls->channel_lock);

@@ -317,6 +317,8 @@ static const char *state_name(const struct lockstep *ls)
         return "ended";
     if (!atomic_load_explicit(&ls->opened, memory_order_acquire))
         return "joining";
+    if (!COUNT_GET(ls->running) && COUNT_GET(ls->heal.word) != 0)
+        return "healing";
     return COUNT_GET(ls->running) ? "running" : "starting";
 }
 

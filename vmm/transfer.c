@@ -72,6 +72,21 @@ int transfer_list(struct transfer *transfer, const struct event_segment_page *li
     return transfer->pause(transfer->ctx, false);
 }
 
+int transfer_registers(struct transfer *transfer, uint64_t position, const struct kvm_regs *regs)
+{
+    struct vcpu_registers *registers;
+    void *payload;
+    int rc = open_record(transfer, EVENT_VERIFY, position, sizeof(*registers), &payload);
+
+    if (rc < 0)
+        return rc;
+    registers = payload;
+    memset(registers, 0, sizeof(*registers));
+    registers->regs = *regs;
+    seal_record(transfer, sizeof(*registers));
+    return transfer->pause(transfer->ctx, false);
+}
+
 /* Of what travels in one record, so that both sides digest the same bytes, whatever the guest writes meanwhile. */
 static void digest_pages(struct lockstep *ls, const void *payload, size_t bytes)
 {

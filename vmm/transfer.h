@@ -37,6 +37,8 @@ uint64_t transfer_all_bytes(const struct transfer *transfer);
 int transfer_start(struct transfer *transfer, const struct event_start *start);
 /* SEGMENT_PAGES: pages that this machine has changed, of `count` (1 to 4096). Only where a machine is sent anew (heal.h). */
 int transfer_list(struct transfer *transfer, const struct event_segment_page *list, size_t count);
+/* VERIFY, of a position that has long been: the general registers there. Where a machine is sent anew, too. */
+int transfer_registers(struct transfer *transfer, uint64_t position, const struct kvm_regs *regs);
 /* All pages and blocks that are marked; what the guest writes meanwhile may be marked again when it returns. */
 int transfer_round(struct transfer *transfer);
 /* MACHINE, for the next position, which the caller makes of this instant. The vCPU is complete. *lsn: of the record. */

@@ -44,7 +44,8 @@ void verify_begin(struct verify *verify, const struct lockstep *ls);
 
 /* Digests what was written since the last segment, as the end of one does. 0 or -errno. */
 int verify_renew(struct verify *verify, struct lockstep *ls);
-/* Virtual time from one segment to the next: as asked for, or so long that digesting is a fiftieth of it. */
+/* Virtual time from one segment to the next: as asked for, or so long that digesting is a fiftieth of it, at most ten
+ * times as long. */
 uint64_t verify_segment_ns(const struct verify *verify, uint64_t asked_ns);
 /* Primary, on arrival at a position. 0 or -errno. */
 int verify_log(struct verify *verify, struct lockstep *ls);

@@ -1,26 +1,29 @@
 /*
  * What compressing the pages of forced syncs would cost and give: reads a log (`ftvmm record`) and does with each page that
  * its forced syncs carry what could be done with it: copying, digesting (XXH3), the record's checksum (CRC-32C), LZ4 there and
- * back. Printed: ns a page of each, and the bytes that LZ4 leaves.
+ * back. Printed: ns a page of each (median), and the bytes that LZ4 leaves.
  *   page-costs LOG
  */
 #include <lz4.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "base/clock.h"
 #include "channel/channel.h"
 #include "channel/record.h"
 #include "vmm/event.h"
 #include "vmm/guest_memory.h"
+#include "vmm/ram_digest.h"
 
 enum work { WORK_COPY, WORK_XXH3, WORK_CRC, WORK_PACK, WORK_UNPACK, WORKS };
 static const char *const names[] = { "copy", "xxh3", "crc32c", "lz4", "lz4 back" };
 
+#define SAMPLES_MAX (1u << 20)
+
 static struct {
     uint64_t pages, zero_pages, packed_bytes, smaller_by_half;
-    uint64_t ns[WORKS];
+    uint32_t ns[WORKS][SAMPLES_MAX]; /* of the first pages */
     uint64_t sink;
 } costs;
 
@@ -34,7 +37,7 @@ static void work_page(const uint8_t *page)
 
         switch (work) {
         case WORK_COPY: memcpy(copy, page, GUEST_PAGE_BYTES); break;
-        case WORK_XXH3: costs.sink += XXH3_64bits(page, GUEST_PAGE_BYTES); break;
+        case WORK_XXH3: costs.sink += page_digest(page, 0); break;
         case WORK_CRC: costs.sink += crc32c(0, page, GUEST_PAGE_BYTES); break;
         case WORK_PACK:
             packed_bytes = LZ4_compress_default((const char *)page, (char *)packed, GUEST_PAGE_BYTES, sizeof(packed));
@@ -45,11 +48,19 @@ static void work_page(const uint8_t *page)
             break;
         case WORKS: break;
         }
-        costs.ns[work] += clock_now_ns() - began_ns;
+        if (costs.pages < SAMPLES_MAX)
+            costs.ns[work][costs.pages] = (uint32_t)(clock_now_ns() - began_ns);
     }
     costs.pages++;
     costs.packed_bytes += (uint64_t)packed_bytes;
     costs.smaller_by_half += packed_bytes < (int)GUEST_PAGE_BYTES / 2;
+}
+
+static int compare(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+    return (x > y) - (x < y);
 }
 
 static void work_record(const struct channel_record *record)
@@ -94,8 +105,12 @@ int main(int argc, char **argv)
     }
     printf("pages %llu, of zeroes besides %llu; digest of all %llx\n", (unsigned long long)costs.pages,
            (unsigned long long)costs.zero_pages, (unsigned long long)costs.sink);
-    for (enum work work = 0; work < WORKS; work++)
-        printf("%-9s %8.0f ns a page\n", names[work], (double)costs.ns[work] / (double)costs.pages);
+    for (enum work work = 0; work < WORKS; work++) {
+        size_t samples = costs.pages < SAMPLES_MAX ? costs.pages : SAMPLES_MAX;
+
+        qsort(costs.ns[work], samples, sizeof(costs.ns[work][0]), compare);
+        printf("%-9s %8u ns a page\n", names[work], costs.ns[work][samples / 2]);
+    }
     printf("lz4 leaves %.0f bytes of 4096; less than half of %.0f %% of the pages\n",
            (double)costs.packed_bytes / (double)costs.pages, 100.0 * (double)costs.smaller_by_half / (double)costs.pages);
     return 0;

@@ -454,7 +454,7 @@ class Results(unittest.TestCase):
         for args, code, words in (((), 2, "--live"), (("--log", log), 2, "before them"),
                                   (("--status", log), 1, "no status file"),
                                   (("--status", status, "--log", status), 1, "no summary"),
-                                  (("--status", self.path("nowhere")), 1, "does not open"),
+                                  (("--status", self.path("nowhere")), 1, "cannot read"),
                                   (("--status", status, "--live", "127.0.0.1:1"), 2, "--live"),
                                   (("--live", f"127.0.0.1:{free_port()}"), 1, "no metrics")):
             self.assertIn(words, self.ftbench("determinism", *args, status=code).stderr)

@@ -242,6 +242,7 @@ static void run_main(struct corner_run run)
     outcome->compared = COUNT_GET(ls->positions_compared);
     outcome->segments = COUNT_GET(ls->segments_compared);
     outcome->forced_syncs = COUNT_GET(ls->forced_syncs);
+    outcome->forced_skipped_pages = COUNT_GET(ls->forced_skipped_pages);
     outcome->window_steps = COUNT_GET(ls->machine.vcpu.window_steps);
     outcome->user_tsc_reads = COUNT_GET(ls->machine.user_tsc_reads);
     outcome->frames = ls->frames_built;

@@ -331,20 +331,49 @@ cJSON *host_difference(const struct host *host, unsigned number)
     return report;
 }
 
-void host_spoil(const struct host *host)
+/* The guest's RAM in that process: a descriptor for pread and pwrite, and where it begins. */
+static int memory_open(const struct host *host, unsigned long long *base)
 {
-    uint64_t base = host_ram_at(host);
-    char path[64], byte = 0x55;
+    char path[64];
     int memory;
 
+    *base = host_ram_at(host);
     snprintf(path, sizeof(path), "/proc/%d/mem", (int)host->pid);
-    memory = open(path, O_WRONLY);
+    memory = open(path, O_RDWR);
     assert_true(memory >= 0);
+    return memory;
+}
+
+void host_spoil(const struct host *host)
+{
+    unsigned long long base;
+    int memory = memory_open(host, &base);
+    char byte = 0x55;
+
     for (unsigned page = 0; page < 4096; page++)
         if (pwrite(memory, &byte, 1, (off_t)(base + 0x2000000 + page * 4096ull + 16)) != 1) {
             assert_true(page > 0); /* it has found out, and died of a fault */
             break;
         }
+    close(memory);
+}
+
+void host_spoil_code(const struct host *host)
+{
+    static const uint8_t shift[] = { 0x48, 0xc1, 0xe9, 0x1d }; /* shr $29, %rcx */
+    static uint8_t ram[64 << 20];
+    const uint8_t *code, *at;
+    unsigned long long base;
+    int memory = memory_open(host, &base);
+    uint8_t other = 28;
+
+    for (size_t bytes = 0; bytes < sizeof(ram); bytes += 1 << 20)
+        assert_int_equal(pread(memory, ram + bytes, 1 << 20, (off_t)(base + bytes)), 1 << 20);
+    code = memmem(ram, sizeof(ram), guest_code, (size_t)(guest_code_end - guest_code));
+    assert_non_null(code);
+    at = memmem(code, (size_t)(guest_code_end - guest_code), shift, sizeof(shift));
+    assert_non_null(at);
+    assert_int_equal(pwrite(memory, &other, 1, (off_t)(base + (size_t)(at + 3 - ram))), 1);
     close(memory);
 }
 

@@ -19,6 +19,8 @@ struct host {
 
 /* A byte in each page that the guest writes is changed behind its back, where it does not look. */
 void host_spoil(const struct host *host);
+/* An instruction of its guest is another from now on. */
+void host_spoil_code(const struct host *host);
 /* What this backup saved of the difference with this number, from 1. The caller deletes it; the test fails if it is none. */
 cJSON *host_difference(const struct host *host, unsigned number);
 

@@ -157,6 +157,8 @@ static void a_difference_is_found_and_healed(void **state)
 {
     char arguments[160];
     struct host live, backup;
+    const cJSON *first;
+    cJSON *report;
 
     (void)state;
     snprintf(arguments, sizeof(arguments), "--listen shm:many-%d-heal", (int)getpid());
@@ -166,7 +168,6 @@ static void a_difference_is_found_and_healed(void **state)
     host_await(&live, "primary", true);
     host_await_number(&live, "lockstep", "positions", 300);
     for (unsigned times = 1; times <= 2; times++) {
-        cJSON *report;
         unsigned pages, since;
 
         host_spoil(times == 1 ? &backup : &live); /* the primary's is the one that counts, whatever it is */
@@ -185,6 +186,15 @@ static void a_difference_is_found_and_healed(void **state)
         assert_true(cJSON_GetArraySize(cJSON_GetObjectItem(report, "last_records")) > 10);
         cJSON_Delete(report);
     }
+    host_spoil_code(&backup); /* now the registers differ, and no --verify is there to say which */
+    host_await_number(&backup, "lockstep", "healed", 3);
+    host_await(&live, "primary", true);
+    report = host_difference(&backup, 3);
+    first = cJSON_GetObjectItem(report, "first_register");
+    assert_non_null(cJSON_GetStringValue(cJSON_GetObjectItem(first, "name")));
+    assert_true(cJSON_GetNumberValue(cJSON_GetObjectItem(first, "position")) <=
+                cJSON_GetNumberValue(cJSON_GetObjectItem(report, "position")));
+    cJSON_Delete(report);
     kill(live.pid, SIGKILL);
     assert_int_equal(WTERMSIG(host_end(&live)), SIGKILL);
     host_await(&backup, "alone", false);
