@@ -20,7 +20,7 @@
 #define TURNS_PER_LOOK 64 /* at the clock */
 #define DRAIN_NS (2 * NS_PER_S)
 #define MTU 1500u
-#define QUEUE_FRAMES 1024u
+#define QUEUE_FRAMES 256u /* as ftvmm has it */
 
 static const uint8_t everybody[6];
 static const struct net_offload finished;
@@ -44,7 +44,7 @@ static void fill(uint8_t *frame, uint32_t bytes)
 
 static int way_open(struct way *way, enum forwarder forwarder, const char *text)
 {
-    const struct net_options options = { .port = text, .mtu = MTU, .receive_frames = QUEUE_FRAMES };
+    const struct net_options options = { .port = text, .mtu = MTU, .receive_frames = 0 };
 
     if (forwarder == FORWARD_NET)
         return net_open(&way->net, &options);

@@ -19,12 +19,15 @@
 
 #define RECEIVE_DESCRIPTORS 512u
 #define TRANSMIT_DESCRIPTORS 512u
-/* Both queues full and a burst in each hand, rounded to what suits a mempool (2^n - 1). */
+/* Both queues full, a burst in each hand and two threads' caches, rounded to what suits a mempool (2^n - 1). */
 #define POOL_MBUFS 2047u
 /* The same for frames so large that they would need too much of EAL's memory. */
 #define LARGE_FRAME_BYTES 4096u
 #define LARGE_DESCRIPTORS 256u
 #define LARGE_POOL_MBUFS 1023u
+/* Kept by each thread that DPDK knows, up to half as many more: the one that opens the port, and the one that polls it
+ * (eal_thread_begin). */
+#define POOL_CACHE_MBUFS 128u
 /* AF_XDP's driver takes 2048 at once for the kernel to fill, and has as many in its other rings. */
 #define XDP_POOL_MBUFS 8191u
 #define DEVICE_MAX_BYTES 256u
@@ -311,8 +314,7 @@ static int make_pool(struct port *port, const struct device *device)
     if (room_bytes < RTE_MBUF_DEFAULT_BUF_SIZE)
         room_bytes = RTE_MBUF_DEFAULT_BUF_SIZE;
     snprintf(name, sizeof(name), "ftvmm_%u", next_pool++);
-    /* No per-lcore caches: the I/O thread is not one of EAL's. */
-    port->pool = rte_pktmbuf_pool_create(name, device->buffers, 0, 0, (uint16_t)room_bytes,
+    port->pool = rte_pktmbuf_pool_create(name, device->buffers, POOL_CACHE_MBUFS, 0, (uint16_t)room_bytes,
                                          rte_eth_dev_socket_id(port->id));
     if (port->pool != NULL)
         return 0;
