@@ -15,6 +15,7 @@ static const struct workload {
     { "counter", "pipelined INCRs on one redis key: is any acknowledged increment lost?", counter_main },
     { "channel", "the logging channel: latency and throughput, held against bare loops in the same run", channel_main },
     { "guest", "requests to a protected guest, held against the same guest unprotected; their steps", guest_main },
+    { "net", "frames forwarded, held against testpmd; throughput of a protected guest, held against it unprotected", net_main },
     { "overhead", "programs in a protected guest, held against the same guest unprotected", overhead_main },
     { "failover", "a script's failovers, one after the other: how long each step takes", failover_main },
     { "sim", "what measured steps predict for other hardware: a model", sim_main },

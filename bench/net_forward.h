@@ -30,5 +30,11 @@ struct forward_count {
 
 /* In a process of its own, which ends after it: EAL starts once a process, and it pins itself. 0 or -errno, said. */
 int forward_by_us(enum forwarder forwarder, const struct forward_order *order, struct forward_count *count);
+/* The same with dpdk-testpmd, which is started for it. -ENOENT: it is not installed. */
+int forward_by_testpmd(const struct forward_order *order, struct forward_count *count);
+
+/* net.c calls the two; argv[0] is "forward" or "guest". The exit status. */
+int net_forward_main(int argc, char **argv);
+int net_guest_main(int argc, char **argv);
 
 #endif

@@ -4,6 +4,7 @@
 
 int channel_main(int argc, char **argv);
 int guest_main(int argc, char **argv);
+int net_main(int argc, char **argv);
 int overhead_main(int argc, char **argv);
 int failover_main(int argc, char **argv);
 int sim_main(int argc, char **argv);
