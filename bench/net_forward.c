@@ -302,6 +302,18 @@ static int run_rounds(struct forward_run *run)
 
 /* ---- showing ---- */
 
+static void print_one(const struct bench_result *result, const char *what, uint32_t bytes, enum forwarder forwarder,
+                      FILE *out)
+{
+    const struct metric *metric;
+    char name[64];
+
+    snprintf(name, sizeof(name), "%s.%uB.%s", what, bytes, forwarders[forwarder].name);
+    metric = result_find(result, name);
+    if (metric != NULL)
+        result_print_metric(metric, out);
+}
+
 static void print(const struct forward_run *run, FILE *out)
 {
     const struct bench_result *result = &run->result;
@@ -314,8 +326,10 @@ static void print(const struct forward_run *run, FILE *out)
     for (unsigned i = 0; i < FORWARDERS; i++)
         fprintf(out, "  %-9s %s\n", forwarders[i].name, forwarders[i].words);
     result_print_metrics_head("frames a second (cpu: while its thread ran)", out);
-    result_print_metrics(result, METRIC_OURS, true, out);
-    result_print_metrics(result, METRIC_YARDSTICK, true, out);
+    for (unsigned i = 0; i < run->size_count * FORWARDERS; i++) {
+        print_one(result, "cpu_frames_per_s", run->sizes[i / FORWARDERS], i % FORWARDERS, out);
+        print_one(result, "frames_per_s", run->sizes[i / FORWARDERS], i % FORWARDERS, out);
+    }
     result_print_metrics_head("of testpmd's, by round", out);
     result_print_metrics(result, METRIC_RATIO, false, out);
     result_print_goals(result, out);
