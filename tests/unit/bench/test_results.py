@@ -184,7 +184,8 @@ class Results(unittest.TestCase):
         """Runs a workload once for all tests, and holds its JSON against the schema."""
         if name not in self.made:
             path = self.path(name + ".json")
-            self.ftbench(args[0], "--json", path, *args[1:])
+            words = 2 if args[0] == "net" else 1 # before the options
+            self.ftbench(*args[:words], "--json", path, *args[words:])
             with open(path, encoding="utf-8") as file:
                 result = json.load(file)
             self.validator.validate(result)
@@ -225,7 +226,7 @@ class Results(unittest.TestCase):
         """Two real servers, as they run in the two guests."""
         if not self.servers:
             for port in (free_port(), free_port()):
-                server = subprocess.Popen(["iperf3", "-s", "-B", "127.0.0.1", "-p", str(port)],
+                server = subprocess.Popen(["iperf3", "-s", "--forceflush", "-B", "127.0.0.1", "-p", str(port)],
                                           stdout=subprocess.PIPE, text=True)
                 server.port = port
                 self.servers.append(server)
