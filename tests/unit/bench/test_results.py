@@ -344,7 +344,7 @@ class Results(unittest.TestCase):
             for ours in ("port", "net"):
                 wall, cpu = (self.values(result, f"{clock}.{size}.{ours}")[0]
                              for clock in ("frames_per_s", "cpu_frames_per_s"))
-                self.assertTrue(0 < wall < 1.05 * cpu, (wall, cpu)) # no thread runs for longer than it takes
+                self.assertTrue(0 < wall < 1.05 * cpu, (wall, cpu))  # no thread runs for longer than it takes
         goal, = result["goals"]
         if shutil.which("dpdk-testpmd") is None:
             self.assertIn("dpdk-dev", result["notes"])
