@@ -329,7 +329,7 @@ int port_open(struct port *port, const char *text, uint32_t mtu)
     int error;
 
     memset(port, 0, sizeof(*port));
-    port->link_fd = -1;
+    port->link_fd = port->packet_fd = -1;
     error = parse_device(text, mtu, &device);
     if (error == 0 && device.interface[0] != '\0')
         error = interface_check(device.interface, mtu);
@@ -354,6 +354,8 @@ int port_open(struct port *port, const char *text, uint32_t mtu)
         goto fail;
     if (device.interface[0] != '\0')
         interface_stop_merging(device.interface);
+    if (after(device.name, "net_af_packet") != NULL) /* DPDK 22.11's driver does not count them */
+        port->packet_fd = interface_packet_socket(device.interface);
     return 0;
 fail:
     port_close(port);
@@ -367,7 +369,9 @@ void port_look(struct port *port, struct port_look *look)
 
     if (rte_eth_stats_get(port->id, &statistics) != 0)
         memset(&statistics, 0, sizeof(statistics));
-    look->missed = statistics.imissed + statistics.ierrors + statistics.rx_nombuf;
+    if (port->packet_fd >= 0)
+        port->packet_drops += interface_packet_drops(port->packet_fd);
+    look->missed = statistics.imissed + statistics.ierrors + statistics.rx_nombuf + port->packet_drops;
     look->lost_sending = statistics.oerrors;
     if (port->link_fd >= 0) /* the drivers on top of an interface say "up" whatever happens */
         look->link_up = interface_runs(port->link_fd, port->interface);

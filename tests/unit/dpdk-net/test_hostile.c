@@ -150,7 +150,7 @@ static void flood_of_the_wire_is_counted_and_costs_no_memory(void **state)
             size_t bytes = make_frame(kind);
 
             count += send(fd, frame, bytes, 0) == (ssize_t)bytes;
-            if (i % 16 == 0)
+            if (kind != 0 && i % 16 == 0) /* of the smallest ones nobody looks: the kernel's ring overflows */
                 net_poll_live(net, UINT64_MAX);
         }
         assert_true(count > FLOOD_FRAMES / 2);
@@ -164,7 +164,9 @@ static void flood_of_the_wire_is_counted_and_costs_no_memory(void **state)
         }
         assert_true(received(net) - arrived + dropped_arriving(net) - dropped >= count);
         net_get_statistics(net, &statistics);
-        assert_true(statistics.received <= 3 * RECEIVE_FRAMES * 512u); /* the byte ring's room, at most */
+        assert_true(statistics.received <= RECEIVE_FRAMES); /* nobody has taken any */
+        if (kind == 0)
+            assert_true(statistics.dropped_port_missed > count / 2);
         if (kind == 1)
             assert_true(statistics.dropped_oversize >= count);
     }
