@@ -2,9 +2,9 @@
  * ftbench net forward: frames that go round between two memif ports joined by a cable, forwarded by dpdk-net and by
  * dpdk-testpmd, one after the other on the same CPU, in rounds of which each has an order of its own.
  *
- * The frames go round, so that nobody need make them: a generator takes from and gives to two memif ports of its own, which is
- * all that testpmd does, and so it would be measured rather than testpmd. What counts is the time that the forwarding
- * thread was running: another program on its CPU does not make the one look slower than the other.
+ * The frames go round, so that nobody need make them: a generator takes from and gives to two memif ports of its own,
+ * which is all that testpmd does, and so it would be measured rather than testpmd. What counts is the time that the
+ * forwarding thread was running: another program on its CPU does not make the one look slower than the other.
  */
 #include "bench/net_forward.h"
 
@@ -30,20 +30,20 @@
 #include "bench/statistics.h"
 
 #define EXIT_NOT_MEASURED 1
-#define EXIT_USAGE 2
-#define SIZES_MAX 8
-#define FRAME_MIN 60u
-#define FRAME_MAX 1514u
-#define START_LIMIT_NS (60 * NS_PER_S) /* of our process, besides its run */
-#define GOAL 0.8
+#define EXIT_USAGE        2
+#define SIZES_MAX         8
+#define FRAME_MIN         60u
+#define FRAME_MAX         1514u
+#define START_LIMIT_NS    (60 * NS_PER_S) /* of our process, besides its run */
+#define GOAL              0.8
 
 static const struct {
     const char *name, *words;
     enum metric_role role;
 } forwarders[FORWARDERS] = {
-    [FORWARD_PORT] = { "port", "dpdk-net: port, receive queue, port", METRIC_OURS },
-    [FORWARD_NET] = { "net", "dpdk-net: the same and the hold queue", METRIC_OURS },
-    [FORWARD_TESTPMD] = { "testpmd", "dpdk-testpmd, io mode", METRIC_YARDSTICK },
+    [FORWARD_PORT] = {"port", "dpdk-net: port, receive queue, port", METRIC_OURS},
+    [FORWARD_NET] = {"net", "dpdk-net: the same and the hold queue", METRIC_OURS},
+    [FORWARD_TESTPMD] = {"testpmd", "dpdk-testpmd, io mode", METRIC_YARDSTICK},
 };
 
 struct forward_run {
@@ -59,19 +59,21 @@ struct forward_run {
 
 static void print_help(void)
 {
-    printf("usage: ftbench net forward [OPTION...]\n\n"
-           "Frames go round between two memif ports, forwarded by dpdk-net (its port path, as ftvmm uses it, and all of\n"
-           "it with the hold queue) and by dpdk-testpmd in io mode, on the same CPU, in alternating rounds.\n\n"
-           "  --sizes N,...        bytes of the frames, %u to %u; default 64,512,1500\n"
-           "  --rounds N           default 7\n"
-           "  --run-ms N           of each measurement, default 300\n"
-           "  --warmup-ms N        before it, not counted, default 100\n"
-           "  --cpu N              where all of them forward; default: the last one that this process may use\n"
-           "  --no-testpmd         without the yardstick (Debian's package dpdk-dev)\n"
-           "  --seed N             of the order within a round, default 1\n"
-           "  --note TEXT          about the machine; goes into the result\n"
-           "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
-           "exit status: 0 measured, 1 not measured, 2 usage\n", FRAME_MIN, FRAME_MAX);
+    printf(
+        "usage: ftbench net forward [OPTION...]\n\n"
+        "Frames go round between two memif ports, forwarded by dpdk-net (its port path, as ftvmm uses it, and all of\n"
+        "it with the hold queue) and by dpdk-testpmd in io mode, on the same CPU, in alternating rounds.\n\n"
+        "  --sizes N,...        bytes of the frames, %u to %u; default 64,512,1500\n"
+        "  --rounds N           default 7\n"
+        "  --run-ms N           of each measurement, default 300\n"
+        "  --warmup-ms N        before it, not counted, default 100\n"
+        "  --cpu N              where all of them forward; default: the last one that this process may use\n"
+        "  --no-testpmd         without the yardstick (Debian's package dpdk-dev)\n"
+        "  --seed N             of the order within a round, default 1\n"
+        "  --note TEXT          about the machine; goes into the result\n"
+        "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
+        "exit status: 0 measured, 1 not measured, 2 usage\n",
+        FRAME_MIN, FRAME_MAX);
 }
 
 static bool last_cpu(unsigned *cpu)
@@ -90,17 +92,17 @@ static int parse_options(struct forward_run *run, int argc, char **argv)
 {
     enum { SIZES = 1, ROUNDS, RUN_MS, WARMUP_MS, CPU, NO_TESTPMD, SEED, NOTE, HELP };
     static const struct option known[] = {
-        { "sizes", required_argument, NULL, SIZES },
-        { "rounds", required_argument, NULL, ROUNDS },
-        { "run-ms", required_argument, NULL, RUN_MS },
-        { "warmup-ms", required_argument, NULL, WARMUP_MS },
-        { "cpu", required_argument, NULL, CPU },
-        { "no-testpmd", no_argument, NULL, NO_TESTPMD },
-        { "seed", required_argument, NULL, SEED },
-        { "note", required_argument, NULL, NOTE },
+        {"sizes", required_argument, NULL, SIZES},
+        {"rounds", required_argument, NULL, ROUNDS},
+        {"run-ms", required_argument, NULL, RUN_MS},
+        {"warmup-ms", required_argument, NULL, WARMUP_MS},
+        {"cpu", required_argument, NULL, CPU},
+        {"no-testpmd", no_argument, NULL, NO_TESTPMD},
+        {"seed", required_argument, NULL, SEED},
+        {"note", required_argument, NULL, NOTE},
         ARGUMENT_FILES,
-        { "help", no_argument, NULL, HELP },
-        { NULL, 0, NULL, 0 },
+        {"help", no_argument, NULL, HELP},
+        {NULL, 0, NULL, 0},
     };
     bool good = last_cpu(&run->cpu);
     uint64_t number;
@@ -177,7 +179,7 @@ static void pass_on(int words)
 
 static void become_forwarder(enum forwarder forwarder, const struct forward_order *order, int answer, int words)
 {
-    struct outcome outcome = { 0 };
+    struct outcome outcome = {0};
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     dup2(words, STDERR_FILENO);
@@ -189,8 +191,8 @@ static int forward_in_child(enum forwarder forwarder, const struct forward_order
 {
     uint64_t limit_ns = START_LIMIT_NS + 10 * (order->run_ns + order->warmup_ns);
     int pipes[2], words = memfd_create("words", MFD_CLOEXEC);
-    struct outcome outcome = { .result = -EPIPE };
-    struct pollfd ready = { .events = POLLIN };
+    struct outcome outcome = {.result = -EPIPE};
+    struct pollfd ready = {.events = POLLIN};
     pid_t child;
 
     if (words < 0 || pipe2(pipes, O_CLOEXEC) != 0) {
@@ -223,7 +225,8 @@ static int forward_in_child(enum forwarder forwarder, const struct forward_order
     return outcome.result;
 }
 
-static void add_count(struct forward_run *run, enum forwarder forwarder, uint32_t bytes, const struct forward_count *count)
+static void add_count(struct forward_run *run, enum forwarder forwarder, uint32_t bytes,
+                      const struct forward_count *count)
 {
     char name[64];
 
@@ -239,9 +242,12 @@ static void add_count(struct forward_run *run, enum forwarder forwarder, uint32_
 
 static int measure(struct forward_run *run, enum forwarder forwarder, uint32_t bytes)
 {
-    const struct forward_order order = { .socket = run->socket, .frame_bytes = bytes, .cpu = run->cpu,
-                                         .warmup_ns = run->warmup_ns, .run_ns = run->run_ns };
-    struct forward_count count = { 0 };
+    const struct forward_order order = {.socket = run->socket,
+                                        .frame_bytes = bytes,
+                                        .cpu = run->cpu,
+                                        .warmup_ns = run->warmup_ns,
+                                        .run_ns = run->run_ns};
+    struct forward_count count = {0};
     int result;
 
     (void)unlink(run->socket);
@@ -266,7 +272,7 @@ static int measure(struct forward_run *run, enum forwarder forwarder, uint32_t b
 
 static void add_ratios(struct forward_run *run, uint32_t bytes)
 {
-    static const char *const clocks[] = { "cpu_frames_per_s", "frames_per_s" }, *const suffixes[] = { "", ".wall" };
+    static const char *const clocks[] = {"cpu_frames_per_s", "frames_per_s"}, *const suffixes[] = {"", ".wall"};
 
     for (unsigned i = 0; i < FORWARD_TESTPMD; i++)
         for (unsigned clock = 0; clock < 2; clock++) {
@@ -318,9 +324,11 @@ static void print(const struct forward_run *run, FILE *out)
 {
     const struct bench_result *result = &run->result;
 
-    fprintf(out, "net forward, %u frames go round between two memif ports, CPU %u, %u rounds of %llu ms, seed %llu, %.1f s\n",
-            FORWARD_FRAMES, run->cpu, run->rounds, (unsigned long long)(run->run_ns / NS_PER_MS),
-            (unsigned long long)run->seed, result->seconds);
+    fprintf(
+        out,
+        "net forward, %u frames go round between two memif ports, CPU %u, %u rounds of %llu ms, seed %llu, %.1f s\n",
+        FORWARD_FRAMES, run->cpu, run->rounds, (unsigned long long)(run->run_ns / NS_PER_MS),
+        (unsigned long long)run->seed, result->seconds);
     result_print_machine(&result->machine, "machine", out);
     result_print_noise(result, out);
     for (unsigned i = 0; i < FORWARDERS; i++)

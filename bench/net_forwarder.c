@@ -17,11 +17,11 @@
 #include "dpdk-net/net.h"
 #include "dpdk-net/port.h"
 
-#define LINK_WAIT_NS (10 * NS_PER_S)
+#define LINK_WAIT_NS   (10 * NS_PER_S)
 #define TURNS_PER_LOOK 64 /* at the clock */
-#define DRAIN_NS (2 * NS_PER_S)
-#define MTU 1500u
-#define QUEUE_FRAMES 256u /* as ftvmm has it */
+#define DRAIN_NS       (2 * NS_PER_S)
+#define MTU            1500u
+#define QUEUE_FRAMES   256u /* as ftvmm has it */
 
 static const uint8_t everybody[6];
 static const struct net_offload finished;
@@ -34,7 +34,7 @@ struct way {
 
 static void fill(uint8_t *frame, uint32_t bytes)
 {
-    static const uint8_t head[14] = { 0x52, 0x54, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 2, 0x88, 0xb5 };
+    static const uint8_t head[14] = {0x52, 0x54, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 2, 0x88, 0xb5};
 
     memcpy(frame, head, sizeof(head));
     for (uint32_t i = sizeof(head); i < bytes; i++)
@@ -45,7 +45,7 @@ static void fill(uint8_t *frame, uint32_t bytes)
 
 static int way_open(struct way *way, enum forwarder forwarder, const char *text)
 {
-    const struct net_options options = { .port = text, .mtu = MTU, .receive_frames = 0 };
+    const struct net_options options = {.port = text, .mtu = MTU, .receive_frames = 0};
 
     if (forwarder == FORWARD_NET)
         return net_open(&way->net, &options);
@@ -92,7 +92,7 @@ static unsigned turn_port(struct way *from, struct way *to)
 
     port_receive(&from->port, &from->receive);
     for (; count < PORT_BURST && (slot = frame_ring_at(&from->receive.ring, count)) != NULL; count++)
-        frames[count] = (struct port_frame){ .data = slot->data, .bytes = slot->bytes };
+        frames[count] = (struct port_frame){.data = slot->data, .bytes = slot->bytes};
     sent = count > 0 ? port_send(&to->port, frames, count) : 0;
     frame_ring_release(&from->receive.ring, sent);
     return sent;
@@ -130,7 +130,7 @@ static int inject(struct way ways[2], uint32_t bytes)
 
     fill(data, bytes);
     for (unsigned i = 0; i < PORT_BURST; i++)
-        frames[i] = (struct port_frame){ .data = data, .bytes = bytes };
+        frames[i] = (struct port_frame){.data = data, .bytes = bytes};
     for (unsigned i = 0; i < 2 * FORWARD_BURSTS; i++) {
         struct way *way = &ways[i & 1];
         unsigned taken = 0;

@@ -1,7 +1,7 @@
 /*
  * ftbench net guest: how fast TCP goes into and out of a protected guest and the same guest unprotected, in alternating
- * rounds, by iperf3, and how much log that makes. Table 2 of "The design of a practical system for fault-tolerant virtual
- * machines" (Scales, Nelson, Venkitachalam, 2010).
+ * rounds, by iperf3, and how much log that makes. Table 2 of "The design of a practical system for fault-tolerant
+ * virtual machines" (Scales, Nelson, Venkitachalam, 2010).
  *
  * In each guest `iperf3 -s` runs; the client is started from here for each measurement, and its JSON read.
  */
@@ -27,14 +27,14 @@
 #include "bench/statistics.h"
 
 #define EXIT_NOT_MEASURED 1
-#define EXIT_USAGE 2
-#define IPERF_PORT 5201
-#define SIDES 2
-#define TEXT_BYTES (1u << 20)
-#define CONNECT_MS "10000"
+#define EXIT_USAGE        2
+#define IPERF_PORT        5201
+#define SIDES             2
+#define TEXT_BYTES        (1u << 20)
+#define CONNECT_MS        "10000"
 
 enum { RECEIVE, TRANSMIT, DIRECTIONS }; /* of the guest */
-static const char *const directions[DIRECTIONS] = { "receive", "transmit" };
+static const char *const directions[DIRECTIONS] = {"receive", "transmit"};
 
 struct net_guest {
     struct guest_target targets[SIDES]; /* protected, unprotected */
@@ -62,31 +62,32 @@ static void print_help(void)
            "  --seed N             of the order within a round, default 1\n"
            "  --note TEXT          about the hosts; goes into the result\n"
            "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
-           "exit status: 0 measured, 1 not measured, 2 usage\n", IPERF_PORT);
+           "exit status: 0 measured, 1 not measured, 2 usage\n",
+           IPERF_PORT);
 }
 
 static int parse_options(struct net_guest *run, int argc, char **argv)
 {
     enum { PROTECTED = 1, UNPROTECTED, SECONDS, WARMUP, STREAMS, ROUNDS, LIMIT, SEED, NOTE, HELP };
     static const struct option known[] = {
-        { "protected", required_argument, NULL, PROTECTED },
-        { "unprotected", required_argument, NULL, UNPROTECTED },
-        { "seconds", required_argument, NULL, SECONDS },
-        { "warmup", required_argument, NULL, WARMUP },
-        { "streams", required_argument, NULL, STREAMS },
-        { "rounds", required_argument, NULL, ROUNDS },
-        { "limit", required_argument, NULL, LIMIT },
-        { "seed", required_argument, NULL, SEED },
-        { "note", required_argument, NULL, NOTE },
+        {"protected", required_argument, NULL, PROTECTED},
+        {"unprotected", required_argument, NULL, UNPROTECTED},
+        {"seconds", required_argument, NULL, SECONDS},
+        {"warmup", required_argument, NULL, WARMUP},
+        {"streams", required_argument, NULL, STREAMS},
+        {"rounds", required_argument, NULL, ROUNDS},
+        {"limit", required_argument, NULL, LIMIT},
+        {"seed", required_argument, NULL, SEED},
+        {"note", required_argument, NULL, NOTE},
         ARGUMENT_FILES,
-        { "help", no_argument, NULL, HELP },
-        { NULL, 0, NULL, 0 },
+        {"help", no_argument, NULL, HELP},
+        {NULL, 0, NULL, 0},
     };
     bool good = true;
     int option;
 
-    run->targets[0] = (struct guest_target){ .side = "protected", .is_protected = true };
-    run->targets[1] = (struct guest_target){ .side = "unprotected" };
+    run->targets[0] = (struct guest_target){.side = "protected", .is_protected = true};
+    run->targets[1] = (struct guest_target){.side = "unprotected"};
     run->seconds = 5;
     run->warmup_seconds = 1;
     run->streams = 1;
@@ -131,12 +132,7 @@ static int parse_options(struct net_guest *run, int argc, char **argv)
         }
     }
     good = good && argument_none_left(argc, argv, "net guest");
-    for (unsigned i = 0; good && i < SIDES; i++) {
-        good = run->targets[i].text != NULL;
-        if (!good)
-            report_error("--%s is missing: the two guests are measured against each other", run->targets[i].side);
-    }
-    return good ? 0 : -EINVAL;
+    return good && guest_targets_given(run->targets, SIDES) ? 0 : -EINVAL;
 }
 
 /* ---- iperf3 ---- */
@@ -144,8 +140,12 @@ static int parse_options(struct net_guest *run, int argc, char **argv)
 static void become_iperf(const struct net_guest *run, const struct guest_target *target, unsigned direction, int output)
 {
     char port[8], seconds[16], warmup[16], streams[8];
-    char *const argv[] = { "iperf3", "-c", (char *)target->host, "-p", port, "-t", seconds, "-O", warmup, "-P", streams,
-                           "--connect-timeout", CONNECT_MS, "-J", direction == TRANSMIT ? "-R" : NULL, NULL };
+    char *const argv[] = {"iperf3",   "-c",    (char *)target->host,
+                          "-p",       port,    "-t",
+                          seconds,    "-O",    warmup,
+                          "-P",       streams, "--connect-timeout",
+                          CONNECT_MS, "-J",    direction == TRANSMIT ? "-R" : NULL,
+                          NULL};
 
     snprintf(port, sizeof(port), "%u", target->port);
     snprintf(seconds, sizeof(seconds), "%llu", (unsigned long long)run->seconds);
@@ -164,7 +164,7 @@ static int collect(struct net_guest *run, int output)
     size_t used = 0;
 
     for (;;) {
-        struct pollfd ready = { .fd = output, .events = POLLIN };
+        struct pollfd ready = {.fd = output, .events = POLLIN};
         ssize_t got;
 
         run->text[used] = '\0';
@@ -197,14 +197,17 @@ static int read_answer(const char *text, double *bits_per_second, double *retran
         *bits_per_second = rate->valuedouble;
         *retransmits = cJSON_IsNumber(again) ? again->valuedouble : 0;
     } else {
-        snprintf(why, 200, "%s", error != NULL ? error : text[0] != '\0' ? "its answer tells no throughput" : "no answer");
+        snprintf(why, 200, "%s",
+                 error != NULL     ? error
+                 : text[0] != '\0' ? "its answer tells no throughput"
+                                   : "no answer");
     }
     cJSON_Delete(answer);
     return good ? 0 : -EPROTO;
 }
 
-static int run_iperf(struct net_guest *run, const struct guest_target *target, unsigned direction, double *bits_per_second,
-                     double *retransmits)
+static int run_iperf(struct net_guest *run, const struct guest_target *target, unsigned direction,
+                     double *bits_per_second, double *retransmits)
 {
     char why[200] = "";
     int pipes[2], status = 0, result;
@@ -232,8 +235,8 @@ static int run_iperf(struct net_guest *run, const struct guest_target *target, u
     else
         result = read_answer(run->text, bits_per_second, retransmits, why);
     if (result != 0)
-        report_error("iperf3 with the %s guest at %s:%u, %s: %s; does `iperf3 -s` run there?", target->side, target->host,
-                     target->port, directions[direction], why);
+        report_error("iperf3 with the %s guest at %s:%u, %s: %s; does `iperf3 -s` run there?", target->side,
+                     target->host, target->port, directions[direction], why);
     return result;
 }
 
@@ -252,8 +255,8 @@ static void add_fact(struct net_guest *run, const char *name, unsigned direction
 static void add_counts(struct net_guest *run, unsigned direction, const struct guest_target *target)
 {
     double seconds = guest_target_seconds(target), log_bytes;
-    double moved = guest_target_growth(target, direction == RECEIVE ? "net_received_bytes_total"
-                                                                    : "net_transmitted_bytes_total");
+    double moved =
+        guest_target_growth(target, direction == RECEIVE ? "net_received_bytes_total" : "net_transmitted_bytes_total");
 
     if (target->metrics[0] == '\0' || seconds <= 0)
         return;
@@ -262,8 +265,10 @@ static void add_counts(struct net_guest *run, unsigned direction, const struct g
         return;
     log_bytes = guest_target_growth(target, "log_bytes_total");
     add_fact(run, "log_mbit_per_second", direction, target, log_bytes * 8e-6 / seconds);
-    add_fact(run, "log_records_per_second", direction, target, guest_target_growth(target, "log_records_total") / seconds);
-    add_fact(run, "forced_syncs_per_second", direction, target, guest_target_growth(target, "forced_syncs_total") / seconds);
+    add_fact(run, "log_records_per_second", direction, target,
+             guest_target_growth(target, "log_records_total") / seconds);
+    add_fact(run, "forced_syncs_per_second", direction, target,
+             guest_target_growth(target, "forced_syncs_total") / seconds);
     if (moved > 0) /* of the frames that went that way */
         add_fact(run, "log_bytes_per_byte", direction, target, log_bytes / moved);
 }
@@ -318,8 +323,8 @@ static int run_rounds(struct net_guest *run)
 /* ---- showing ---- */
 
 /* "0.812 [0.7..0.9]", or "-" */
-static const char *words_of(const struct bench_result *result, const char *name, const char *direction, const char *side,
-                            char text[48])
+static const char *words_of(const struct bench_result *result, const char *name, const char *direction,
+                            const char *side, char text[48])
 {
     const struct metric *metric;
     char full[64];

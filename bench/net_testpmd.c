@@ -1,6 +1,7 @@
 /*
- * dpdk-testpmd as the yardstick: started on two memif ports that are joined, told to let frames go round in io mode, asked
- * how many it has sent, and told to end. Its words are read from a terminal of its own, where they come line by line.
+ * dpdk-testpmd as the yardstick: started on two memif ports that are joined, told to let frames go round in io mode,
+ * asked how many it has sent, and told to end. Its words are read from a terminal of its own, where they come line by
+ * line.
  */
 #include "bench/net_forward.h"
 
@@ -21,13 +22,13 @@
 #include "base/clock.h"
 #include "base/report.h"
 
-#define PROGRAM "dpdk-testpmd"
-#define PROMPT "testpmd> "
-#define START_NS (30 * NS_PER_S)
-#define ANSWER_NS (15 * NS_PER_S)
-#define END_NS (10 * NS_PER_S)
+#define PROGRAM    "dpdk-testpmd"
+#define PROMPT     "testpmd> "
+#define START_NS   (30 * NS_PER_S)
+#define ANSWER_NS  (15 * NS_PER_S)
+#define END_NS     (10 * NS_PER_S)
 #define TEXT_BYTES 32768
-#define MEMORY_MB "64"
+#define MEMORY_MB  "64"
 
 struct testpmd {
     pid_t pid;
@@ -56,9 +57,27 @@ static bool huge_pages_are_free(void)
 static void become_testpmd(const struct forward_order *order)
 {
     char lcores[32], server[200], client[200], bytes[32];
-    char *argv[] = { PROGRAM, "--lcores", lcores, "--no-pci", "--no-telemetry", "-m", MEMORY_MB, "--vdev", server, "--vdev",
-                     client, "--no-huge", "--no-shconf", "--", "-i", "--total-num-mbufs=4095", bytes, "--burst=32",
-                     "--rxd=512", "--txd=512", NULL };
+    char *argv[] = {PROGRAM,
+                    "--lcores",
+                    lcores,
+                    "--no-pci",
+                    "--no-telemetry",
+                    "-m",
+                    MEMORY_MB,
+                    "--vdev",
+                    server,
+                    "--vdev",
+                    client,
+                    "--no-huge",
+                    "--no-shconf",
+                    "--",
+                    "-i",
+                    "--total-num-mbufs=4095",
+                    bytes,
+                    "--burst=32",
+                    "--rxd=512",
+                    "--txd=512",
+                    NULL};
 
     if (huge_pages_are_free()) {
         argv[11] = "--in-memory";
@@ -80,7 +99,7 @@ static int await_prompt(struct testpmd *testpmd, uint64_t limit_ns)
     size_t used = 0;
 
     for (;;) {
-        struct pollfd ready = { .fd = testpmd->terminal, .events = POLLIN };
+        struct pollfd ready = {.fd = testpmd->terminal, .events = POLLIN};
         ssize_t got;
 
         testpmd->text[used] = '\0';
@@ -224,7 +243,7 @@ static int end(struct testpmd *testpmd, bool kindly)
     if (kindly && write(testpmd->terminal, "quit\n", 5) != 5)
         until_ns = 0;
     for (;;) {
-        struct pollfd ready = { .fd = testpmd->terminal, .events = POLLIN };
+        struct pollfd ready = {.fd = testpmd->terminal, .events = POLLIN};
         char rest[1024];
 
         if (waitpid(testpmd->pid, &status, WNOHANG) == testpmd->pid)
@@ -264,7 +283,8 @@ int forward_by_testpmd(const struct forward_order *order, struct forward_count *
         result = -ENOENT;
     else if (result != 0)
         report_error(PROGRAM " with frames of %u bytes: %s; the end of what it said: %s", order->frame_bytes,
-                     strerror(-result), testpmd->text + (strlen(testpmd->text) > 600 ? strlen(testpmd->text) - 600 : 0));
+                     strerror(-result),
+                     testpmd->text + (strlen(testpmd->text) > 600 ? strlen(testpmd->text) - 600 : 0));
     free(testpmd);
     return result;
 }

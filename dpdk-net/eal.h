@@ -12,7 +12,8 @@
  */
 int eal_start(const char *pci_address);
 
-/* The calling thread gets a number of EAL's, and with it the mempools' caches. Without one (there are 128) it works, too. */
+/* The calling thread gets a number of EAL's, and with it the mempools' caches. Without one (there are 128) it works,
+ * too. */
 void eal_thread_begin(void);
 void eal_thread_end(void);
 

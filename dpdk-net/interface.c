@@ -83,10 +83,10 @@ int interface_packet_socket(const char *name)
         struct sockaddr_ll address = { 0 };
         socklen_t bytes = sizeof(domain), address_bytes = sizeof(address);
 
-        if (entry->d_name[0] == '.' || getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &bytes) != 0 || domain != AF_PACKET)
+        if (entry->d_name[0] == '.' || getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &bytes) != 0 ||
+            domain != AF_PACKET || getsockname(fd, (struct sockaddr *)&address, &address_bytes) != 0)
             continue;
-        if (getsockname(fd, (struct sockaddr *)&address, &address_bytes) == 0 && address.sll_ifindex == index && index > 0 &&
-            fd > found)
+        if (index > 0 && address.sll_ifindex == index && fd > found)
             found = fd; /* the youngest */
     }
     if (files != NULL)

@@ -34,7 +34,8 @@ void receive_fini(struct receive *receive);
  * wait will, and a port that must drop counts it. */
 unsigned receive_room(struct receive *receive, unsigned most);
 
-/* I/O thread. Before a burst: if the guest has taken all, the frames to come lie where the last ones did, in the cache. */
+/* I/O thread. Before a burst: if the guest has taken all, the frames to come lie where the last ones did, in the
+ * cache. */
 static inline void receive_begin(struct receive *receive)
 {
     frame_ring_rewind(&receive->ring);

@@ -77,7 +77,7 @@ static const char help[] =
     "  --max-input-delay US how long an input may wait for the guest before a forced sync; default 10000\n"
     "  --poll SPIN,SLEEP    idle threads look again at once for SPIN us, then sleep SLEEP us between looks;\n"
     "                       default 0,50 on up to 4 CPUs, else 100,20\n"
-    "  --cpu VCPU,IO        the guest's thread runs on CPU VCPU only, the one that polls network and channel on CPU IO;\n"
+    "  --cpu VCPU,IO        the guest's thread runs on CPU VCPU only, the one that polls network and channel on IO;\n"
     "                       default: where the scheduler likes\n"
     "  --stop-after S       stop the guest after so many seconds\n"
     "  --status FILE        write the state as JSON there, twice a second and at the end\n"
@@ -236,7 +236,7 @@ static int parse_cpus(const char *text, struct options *options)
         return -errno;
     for (unsigned i = 0; i < 2; i++)
         if (cpus[i] >= CPU_SETSIZE || !CPU_ISSET(cpus[i], &allowed))
-            return wrong_use("--cpu '%s' has a CPU that this process may not use; `taskset -cp $$` lists those that it may",
+            return wrong_use("--cpu '%s' has a CPU that this process may not use; `taskset -cp $$` lists those it may",
                              text);
     options->cpus_given = true;
     options->vcpu_cpu = cpus[0];

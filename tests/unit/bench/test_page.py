@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""Opens a page of `ftbench report` in a real browser, without a screen, and looks at the picture: each line and each bar
-of each plot must be there in its colour, within its plot. The same looks must find nothing when the plots are hidden.
+"""Opens a page of `ftbench report` in a real browser, without a screen, and looks at the picture: each line and each
+bar of each plot must be there in its colour, within its plot. The same looks must find nothing when the plots are hidden.
 
 The browser itself decodes the picture (a canvas), in a page of the test's own that holds both pictures; the page under
 test is photographed as it is, with its policy that forbids scripts.
@@ -95,8 +95,8 @@ class Page(unittest.TestCase):
         for name, options in runs.items():
             subprocess.run([FTBENCH, name, "--json", cls.path(name + ".json"), *options], check=True, timeout=LIMIT_S,
                            capture_output=True)
-        subprocess.run([FTBENCH, "report", "--out", cls.path("page.html"), *(cls.path(name + ".json") for name in runs)],
-                       check=True, timeout=LIMIT_S)
+        results = [cls.path(name + ".json") for name in runs]
+        subprocess.run([FTBENCH, "report", "--out", cls.path("page.html"), *results], check=True, timeout=LIMIT_S)
         with open(cls.path("page.html"), encoding="utf-8") as file:
             cls.page = file.read()
 

@@ -358,7 +358,8 @@ class Results(unittest.TestCase):
         self.assertIsInstance(goal["met"], bool)
 
     def test_net_forward_refuses_what_it_cannot_do(self):
-        for wrong in (("--sizes", "59"), ("--sizes", "1515"), ("--sizes", ""), ("--rounds", 0), ("--cpu", "x"), ("more",)):
+        for wrong in (("--sizes", "59"), ("--sizes", "1515"), ("--sizes", ""), ("--rounds", 0), ("--cpu", "x"),
+                      ("more",)):
             self.ftbench("net", "forward", *wrong, status=2)
         self.assertIn("CPU 1023", self.ftbench("net", "forward", "--cpu", 1023, "--rounds", 1, "--no-testpmd",
                                                status=1).stderr)

@@ -1,7 +1,8 @@
 /*
- * Floods against a guest that takes nothing: the smallest frames, frames that its MTU does not allow, and noise, from the wire
- * into the port, and from the guest into the hold queue. Memory stays as it is, every frame is either delivered or
- * counted as dropped with a reason, and when the guest looks again, new frames come through. The seed is printed.
+ * Floods against a guest that takes nothing: the smallest frames, frames that its MTU does not allow, and noise, from
+ * the wire into the port, and from the guest into the hold queue. Memory stays as it is, every frame is either
+ * delivered or counted as dropped with a reason, and when the guest looks again, new frames come through. The seed is
+ * printed.
  */
 #include "support.h"
 
@@ -19,12 +20,13 @@
 
 #include "base/clock.h"
 
-#define WAIT_NS (20 * NS_PER_S)
-#define FLOOD_FRAMES 20000u
-#define RECEIVE_FRAMES 64u
-#define HOLD_FRAMES 64u
+#define WAIT_NS         (20 * NS_PER_S)
+#define FLOOD_FRAMES    20000u
+#define RECEIVE_FRAMES  64u
+#define HOLD_FRAMES     64u
 #define MEMORY_SLACK_KB 2048
-#define NOISE_LOST 20u /* at most: of some noise (tags within tags) the kernel makes nothing, before any port sees it */
+/* At most: of some noise (tags within tags) the kernel makes nothing, before any port sees it. */
+#define NOISE_LOST 20u
 
 static uint8_t frame[NET_SEGMENTED_MAX_BYTES];
 static uint64_t seed;
@@ -48,7 +50,8 @@ static long resident_kb(void)
 
 static struct net *open_net(const char *port, const uint8_t mac[6])
 {
-    struct net_options options = { .port = port, .mtu = 1500, .hold_frames = HOLD_FRAMES, .receive_frames = RECEIVE_FRAMES };
+    struct net_options options = {
+        .port = port, .mtu = 1500, .hold_frames = HOLD_FRAMES, .receive_frames = RECEIVE_FRAMES};
     struct net *net = NULL;
 
     memcpy(options.mac, mac, 6);
@@ -100,7 +103,7 @@ static size_t make_frame(unsigned kind)
     if (kind < 2 || noise() % 2 == 0)
         memcpy(frame, guest_mac, 6);
     if (kind == 2 && noise() % 2 == 0) { /* it begins as if it were IP or a tag */
-        static const uint8_t types[4][2] = { { 0x08, 0x00 }, { 0x86, 0xdd }, { 0x81, 0x00 }, { 0x08, 0x06 } };
+        static const uint8_t types[4][2] = {{0x08, 0x00}, {0x86, 0xdd}, {0x81, 0x00}, {0x08, 0x06}};
 
         memcpy(frame + 12, types[noise() % 4], 2);
     }
@@ -111,8 +114,8 @@ static size_t make_frame(unsigned kind)
 
 static int raw_socket(const char *interface)
 {
-    struct sockaddr_ll address = { .sll_family = AF_PACKET, .sll_protocol = htons(0x0003),
-                                   .sll_ifindex = (int)if_nametoindex(interface) };
+    struct sockaddr_ll address = {
+        .sll_family = AF_PACKET, .sll_protocol = htons(0x0003), .sll_ifindex = (int)if_nametoindex(interface)};
     int fd = socket(AF_PACKET, SOCK_RAW, 0);
 
     assert_true(fd >= 0);
@@ -129,7 +132,8 @@ static void flood_of_the_wire_is_counted_and_costs_no_memory(void **state)
 
     (void)state;
     assert_int_equal(system("ip link add ftport mtu 9000 type veth peer name ftpeer && ip link set ftport up && "
-                            "ip link set ftpeer mtu 9000 up"), 0);
+                            "ip link set ftpeer mtu 9000 up"),
+                     0);
     fd = raw_socket("ftpeer");
     net = open_net("af_packet:ftport", guest_mac);
     for (unsigned i = 0; i < FLOOD_FRAMES / 4; i++) { /* the port's buffers have all been used then */
@@ -143,7 +147,8 @@ static void flood_of_the_wire_is_counted_and_costs_no_memory(void **state)
     assert_int_equal(dropped_arriving(net), sent);
     before_kb = resident_kb();
     for (unsigned kind = 0; kind < 3; kind++) {
-        uint64_t arrived = received(net), dropped = dropped_arriving(net), deadline_ns = clock_now_ns() + WAIT_NS, count = 0;
+        uint64_t arrived = received(net), dropped = dropped_arriving(net), deadline_ns = clock_now_ns() + WAIT_NS,
+                 count = 0;
         struct net_statistics statistics;
 
         for (unsigned i = 0; i < FLOOD_FRAMES; i++) {
@@ -254,11 +259,13 @@ static void guest_that_floods_is_refused_and_counted(void **state)
 
     (void)state;
     for (unsigned i = 0; i < FLOOD_FRAMES; i++) { /* no ack ever comes */
-        static const size_t sizes[] = { 0, 13, 14, 60, 1518, 1519, 9000, sizeof(frame) - 1, sizeof(frame) };
+        static const size_t sizes[] = {0, 13, 14, 60, 1518, 1519, 9000, sizeof(frame) - 1, sizeof(frame)};
         size_t bytes = sizes[noise() % (sizeof(sizes) / sizeof(sizes[0]))];
-        struct net_offload offload = { .segmentation = (uint8_t)(noise() % 3), .checksum_missing = (uint8_t)(noise() % 2),
-                                       .checksum_start = (uint16_t)noise(), .checksum_offset = (uint16_t)noise(),
-                                       .segment_bytes = (uint16_t)noise() };
+        struct net_offload offload = {.segmentation = (uint8_t)(noise() % 3),
+                                      .checksum_missing = (uint8_t)(noise() % 2),
+                                      .checksum_start = (uint16_t)noise(),
+                                      .checksum_offset = (uint16_t)noise(),
+                                      .segment_bytes = (uint16_t)noise()};
         int result = net_hold(net, frame, bytes, &offload, 1, clock_now_ns());
 
         held += result == 0;
@@ -274,7 +281,8 @@ static void guest_that_floods_is_refused_and_counted(void **state)
     assert_int_equal(net_held_count(net), FLOOD_FRAMES);
     assert_true(net_sent_count(net) < FLOOD_FRAMES); /* but for those at the front that were refused */
     assert_true(resident_kb() - before_kb < MEMORY_SLACK_KB);
-    for (int i = 0; i < 1000 && net_sent_count(net) < FLOOD_FRAMES; i++) /* the ack: what can leave leaves, the rest is counted */
+    for (int i = 0; i < 1000 && net_sent_count(net) < FLOOD_FRAMES;
+         i++) /* the ack: what can leave leaves, the rest is counted */
         net_poll_live(net, 1);
     net_get_statistics(net, &statistics);
     malformed = statistics.dropped_malformed;

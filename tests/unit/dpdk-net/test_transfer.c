@@ -1,8 +1,8 @@
 /*
- * A ping and a TCP transfer, there and back, through each kind of port that can be opened here, between two network stacks of
- * Linux: the guest's, in a namespace of its own behind a tap whose frames go through dpdk-net as a guest's do, and the
- * one at the far end. What came is compared with what was sent, by count and digest, for the ordinary MTU and, where the
- * driver has it, the jumbo one.
+ * A ping and a TCP transfer, there and back, through each kind of port that can be opened here, between two network
+ * stacks of Linux: the guest's, in a namespace of its own behind a tap whose frames go through dpdk-net as a guest's
+ * do, and the one at the far end. What came is compared with what was sent, by count and digest, for the ordinary MTU
+ * and, where the driver has it, the jumbo one.
  */
 #include "support.h"
 
@@ -25,15 +25,15 @@
 
 #include "base/clock.h"
 
-#define WAIT_NS (30 * NS_PER_S)
-#define PINGS 3
+#define WAIT_NS        (30 * NS_PER_S)
+#define PINGS          3
 #define TRANSFER_BYTES (1u << 20) /* each way */
-#define PORT_NUMBER 7700
-#define GUEST_ADDRESS "10.77.0.2"
-#define FAR_ADDRESS "10.77.0.1"
+#define PORT_NUMBER    7700
+#define GUEST_ADDRESS  "10.77.0.2"
+#define FAR_ADDRESS    "10.77.0.1"
 
-/* The guest's stack behind `guest_tap`, its port `near`; the far stack has the interface below the port, or a tap behind
- * a port `far` of its own. */
+/* The guest's stack behind `guest_tap`, its port `near`; the far stack has the interface below the port, or a tap
+ * behind a port `far` of its own. */
 struct wire {
     struct net *near, *far;
     int guest_tap, far_tap;
@@ -50,7 +50,7 @@ static bool run(const char *format, const char *name, uint32_t mtu)
 
 static int open_tap(const char *name)
 {
-    struct ifreq request = { .ifr_flags = IFF_TAP | IFF_NO_PI };
+    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI};
     int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 
     assert_true(fd >= 0);
@@ -61,7 +61,7 @@ static int open_tap(const char *name)
 
 static struct net *open_port(const char *port, uint32_t mtu, bool guest)
 {
-    struct net_options options = { .port = port, .mtu = mtu };
+    struct net_options options = {.port = port, .mtu = mtu};
     struct net *net = NULL;
 
     if (guest)
@@ -159,7 +159,7 @@ static int socket_in(int namespace, const struct wire *wire, int type, int proto
 
 static struct sockaddr_in address_of(const char *text)
 {
-    struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(PORT_NUMBER) };
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(PORT_NUMBER)};
 
     assert_int_equal(inet_pton(AF_INET, text, &address.sin_addr), 1);
     return address;
@@ -173,7 +173,7 @@ static uint16_t internet_sum(const void *data, size_t bytes)
     for (size_t i = 0; i < bytes / 2; i++)
         sum += words[i];
     sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)~(sum + (sum >> 16));
+    return (uint16_t) ~(sum + (sum >> 16));
 }
 
 /* Requests of `payload` bytes; every one is answered with the same bytes. */
@@ -191,7 +191,7 @@ static void carries_a_ping(struct wire *wire, size_t payload)
 
         for (size_t i = sizeof(*header); i < sizeof(*header) + payload; i++)
             request[i] = (uint8_t)(i * 7 + number);
-        *header = (struct icmphdr){ .type = ICMP_ECHO, .un.echo = { .id = htons(77), .sequence = htons(number) } };
+        *header = (struct icmphdr){.type = ICMP_ECHO, .un.echo = {.id = htons(77), .sequence = htons(number)}};
         header->checksum = internet_sum(request, sizeof(*header) + payload);
         while (!answered && clock_now_ns() < deadline_ns) {
             ssize_t bytes;
@@ -289,7 +289,7 @@ static void carries_all(struct wire *wire, uint32_t mtu)
 
 static void over_veth(const char *port, uint32_t mtu)
 {
-    struct wire wire = { 0 };
+    struct wire wire = {0};
 
     (void)!run("ip link del %s 2>/dev/null", "ftport", 0);
     assert_true(run("ip link add %s mtu %u type veth peer name ftpeer", "ftport", mtu));
@@ -303,7 +303,7 @@ static void over_veth(const char *port, uint32_t mtu)
 
 static void between_ports(const char *far, const char *near, uint32_t mtu)
 {
-    struct wire wire = { 0 };
+    struct wire wire = {0};
 
     wire.far = open_port(far, mtu, false);
     wire.far_tap = open_tap("fartap");
@@ -339,7 +339,7 @@ static void af_xdp_carries_ping_and_tcp(void **state)
 /* No jumbo frames: DPDK 22.11's driver takes none. */
 static void tap_carries_ping_and_tcp(void **state)
 {
-    struct wire wire = { 0 };
+    struct wire wire = {0};
 
     (void)state;
     wire.near = open_port("tap:fttap", 1500, true);
@@ -365,9 +365,10 @@ static void virtio_user_carries_ping_and_tcp(void **state)
     for (unsigned number = 0; number < 2; number++) {
         char server[120], client[120];
 
-        snprintf(server, sizeof(server), "net_vhost%u,iface=/tmp/ftvmm-transfer-%d-%u.vhost", number, (int)getpid(), number);
-        snprintf(client, sizeof(client), "net_virtio_user%u,path=/tmp/ftvmm-transfer-%d-%u.vhost", number, (int)getpid(),
+        snprintf(server, sizeof(server), "net_vhost%u,iface=/tmp/ftvmm-transfer-%d-%u.vhost", number, (int)getpid(),
                  number);
+        snprintf(client, sizeof(client), "net_virtio_user%u,path=/tmp/ftvmm-transfer-%d-%u.vhost", number,
+                 (int)getpid(), number);
         between_ports(server, client, number == 0 ? 1500 : 9000);
     }
 }
@@ -375,10 +376,8 @@ static void virtio_user_carries_ping_and_tcp(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(af_packet_carries_ping_and_tcp),
-        cmocka_unit_test(af_xdp_carries_ping_and_tcp),
-        cmocka_unit_test(tap_carries_ping_and_tcp),
-        cmocka_unit_test(memif_carries_ping_and_tcp),
+        cmocka_unit_test(af_packet_carries_ping_and_tcp),   cmocka_unit_test(af_xdp_carries_ping_and_tcp),
+        cmocka_unit_test(tap_carries_ping_and_tcp),         cmocka_unit_test(memif_carries_ping_and_tcp),
         cmocka_unit_test(virtio_user_carries_ping_and_tcp),
     };
 
