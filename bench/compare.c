@@ -42,7 +42,7 @@ static bool same(const cJSON *old, const cJSON *new, const char *name)
 static bool are_comparable(const cJSON *old, const cJSON *new)
 {
     /* what the workloads' settings have, where a difference makes two figures of one name two things */
-    static const char *const needed[] = { "frame_bytes", "windows", "ring_bytes", "connections", "pipeline" };
+    static const char *const needed[] = { "frame_bytes", "windows", "ring_bytes", "connections", "pipeline", "streams" };
     const cJSON *ours = cJSON_GetObjectItemCaseSensitive(old, "settings");
     const cJSON *theirs = cJSON_GetObjectItemCaseSensitive(new, "settings");
 
@@ -51,8 +51,8 @@ static bool are_comparable(const cJSON *old, const cJSON *new)
                      result_file_text(new, "format"));
         return false;
     }
-    if (!same(old, new, "link") || !same(old, new, "one_machine")) {
-        report_error("not comparable: the links differ");
+    if (!same(old, new, "link") || !same(old, new, "one_machine") || !same(old, new, "part")) {
+        report_error("not comparable: the links differ, or what was measured on them");
         return false;
     }
     for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++)

@@ -16,6 +16,7 @@ static const struct workload {
     { "history", "writes, reads and increments of several clients: is their history linearizable?", history_main },
     { "channel", "the logging channel: latency and throughput, held against bare loops in the same run", channel_main },
     { "guest", "requests to a protected guest, held against the same guest unprotected; their steps", guest_main },
+    { "net", "frames forwarded, held against testpmd; throughput of a protected guest, held against it unprotected", net_main },
     { "overhead", "programs in a protected guest, held against the same guest unprotected", overhead_main },
     { "failover", "a script's failovers, one after the other: how long each step takes", failover_main },
     { "determinism", "what keeping a guest the same twice took in a run: log, exits, forced syncs", determinism_main },

@@ -166,12 +166,7 @@ static int parse_options(struct guest_options *options, int argc, char **argv)
         }
     }
     good = good && argument_none_left(argc, argv, "guest");
-    for (unsigned i = 0; good && i < GUEST_SIDES; i++) {
-        good = options->targets[i].text != NULL;
-        if (!good)
-            report_error("--%s is missing: the two guests are measured against each other", options->targets[i].side);
-    }
-    return good ? 0 : -EINVAL;
+    return good && guest_targets_given(options->targets, GUEST_SIDES) ? 0 : -EINVAL;
 }
 
 /* ---- one side ---- */

@@ -34,6 +34,16 @@ bool guest_target_parse(struct guest_target *target, const char *text, unsigned 
     return argument_unsigned(target->side, colon + 1, 1, 65535, &target->port);
 }
 
+bool guest_targets_given(const struct guest_target *targets, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (targets[i].text == NULL) {
+            report_error("--%s is missing: the two guests are measured against each other", targets[i].side);
+            return false;
+        }
+    return true;
+}
+
 void guest_target_fini(struct guest_target *target)
 {
     vmm_metrics_fini(&target->before);

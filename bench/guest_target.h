@@ -22,6 +22,8 @@ struct guest_target {
 /* Reads HOST[:PORT][,metrics=HOST:PORT]. false: it is wrong, and that was said. */
 bool guest_target_parse(struct guest_target *target, const char *text, unsigned default_port);
 void guest_target_fini(struct guest_target *target);
+/* All were named on the command line; false: one was not, and that was said. */
+bool guest_targets_given(const struct guest_target *targets, unsigned count);
 
 /* A stretch that is measured begins, and ends. 0 or -errno, said; nothing where there are no metrics. The first one
  * finds out whether the guest is protected as it should be: -EINVAL, said. */

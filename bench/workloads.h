@@ -5,6 +5,7 @@
 int history_main(int argc, char **argv);
 int channel_main(int argc, char **argv);
 int guest_main(int argc, char **argv);
+int net_main(int argc, char **argv);
 int overhead_main(int argc, char **argv);
 int failover_main(int argc, char **argv);
 int determinism_main(int argc, char **argv);

@@ -12,6 +12,7 @@
 
 #include <rte_eal.h>
 #include <rte_errno.h>
+#include <rte_lcore.h>
 #include <rte_log.h>
 
 #include "base/report.h"
@@ -206,4 +207,16 @@ int eal_start(const char *pci_address)
         report_info("DPDK runs without huge pages (%lu MB free, %u wanted); enough for af_packet, tap and memif, "
                     "slower in the TLB", free_huge_mb(), EAL_MEMORY_MB);
     return 0;
+}
+
+void eal_thread_begin(void)
+{
+    if (started && rte_lcore_id() == LCORE_ID_ANY)
+        (void)rte_thread_register();
+}
+
+void eal_thread_end(void)
+{
+    if (started && rte_lcore_id() != LCORE_ID_ANY && rte_eal_lcore_role(rte_lcore_id()) == ROLE_NON_EAL)
+        rte_thread_unregister();
 }

@@ -12,6 +12,11 @@
  */
 int eal_start(const char *pci_address);
 
+/* The calling thread gets a number of EAL's, and with it the mempools' caches. Without one (there are 128) it works,
+ * too. */
+void eal_thread_begin(void);
+void eal_thread_end(void);
+
 /* DPDK's first complaint since eal_words_clear, or "" . */
 void eal_words_clear(void);
 const char *eal_words(void);

@@ -64,6 +64,16 @@ static inline void frame_ring_refresh(struct frame_ring *ring)
     ring->room_head_seen = ring->slots[(head - 1) & ring->mask].room_end;
 }
 
+/* If the consumer has given back everything, the bytes begin anew: a ring that is mostly empty then uses few cache
+ * lines over and over instead of all its memory in turn. Looks at the consumer's line, so not for every frame. */
+static inline void frame_ring_rewind(struct frame_ring *ring)
+{
+    frame_ring_refresh(ring);
+    /* relaxed: only this thread writes tail */
+    if (ring->head_seen == atomic_load_explicit(&ring->tail, memory_order_relaxed))
+        ring->room_tail = ring->room_head_seen = (ring->room_tail + ring->room_mask) & ~ring->room_mask;
+}
+
 /* True if `frames` more and `bytes` in all fit for certain. */
 static inline bool frame_ring_has_room(struct frame_ring *ring, uint64_t frames, uint64_t bytes)
 {

@@ -1,6 +1,7 @@
-/* Checks and settings of Linux interfaces; see interface.h. Source: netdevice(7), linux/ethtool.h. */
+/* Checks and settings of Linux interfaces; see interface.h. Source: netdevice(7), packet(7), linux/ethtool.h. */
 #include "dpdk-net/interface.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include <linux/ethtool.h>
+#include <linux/if_packet.h>
 #include <linux/sockios.h>
 
 #include "base/report.h"
@@ -68,6 +70,36 @@ bool interface_runs(int fd, const char *name)
 
     snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
     return ioctl(fd, SIOCGIFFLAGS, &request) == 0 && (request.ifr_flags & (IFF_UP | IFF_RUNNING)) == (IFF_UP | IFF_RUNNING);
+}
+
+int interface_packet_socket(const char *name)
+{
+    int index = (int)if_nametoindex(name), found = -1;
+    DIR *files = opendir("/proc/self/fd");
+    struct dirent *entry;
+
+    while (files != NULL && (entry = readdir(files)) != NULL) {
+        int fd = atoi(entry->d_name), domain = 0;
+        struct sockaddr_ll address = { 0 };
+        socklen_t bytes = sizeof(domain), address_bytes = sizeof(address);
+
+        if (entry->d_name[0] == '.' || getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &bytes) != 0 ||
+            domain != AF_PACKET || getsockname(fd, (struct sockaddr *)&address, &address_bytes) != 0)
+            continue;
+        if (index > 0 && address.sll_ifindex == index && fd > found)
+            found = fd; /* the youngest */
+    }
+    if (files != NULL)
+        closedir(files);
+    return found;
+}
+
+uint64_t interface_packet_drops(int fd)
+{
+    struct tpacket_stats statistics = { 0 }; /* packet(7): asking sets them back */
+    socklen_t bytes = sizeof(statistics);
+
+    return getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &statistics, &bytes) == 0 ? statistics.tp_drops : 0;
 }
 
 int interface_check_tun(void)

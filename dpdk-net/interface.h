@@ -16,6 +16,12 @@ int interface_open(void);
 /* The interface is up and has a carrier. An interface that is gone has none. Any thread. */
 bool interface_runs(int fd, const char *name);
 
+/* The packet socket of this process on the interface: a driver's own, which keeps it to itself (and open, so it is not
+ * to be closed). -1: there is none. */
+int interface_packet_socket(const char *name);
+/* Frames that the kernel had no room for in that socket's ring, since it was last asked. */
+uint64_t interface_packet_drops(int fd);
+
 /* /dev/net/tun is there and may be used; reports otherwise. -ENODEV, -EPERM. */
 int interface_check_tun(void);
 

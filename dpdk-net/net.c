@@ -10,6 +10,7 @@
 #include "base/report.h"
 #include "dpdk-net/announce.h"
 #include "dpdk-net/counter.h"
+#include "dpdk-net/eal.h"
 #include "dpdk-net/hold.h"
 #include "dpdk-net/port.h"
 #include "dpdk-net/receive.h"
@@ -181,6 +182,16 @@ void net_set_filter(struct net *net, const struct net_filter *filter)
 }
 
 /* ---- I/O thread ---- */
+
+void net_thread_begin(void)
+{
+    eal_thread_begin();
+}
+
+void net_thread_end(void)
+{
+    eal_thread_end();
+}
 
 static void learn_from(void *ctx, const struct frame_slot *slot)
 {

@@ -64,6 +64,11 @@ void net_set_filter(struct net *net, const struct net_filter *filter);
 
 /* ---- I/O thread ---- */
 
+/* The thread that calls what follows is the I/O thread from now on: DPDK gives it a cache of packet buffers. It works
+ * without, more slowly. Before the thread ends, net_thread_end; both are for a process whose EAL runs. */
+void net_thread_begin(void);
+void net_thread_end(void);
+
 /* Frames arriving that the guest wants go to the receive queue; held frames whose LSN is
  * <= acked_lsn (UINT64_MAX: all, there is no backup) go to the wire, in order. Returns frames moved (0: idle, for the
  * caller's polling policy). */

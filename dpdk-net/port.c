@@ -19,12 +19,15 @@
 
 #define RECEIVE_DESCRIPTORS 512u
 #define TRANSMIT_DESCRIPTORS 512u
-/* Both queues full and a burst in each hand, rounded to what suits a mempool (2^n - 1). */
+/* Both queues full, a burst in each hand and two threads' caches, rounded to what suits a mempool (2^n - 1). */
 #define POOL_MBUFS 2047u
 /* The same for frames so large that they would need too much of EAL's memory. */
 #define LARGE_FRAME_BYTES 4096u
 #define LARGE_DESCRIPTORS 256u
 #define LARGE_POOL_MBUFS 1023u
+/* Kept by each thread that DPDK knows, up to half as many more: the one that opens the port, and the one that polls it
+ * (eal_thread_begin). */
+#define POOL_CACHE_MBUFS 128u
 /* AF_XDP's driver takes 2048 at once for the kernel to fill, and has as many in its other rings. */
 #define XDP_POOL_MBUFS 8191u
 #define DEVICE_MAX_BYTES 256u
@@ -311,8 +314,7 @@ static int make_pool(struct port *port, const struct device *device)
     if (room_bytes < RTE_MBUF_DEFAULT_BUF_SIZE)
         room_bytes = RTE_MBUF_DEFAULT_BUF_SIZE;
     snprintf(name, sizeof(name), "ftvmm_%u", next_pool++);
-    /* No per-lcore caches: the I/O thread is not one of EAL's. */
-    port->pool = rte_pktmbuf_pool_create(name, device->buffers, 0, 0, (uint16_t)room_bytes,
+    port->pool = rte_pktmbuf_pool_create(name, device->buffers, POOL_CACHE_MBUFS, 0, (uint16_t)room_bytes,
                                          rte_eth_dev_socket_id(port->id));
     if (port->pool != NULL)
         return 0;
@@ -327,7 +329,7 @@ int port_open(struct port *port, const char *text, uint32_t mtu)
     int error;
 
     memset(port, 0, sizeof(*port));
-    port->link_fd = -1;
+    port->link_fd = port->packet_fd = -1;
     error = parse_device(text, mtu, &device);
     if (error == 0 && device.interface[0] != '\0')
         error = interface_check(device.interface, mtu);
@@ -352,6 +354,8 @@ int port_open(struct port *port, const char *text, uint32_t mtu)
         goto fail;
     if (device.interface[0] != '\0')
         interface_stop_merging(device.interface);
+    if (after(device.name, "net_af_packet") != NULL) /* DPDK 22.11's driver does not count them */
+        port->packet_fd = interface_packet_socket(device.interface);
     return 0;
 fail:
     port_close(port);
@@ -365,7 +369,9 @@ void port_look(struct port *port, struct port_look *look)
 
     if (rte_eth_stats_get(port->id, &statistics) != 0)
         memset(&statistics, 0, sizeof(statistics));
-    look->missed = statistics.imissed + statistics.ierrors + statistics.rx_nombuf;
+    if (port->packet_fd >= 0)
+        port->packet_drops += interface_packet_drops(port->packet_fd);
+    look->missed = statistics.imissed + statistics.ierrors + statistics.rx_nombuf + port->packet_drops;
     look->lost_sending = statistics.oerrors;
     if (port->link_fd >= 0) /* the drivers on top of an interface say "up" whatever happens */
         look->link_up = interface_runs(port->link_fd, port->interface);

@@ -26,6 +26,8 @@ struct port {
     bool ip_sums;  /* when it does, it wants to be asked for the segments' IPv4 checksums */
     bool keeps;    /* what is not taken from it waits there, or is counted by it when it must be dropped */
     int link_fd;   /* a socket to ask Linux about `interface`; -1: the driver knows its link */
+    int packet_fd; /* AF_PACKET: the driver's own socket, which knows what its ring had no room for; else -1 */
+    uint64_t packet_drops; /* that it has told so far */
     struct rte_mempool *pool;
     char name[64];   /* DPDK's: "net_af_packet0" */
     char driver[32]; /* "net_af_packet" */

@@ -6,6 +6,8 @@
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
 
+#undef NS_PER_S /* DPDK's is ours, written another way */
+#include "base/clock.h"
 #include "base/report.h"
 #include "dpdk-net/checksum.h"
 
@@ -71,12 +73,12 @@ static void ask_for_segments(const struct port *port, struct rte_mbuf *mbuf, con
     mbuf->tso_segsz = (uint16_t)segments->segment_bytes;
 }
 
-/* A copy of `bytes` in as many mbufs as it takes; NULL: there are none left. */
-static struct rte_mbuf *copy_to_chain(struct port *port, const uint8_t *data, uint32_t bytes)
+/* Copies `bytes` into `head` and as many more mbufs as it takes. False: there are none left. */
+static bool copy_to_chain(struct port *port, struct rte_mbuf *head, const uint8_t *data, uint32_t bytes)
 {
-    struct rte_mbuf *head = rte_pktmbuf_alloc(port->pool), *last = head;
+    struct rte_mbuf *last = head;
 
-    while (last != NULL) {
+    for (;;) {
         uint32_t part = rte_pktmbuf_tailroom(last) < bytes ? rte_pktmbuf_tailroom(last) : bytes;
 
         rte_memcpy(rte_pktmbuf_mtod(last, void *), data, part);
@@ -85,42 +87,36 @@ static struct rte_mbuf *copy_to_chain(struct port *port, const uint8_t *data, ui
         data += part;
         bytes -= part;
         if (bytes == 0)
-            return head;
+            return true;
         last->next = rte_pktmbuf_alloc(port->pool);
         last = last->next;
+        if (last == NULL)
+            return false;
         head->nb_segs++;
     }
-    if (head != NULL) {
-        head->nb_segs--; /* the one that was not there */
-        rte_pktmbuf_free(head);
-    }
-    return NULL;
 }
 
-/* The frame as the port shall have it; NULL: no mbuf is left. */
-static struct rte_mbuf *make_mbuf(struct port *port, const struct port_frame *frame)
+/* Makes of an empty mbuf the frame as the port shall have it. False: it needs more mbufs, and none is left. */
+static bool fill_mbuf(struct port *port, struct rte_mbuf *mbuf, const struct port_frame *frame)
 {
     const struct net_offload *offload = frame->offload;
-    struct rte_mbuf *mbuf;
 
     if (frame->segments != NULL && offload == NULL) { /* one segment, built here */
         size_t bytes = segments_bytes(frame->segments, frame->segment);
 
-        mbuf = rte_pktmbuf_alloc(port->pool);
-        if (mbuf != NULL)
-            segments_build(frame->segments, frame->segment,
-                           (uint8_t *)rte_pktmbuf_append(mbuf, (uint16_t)bytes));
-        return mbuf;
+        segments_build(frame->segments, frame->segment, (uint8_t *)rte_pktmbuf_append(mbuf, (uint16_t)bytes));
+        return true;
     }
-    mbuf = copy_to_chain(port, frame->data, frame->bytes);
-    if (mbuf == NULL || offload == NULL)
-        return mbuf;
+    if (!copy_to_chain(port, mbuf, frame->data, frame->bytes))
+        return false;
+    if (offload == NULL)
+        return true;
     if (frame->segments != NULL)
         ask_for_segments(port, mbuf, frame->segments);
     else if (offload->checksum_missing && !(port->sums && ask_for_checksum(mbuf, frame)))
         (void)checksum_complete(rte_pktmbuf_mtod(mbuf, uint8_t *), frame->bytes, offload->checksum_start,
                                 offload->checksum_offset); /* impossible places: it goes out as the guest made it */
-    return mbuf;
+    return true;
 }
 
 /* Frames that the driver would not take are done without it from now on. Returns how many it takes. */
@@ -146,12 +142,14 @@ unsigned port_send(struct port *port, const struct port_frame *frames, unsigned 
 
     if (count > PORT_BURST)
         count = PORT_BURST;
-    while (ready < count && (mbufs[ready] = make_mbuf(port, &frames[ready])) != NULL)
+    while (count > 0 && rte_pktmbuf_alloc_bulk(port->pool, mbufs, count) != 0)
+        count /= 2; /* what there is of them goes to the first frames */
+    while (ready < count && fill_mbuf(port, mbufs[ready], &frames[ready]))
         ready++;
     if (ready > 0)
         sent = rte_eth_tx_burst(port->id, 0, mbufs, (uint16_t)prepare(port, mbufs, ready));
-    if (sent < ready)
-        rte_pktmbuf_free_bulk(mbufs + sent, ready - sent);
+    if (sent < count)
+        rte_pktmbuf_free_bulk(mbufs + sent, count - sent);
     return sent;
 }
 
@@ -161,6 +159,10 @@ unsigned port_receive(struct port *port, struct receive *receive)
     uint8_t linear[NET_FRAME_MAX_BYTES];
     struct rte_mbuf *mbufs[PORT_BURST];
     unsigned count = room > 0 ? rte_eth_rx_burst(port->id, 0, mbufs, (uint16_t)room) : 0;
+    uint64_t now_ns = count > 0 ? clock_now_ns() : 0;
+
+    if (receive != NULL && count > 0)
+        receive_begin(receive);
 
     for (unsigned i = 0; receive != NULL && i < count; i++) {
         uint32_t bytes = rte_pktmbuf_pkt_len(mbufs[i]);
@@ -172,6 +174,7 @@ unsigned port_receive(struct port *port, struct receive *receive)
             .checksum_right = (mbufs[i]->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_GOOD,
             .tagged = (mbufs[i]->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED) != 0,
             .vlan = mbufs[i]->vlan_tci,
+            .arrived_ns = now_ns,
         };
 
         receive_put(receive, &frame);

@@ -3,7 +3,6 @@
 
 #include <string.h>
 
-#include "base/clock.h"
 #include "dpdk-net/checksum.h"
 #include "dpdk-net/counter.h"
 
@@ -52,7 +51,7 @@ bool receive_put(struct receive *receive, const struct receive_frame *frame)
         counter_add(&receive->dropped_full, 1);
         return false;
     }
-    slot->queued_ns = clock_now_ns();
+    slot->queued_ns = frame->arrived_ns;
     if (frame->tagged) {
         const uint8_t tag[TAG_BYTES] = { 0x81, 0x00, (uint8_t)(frame->vlan >> 8), (uint8_t)frame->vlan };
 

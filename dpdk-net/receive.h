@@ -23,6 +23,7 @@ struct receive_frame {
     bool checksum_right; /* the port has looked */
     bool tagged;   /* a VLAN tag was taken out of it ... */
     uint16_t vlan; /* ... with this TCI, and must be put back */
+    uint64_t arrived_ns; /* clock_now_ns() when the port gave it */
 };
 
 /* `mac` all zero: takes frames for anybody. */
@@ -32,6 +33,13 @@ void receive_fini(struct receive *receive);
 /* I/O thread. How many frames there is room for. What the port has beyond that should stay there: a sender that can
  * wait will, and a port that must drop counts it. */
 unsigned receive_room(struct receive *receive, unsigned most);
+
+/* I/O thread. Before a burst: if the guest has taken all, the frames to come lie where the last ones did, in the
+ * cache. */
+static inline void receive_begin(struct receive *receive)
+{
+    frame_ring_rewind(&receive->ring);
+}
 
 /* I/O thread. Queues a frame, its checksum finished, or drops and counts it. True if it was queued. */
 bool receive_put(struct receive *receive, const struct receive_frame *frame);

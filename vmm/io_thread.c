@@ -372,6 +372,8 @@ void *io_thread_run(void *arg)
     io->ls = ls;
     io->role = lockstep_role_now(ls);
     io->pace.target_ns = ls->options.max_lag_ns;
+    if (ls->net != NULL)
+        net_thread_begin();
     for (;;) {
         uint64_t now_ns = clock_now_ns();
         unsigned moved = 0;
@@ -394,6 +396,8 @@ void *io_thread_run(void *arg)
         else
             idle_wait(&io->idle, &ls->options.idle);
     }
+    if (ls->net != NULL)
+        net_thread_end();
     free(io);
     return NULL;
 }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,6 +90,8 @@ static const char help[] =
     "                       pmu where the counter is exact, else exits. check says which\n"
     "  --poll SPIN,SLEEP    idle threads look again at once for SPIN us, then sleep SLEEP us between looks;\n"
     "                       default 0,50 on up to 4 CPUs, else 100,20\n"
+    "  --cpu VCPU,IO        the guest's thread runs on CPU VCPU only, the one that polls network and channel on IO;\n"
+    "                       default: where the scheduler likes\n"
     "  --stop-after S       stop the guest after so many seconds\n"
     "  --status FILE        write the state as JSON there, twice a second and at the end\n"
     "  --control PATH       a socket for ftctl; default /run/ftvmm/VM.sock if that directory is ours; none\n"
@@ -104,7 +107,7 @@ enum option_id {
     OPT_TRANSFER_RATE, OPT_ARBITER,
     OPT_ARBITER_AUTH, OPT_JOIN_TIMEOUT, OPT_HEARTBEAT, OPT_PEER_TIMEOUT, OPT_RING,
     OPT_VERIFY, OPT_SEGMENT, OPT_MAX_LAG, OPT_KEEP_LOG, OPT_UNTIL, OPT_DUMP, OPT_GDB, OPT_JSON, OPT_KIND, OPT_FROM, OPT_TO, OPT_SUMMARY,
-    OPT_MAX_INPUT_DELAY, OPT_CLOCK, OPT_POLL, OPT_STOP_AFTER, OPT_STATUS, OPT_CONTROL, OPT_METRICS, OPT_HELP, OPT_VERSION,
+    OPT_MAX_INPUT_DELAY, OPT_CLOCK, OPT_POLL, OPT_CPU, OPT_STOP_AFTER, OPT_STATUS, OPT_CONTROL, OPT_METRICS, OPT_HELP, OPT_VERSION,
 };
 
 static const struct option long_options[] = {
@@ -149,6 +152,7 @@ static const struct option long_options[] = {
     { "max-input-delay", required_argument, NULL, OPT_MAX_INPUT_DELAY },
     { "clock", required_argument, NULL, OPT_CLOCK },
     { "poll", required_argument, NULL, OPT_POLL },
+    { "cpu", required_argument, NULL, OPT_CPU },
     { "stop-after", required_argument, NULL, OPT_STOP_AFTER },
     { "status", required_argument, NULL, OPT_STATUS },
     { "control", required_argument, NULL, OPT_CONTROL },
@@ -280,6 +284,26 @@ static int parse_poll(const char *text, struct idle_policy *policy)
         return wrong_use("--poll takes SPIN,SLEEP in microseconds (100,20), not '%s'", text);
     policy->spin_ns = spin_us * NS_PER_US;
     policy->sleep_ns = sleep_us * NS_PER_US;
+    return 0;
+}
+
+static int parse_cpus(const char *text, struct options *options)
+{
+    unsigned cpus[2];
+    cpu_set_t allowed;
+    char rest;
+
+    if (sscanf(text, "%u,%u%c", &cpus[0], &cpus[1], &rest) != 2)
+        return wrong_use("--cpu takes VCPU,IO, two numbers of CPUs (2,3), not '%s'", text);
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0)
+        return -errno;
+    for (unsigned i = 0; i < 2; i++)
+        if (cpus[i] >= CPU_SETSIZE || !CPU_ISSET(cpus[i], &allowed))
+            return wrong_use("--cpu '%s' has a CPU that this process may not use; `taskset -cp $$` lists those it may",
+                             text);
+    options->cpus_given = true;
+    options->vcpu_cpu = cpus[0];
+    options->io_cpu = cpus[1];
     return 0;
 }
 
@@ -459,6 +483,7 @@ static int parse_option(struct options *options, int id, const char *text, const
             return wrong_use("--clock takes auto, exits, pmu or step, not '%s'", text);
         break;
     case OPT_POLL: rc = parse_poll(text, &lockstep->idle); break;
+    case OPT_CPU: rc = parse_cpus(text, options); break;
     case OPT_STOP_AFTER:
         rc = parse_number("stop-after", text, 1, 1000000, &number);
         lockstep->stop_after_ns = number * NS_PER_S;

@@ -44,6 +44,8 @@ struct options {
     uint64_t ring_bytes;
     uint64_t join_timeout_ns;
     struct lockstep_options lockstep;
+    bool cpus_given;        /* else the threads run where the scheduler likes */
+    unsigned vcpu_cpu, io_cpu;
 };
 
 /*

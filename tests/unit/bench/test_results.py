@@ -57,6 +57,7 @@ class Vmm(threading.Thread):
                 n = looks[0] * requests_a_look
                 role = "primary" if protected else "alone"
                 rows = [f'ftvmm_info{{vm="x",role="{role}",state="running"}} 1', f"ftvmm_protected {int(protected)}",
+                        f"ftvmm_net_received_bytes_total {n * 1024}", f"ftvmm_net_transmitted_bytes_total {n * 256}",
                         f"ftvmm_positions_total {n * 9}", f'ftvmm_exits_total{{kind="io"}} {n * 7}']
                 if protected:
                     rows += [f"ftvmm_log_records_total {n * 4}", f"ftvmm_log_bytes_total {n * 512}",
@@ -186,11 +187,11 @@ class Results(unittest.TestCase):
                     if time.monotonic() > until:
                         raise
                     time.sleep(0.05)
-        cls.made = {}
+        cls.made, cls.servers = {}, []
 
     @classmethod
     def tearDownClass(cls):
-        for process in cls.redis:
+        for process in cls.redis + cls.servers:
             process.kill()
             process.wait()
         for player in cls.vmms + cls.agents:
@@ -215,7 +216,8 @@ class Results(unittest.TestCase):
         """Runs a workload once for all tests, and holds its JSON against the schema."""
         if name not in self.made:
             path = self.path(name + ".json")
-            self.ftbench(args[0], "--json", path, *args[1:])
+            words = 2 if args[0] == "net" else 1 # before the options
+            self.ftbench(*args[:words], "--json", path, *args[words:])
             with open(path, encoding="utf-8") as file:
                 result = json.load(file)
             self.validator.validate(result)
@@ -241,6 +243,30 @@ class Results(unittest.TestCase):
         # both sides' redis is the same one here: the figures are those of one and the same server
         return self.result("overhead", "overhead", *self.targets([agent.port for agent in self.agents]), "--rounds", 2,
                            "--redis-port", self.ports[0], "--run", "redis=500,redis_pipelined=2000,openssl=1,compile=3")
+
+    def net_forward(self):
+        return self.result("net_forward", "net", "forward", "--rounds", 1, "--run-ms", 20, "--warmup-ms", 10,
+                           "--sizes", "64,1000")
+
+    def net_guest(self):
+        if shutil.which("iperf3") is None:
+            self.skipTest("iperf3 is not installed (scripts/setup installs it)")
+        return self.result("net_guest", "net", "guest", *self.targets([guest.port for guest in self.iperfs()]),
+                           "--rounds", 2, "--seconds", 1, "--warmup", 0)
+
+    def iperfs(self):
+        """Two real servers, as they run in the two guests."""
+        if not self.servers:
+            for port in (free_port(), free_port()):
+                server = subprocess.Popen(["iperf3", "-s", "--forceflush", "-B", "127.0.0.1", "-p", str(port)],
+                                          stdout=subprocess.PIPE, text=True)
+                server.port = port
+                self.servers.append(server)
+                for line in server.stdout: # a probe's connection would be a test to it
+                    if "listening" in line:
+                        break
+                threading.Thread(target=server.stdout.read, daemon=True).start()
+        return self.servers
 
     def script(self, *lines):
         """Makes failovers that nobody notices."""
@@ -360,6 +386,60 @@ class Results(unittest.TestCase):
         self.assertIn("nobody answers", self.ftbench(*run, "nginx=1", status=1).stderr)
         elsewhere = dict(os.environ, PATH=self.dir)
         self.assertIn("wrk does not start", self.ftbench(*run, "nginx=1", status=1, env=elsewhere).stderr)
+
+    def test_net_forward_holds_dpdk_net_against_testpmd(self):
+        _, result = self.net_forward()
+        self.assertEqual(result["settings"]["frame_bytes"], [64, 1000])
+        for size in ("64B", "1000B"):
+            for ours in ("port", "net"):
+                wall, cpu = (self.values(result, f"{clock}.{size}.{ours}")[0]
+                             for clock in ("frames_per_s", "cpu_frames_per_s"))
+                self.assertTrue(0 < wall < 1.05 * cpu, (wall, cpu))  # no thread runs for longer than it takes
+        goal, = result["goals"]
+        if shutil.which("dpdk-testpmd") is None:
+            self.assertIn("dpdk-dev", result["notes"])
+            self.assertIsNone(goal["met"])
+            return
+        for ours in ("port", "net"):
+            ratio, above, below = (self.values(result, name)[0] for name in (
+                f"{ours}_to_testpmd.64B", f"cpu_frames_per_s.64B.{ours}", "cpu_frames_per_s.64B.testpmd"))
+            self.assertAlmostEqual(ratio, above / below, places=6)
+        self.assertEqual(goal["metric"], "port_to_testpmd.64B")
+        self.assertIsInstance(goal["met"], bool)
+
+    def test_net_forward_refuses_what_it_cannot_do(self):
+        for wrong in (("--sizes", "59"), ("--sizes", "1515"), ("--sizes", ""), ("--rounds", 0), ("--cpu", "x"),
+                      ("more",)):
+            self.ftbench("net", "forward", *wrong, status=2)
+        self.assertIn("CPU 1023", self.ftbench("net", "forward", "--cpu", 1023, "--rounds", 1, "--no-testpmd",
+                                               status=1).stderr)
+        self.assertIn("'sideways'", self.ftbench("net", "sideways", status=2).stderr)
+        self.ftbench("net", status=2)
+
+    def test_net_guest_tells_throughput_both_ways_and_the_log(self):
+        _, result = self.net_guest()
+        for way, moved in (("receive", 1024), ("transmit", 256)):
+            ours, theirs = (self.values(result, f"mbit_per_s.{way}.{side}") for side in ("protected", "unprotected"))
+            for ratio, a, b in zip(self.values(result, f"protected_to_unprotected.{way}"), ours, theirs):
+                self.assertAlmostEqual(ratio, a / b, places=6)
+                self.assertGreater(min(a, b), 1)
+            for log, records in zip(self.values(result, f"log_mbit_per_second.{way}.protected"),
+                                    self.values(result, f"log_records_per_second.{way}.protected")):
+                self.assertAlmostEqual(log / records, 512 / 4 * 8e-6, places=9)
+            for share in self.values(result, f"log_bytes_per_byte.{way}.protected"):
+                self.assertAlmostEqual(share, 512 / moved, places=9)
+        self.assertNotIn("log_mbit_per_second.receive.unprotected", [metric["name"] for metric in result["metrics"]])
+
+    def test_net_guest_says_what_does_not_answer(self):
+        if shutil.which("iperf3") is None:
+            self.skipTest("iperf3 is not installed (scripts/setup installs it)")
+        nobody = self.targets([free_port(), free_port()])
+        self.assertIn("`iperf3 -s` run there?", self.ftbench("net", "guest", *nobody, "--rounds", 1, status=1).stderr)
+        # a redis-server does not speak iperf3
+        self.assertIn("iperf3 with the", self.ftbench("net", "guest", *self.targets(), "--rounds", 1, "--limit", 5,
+                                                      status=1).stderr)
+        self.assertIn("missing", self.ftbench("net", "guest", self.targets()[0], status=2).stderr)
+        self.ftbench("net", "guest", *self.targets(), "--seconds", 0, status=2)
 
     def test_failover_tells_the_distribution_of_each_step(self):
         _, result = self.failover()
@@ -515,7 +595,8 @@ class Results(unittest.TestCase):
         return plots, words
 
     def test_report_is_one_whole_page_with_its_plots(self):
-        paths = [make()[0] for make in (self.channel, self.counter, self.guest, self.sim, self.overhead, self.failover)]
+        paths = [make()[0] for make in (self.channel, self.counter, self.guest, self.sim, self.overhead, self.failover,
+                                       self.net_forward)]
         self.ftbench("report", "--out", self.path("page.html"), "--title", "a & b", *paths)
         with open(self.path("page.html"), encoding="utf-8") as file:
             plots, words = self.check_page(file.read(), paths)

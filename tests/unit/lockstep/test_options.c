@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <sched.h>
 
 #include "tests/unit/words.h"
 #include "vmm/event.h"
@@ -171,6 +172,28 @@ static void options_every_kind_is_named_in_the_help_sentence(void **state)
             fail_msg("the sentence does not name '%s': %s", event_name(kind), said);
 }
 
+static void options_cpus_are_two_that_the_process_may_use(void **state)
+{
+    char line[64];
+    int cpu = sched_getcpu();
+
+    (void)state;
+    assert_true(cpu >= 0);
+    snprintf(line, sizeof(line), "run --kernel k --cpu %d,%d", cpu, cpu);
+    assert_int_equal(parse(line), 0);
+    assert_true(options.cpus_given);
+    assert_int_equal(options.vcpu_cpu, cpu);
+    assert_int_equal(options.io_cpu, cpu);
+    options_free(&options);
+    assert_int_equal(parse("run --kernel k"), 0);
+    assert_false(options.cpus_given);
+    options_free(&options);
+    expect_refused("run --kernel k --cpu 1", "two numbers of CPUs");
+    expect_refused("run --kernel k --cpu 0,0,0", "two numbers of CPUs");
+    expect_refused("run --kernel k --cpu 1023,0", "may not use");
+    expect_refused("run --kernel k --cpu 0,70000", "may not use");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -182,6 +205,7 @@ int main(void)
         cmocka_unit_test(options_the_fleet_is_where_etcd_is),
         cmocka_unit_test(options_clock_is_one_of_four),
         cmocka_unit_test(options_every_kind_is_named_in_the_help_sentence),
+        cmocka_unit_test(options_cpus_are_two_that_the_process_may_use),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

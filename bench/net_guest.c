@@ -1,0 +1,415 @@
+/*
+ * ftbench net guest: how fast TCP goes into and out of a protected guest and the same guest unprotected, in alternating
+ * rounds, by iperf3, and how much log that makes. Table 2 of "The design of a practical system for fault-tolerant
+ * virtual machines" (Scales, Nelson, Venkitachalam, 2010).
+ *
+ * In each guest `iperf3 -s` runs; the client is started from here for each measurement, and its JSON read.
+ */
+#include "bench/net_forward.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/report.h"
+#include "bench/arguments.h"
+#include "bench/guest_target.h"
+#include "bench/shuffle.h"
+#include "bench/statistics.h"
+
+#define EXIT_NOT_MEASURED 1
+#define EXIT_USAGE        2
+#define IPERF_PORT        5201
+#define SIDES             2
+#define TEXT_BYTES        (1u << 20)
+#define CONNECT_MS        "10000"
+
+enum { RECEIVE, TRANSMIT, DIRECTIONS }; /* of the guest */
+static const char *const directions[DIRECTIONS] = {"receive", "transmit"};
+
+struct net_guest {
+    struct guest_target targets[SIDES]; /* protected, unprotected */
+    unsigned rounds, streams;
+    uint64_t seconds, warmup_seconds, limit_ns, seed;
+    const char *note;
+    struct result_files files;
+    char *text; /* of iperf3 */
+    struct bench_result result;
+};
+
+static void print_help(void)
+{
+    printf("usage: ftbench net guest --protected TARGET --unprotected TARGET [OPTION...]\n\n"
+           "TCP throughput into (receive) and out of (transmit) a protected guest and the same guest unprotected, in\n"
+           "alternating rounds, by iperf3, and the log that it makes. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the\n"
+           "guest's `iperf3 -s` (port %u), and where its ftvmm's --metrics can be reached from here.\n\n"
+           "  --protected TARGET   a guest with a backup\n"
+           "  --unprotected TARGET the same guest under `ftvmm run`, on the same host\n"
+           "  --seconds N          of each measurement, default 5\n"
+           "  --warmup N           seconds before each that are not counted, default 1\n"
+           "  --streams N          connections at once, default 1\n"
+           "  --rounds N           default 5; each has both directions of both guests\n"
+           "  --limit S            no measurement may take longer, default 120\n"
+           "  --seed N             of the order within a round, default 1\n"
+           "  --note TEXT          about the hosts; goes into the result\n"
+           "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
+           "exit status: 0 measured, 1 not measured, 2 usage\n",
+           IPERF_PORT);
+}
+
+static int parse_options(struct net_guest *run, int argc, char **argv)
+{
+    enum { PROTECTED = 1, UNPROTECTED, SECONDS, WARMUP, STREAMS, ROUNDS, LIMIT, SEED, NOTE, HELP };
+    static const struct option known[] = {
+        {"protected", required_argument, NULL, PROTECTED},
+        {"unprotected", required_argument, NULL, UNPROTECTED},
+        {"seconds", required_argument, NULL, SECONDS},
+        {"warmup", required_argument, NULL, WARMUP},
+        {"streams", required_argument, NULL, STREAMS},
+        {"rounds", required_argument, NULL, ROUNDS},
+        {"limit", required_argument, NULL, LIMIT},
+        {"seed", required_argument, NULL, SEED},
+        {"note", required_argument, NULL, NOTE},
+        ARGUMENT_FILES,
+        {"help", no_argument, NULL, HELP},
+        {NULL, 0, NULL, 0},
+    };
+    bool good = true;
+    int option;
+
+    run->targets[0] = (struct guest_target){.side = "protected", .is_protected = true};
+    run->targets[1] = (struct guest_target){.side = "unprotected"};
+    run->seconds = 5;
+    run->warmup_seconds = 1;
+    run->streams = 1;
+    run->rounds = 5;
+    run->limit_ns = 120 * NS_PER_S;
+    run->seed = 1;
+    run->note = "";
+    while (good && (option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
+        switch (option) {
+        case PROTECTED:
+        case UNPROTECTED:
+            good = guest_target_parse(&run->targets[option - PROTECTED], optarg, IPERF_PORT);
+            break;
+        case SECONDS:
+            good = argument_number("seconds", optarg, 1, 3600, &run->seconds);
+            break;
+        case WARMUP:
+            good = argument_number("warmup", optarg, 0, 60, &run->warmup_seconds);
+            break;
+        case STREAMS:
+            good = argument_unsigned("streams", optarg, 1, 128, &run->streams);
+            break;
+        case ROUNDS:
+            good = argument_unsigned("rounds", optarg, 1, ROUNDS_MAX, &run->rounds);
+            break;
+        case LIMIT:
+            good = argument_seconds("limit", optarg, &run->limit_ns);
+            break;
+        case SEED:
+            good = argument_number("seed", optarg, 0, UINT32_MAX, &run->seed);
+            break;
+        case NOTE:
+            run->note = optarg;
+            break;
+        case HELP:
+        case 'h':
+            print_help();
+            return 1;
+        default:
+            if (!argument_file(option, optarg, &run->files))
+                return -EINVAL; /* getopt has said it */
+        }
+    }
+    good = good && argument_none_left(argc, argv, "net guest");
+    return good && guest_targets_given(run->targets, SIDES) ? 0 : -EINVAL;
+}
+
+/* ---- iperf3 ---- */
+
+static void become_iperf(const struct net_guest *run, const struct guest_target *target, unsigned direction, int output)
+{
+    char port[8], seconds[16], warmup[16], streams[8];
+    char *const argv[] = {"iperf3",   "-c",    (char *)target->host,
+                          "-p",       port,    "-t",
+                          seconds,    "-O",    warmup,
+                          "-P",       streams, "--connect-timeout",
+                          CONNECT_MS, "-J",    direction == TRANSMIT ? "-R" : NULL,
+                          NULL};
+
+    snprintf(port, sizeof(port), "%u", target->port);
+    snprintf(seconds, sizeof(seconds), "%llu", (unsigned long long)run->seconds);
+    snprintf(warmup, sizeof(warmup), "%llu", (unsigned long long)run->warmup_seconds);
+    snprintf(streams, sizeof(streams), "%u", run->streams);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    dup2(output, STDOUT_FILENO);
+    execvp(argv[0], argv);
+    _exit(127);
+}
+
+/* Its words until it ends; 0 or -errno. */
+static int collect(struct net_guest *run, int output)
+{
+    uint64_t until_ns = clock_now_ns() + run->limit_ns;
+    size_t used = 0;
+
+    for (;;) {
+        struct pollfd ready = {.fd = output, .events = POLLIN};
+        ssize_t got;
+
+        run->text[used] = '\0';
+        if (clock_now_ns() >= until_ns)
+            return -ETIMEDOUT;
+        if (poll(&ready, 1, 20) <= 0)
+            continue;
+        got = read(output, run->text + used, TEXT_BYTES - 1 - used);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return used < TEXT_BYTES - 1 ? 0 : -EMSGSIZE;
+        used += (size_t)got;
+    }
+}
+
+/* What arrived, in bits per second, and how many segments its sender sent again. 0 or -errno; `why` is filled then. */
+static int read_answer(const char *text, double *bits_per_second, double *retransmits, char why[200])
+{
+    cJSON *answer = cJSON_Parse(text);
+    const cJSON *end = cJSON_GetObjectItemCaseSensitive(answer, "end");
+    const cJSON *received = cJSON_GetObjectItemCaseSensitive(end, "sum_received");
+    const cJSON *sent = cJSON_GetObjectItemCaseSensitive(end, "sum_sent");
+    const cJSON *rate = cJSON_GetObjectItemCaseSensitive(received, "bits_per_second");
+    const cJSON *again = cJSON_GetObjectItemCaseSensitive(sent, "retransmits");
+    const char *error = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(answer, "error"));
+    bool good = error == NULL && cJSON_IsNumber(rate) && rate->valuedouble > 0;
+
+    if (good) {
+        *bits_per_second = rate->valuedouble;
+        *retransmits = cJSON_IsNumber(again) ? again->valuedouble : 0;
+    } else {
+        snprintf(why, 200, "%s",
+                 error != NULL     ? error
+                 : text[0] != '\0' ? "its answer tells no throughput"
+                                   : "no answer");
+    }
+    cJSON_Delete(answer);
+    return good ? 0 : -EPROTO;
+}
+
+static int run_iperf(struct net_guest *run, const struct guest_target *target, unsigned direction,
+                     double *bits_per_second, double *retransmits)
+{
+    char why[200] = "";
+    int pipes[2], status = 0, result;
+    pid_t child;
+
+    if (pipe2(pipes, O_CLOEXEC) != 0)
+        return -errno;
+    child = fork();
+    if (child == 0)
+        become_iperf(run, target, direction, pipes[1]);
+    close(pipes[1]);
+    result = child > 0 ? collect(run, pipes[0]) : -errno;
+    close(pipes[0]);
+    if (child > 0) {
+        if (result != 0)
+            kill(child, SIGKILL);
+        waitpid(child, &status, 0);
+    }
+    if (result == 0 && WIFEXITED(status) && WEXITSTATUS(status) == 127) {
+        report_error("iperf3 does not start here: install Debian's package iperf3");
+        return -ENOENT;
+    }
+    if (result != 0)
+        snprintf(why, sizeof(why), "%s", result == -ETIMEDOUT ? "not done within --limit" : strerror(-result));
+    else
+        result = read_answer(run->text, bits_per_second, retransmits, why);
+    if (result != 0)
+        report_error("iperf3 with the %s guest at %s:%u, %s: %s; does `iperf3 -s` run there?", target->side,
+                     target->host, target->port, directions[direction], why);
+    return result;
+}
+
+/* ---- rounds ---- */
+
+static void add_fact(struct net_guest *run, const char *name, unsigned direction, const struct guest_target *target,
+                     double value)
+{
+    char full[64];
+
+    snprintf(full, sizeof(full), "%s.%s.%s", name, directions[direction], target->side);
+    result_add(&run->result, full, METRIC_FACT, true, value);
+}
+
+/* From the metrics, over the whole stretch: the warm-up and both ends of the connection are in it. */
+static void add_counts(struct net_guest *run, unsigned direction, const struct guest_target *target)
+{
+    double seconds = guest_target_seconds(target), log_bytes;
+    double moved =
+        guest_target_growth(target, direction == RECEIVE ? "net_received_bytes_total" : "net_transmitted_bytes_total");
+
+    if (target->metrics[0] == '\0' || seconds <= 0)
+        return;
+    add_fact(run, "exits_per_second", direction, target, guest_target_growth(target, "positions_total") / seconds);
+    if (!target->is_protected)
+        return;
+    log_bytes = guest_target_growth(target, "log_bytes_total");
+    add_fact(run, "log_mbit_per_second", direction, target, log_bytes * 8e-6 / seconds);
+    add_fact(run, "log_records_per_second", direction, target,
+             guest_target_growth(target, "log_records_total") / seconds);
+    add_fact(run, "forced_syncs_per_second", direction, target,
+             guest_target_growth(target, "forced_syncs_total") / seconds);
+    if (moved > 0) /* of the frames that went that way */
+        add_fact(run, "log_bytes_per_byte", direction, target, log_bytes / moved);
+}
+
+static int measure(struct net_guest *run, unsigned direction, unsigned side)
+{
+    struct guest_target *target = &run->targets[side];
+    double bits_per_second = 0, retransmits = 0;
+    int result = guest_target_begin(target);
+    char name[64];
+
+    if (result == 0)
+        result = run_iperf(run, target, direction, &bits_per_second, &retransmits);
+    if (result == 0)
+        result = guest_target_end(target);
+    if (result != 0)
+        return result;
+    snprintf(name, sizeof(name), "mbit_per_s.%s.%s", directions[direction], target->side);
+    result_add(&run->result, name, target->is_protected ? METRIC_OURS : METRIC_YARDSTICK, false, bits_per_second / 1e6);
+    add_fact(run, "retransmits", direction, target, retransmits);
+    add_counts(run, direction, target);
+    return 0;
+}
+
+static int run_rounds(struct net_guest *run)
+{
+    unsigned order[DIRECTIONS * SIDES];
+    uint64_t state = run->seed;
+    int result = 0;
+
+    for (unsigned i = 0; i < DIRECTIONS * SIDES; i++)
+        order[i] = i;
+    for (unsigned round = 0; result == 0 && round < run->rounds; round++) {
+        report_info("round %u of %u", round + 1, run->rounds);
+        result_look_at_noise(&run->result);
+        shuffle(order, DIRECTIONS * SIDES, &state);
+        for (unsigned i = 0; result == 0 && i < DIRECTIONS * SIDES; i++)
+            result = measure(run, order[i] / SIDES, order[i] % SIDES);
+        for (unsigned i = 0; result == 0 && i < DIRECTIONS; i++) {
+            char ratio[64], ours[64], theirs[64];
+
+            snprintf(ratio, sizeof(ratio), "protected_to_unprotected.%s", directions[i]);
+            snprintf(ours, sizeof(ours), "mbit_per_s.%s.protected", directions[i]);
+            snprintf(theirs, sizeof(theirs), "mbit_per_s.%s.unprotected", directions[i]);
+            result_add_ratio(&run->result, ratio, false, ours, theirs, 1);
+        }
+    }
+    result_end(&run->result);
+    return result;
+}
+
+/* ---- showing ---- */
+
+/* "0.812 [0.7..0.9]", or "-" */
+static const char *words_of(const struct bench_result *result, const char *name, const char *direction,
+                            const char *side, char text[48])
+{
+    const struct metric *metric;
+    char full[64];
+
+    snprintf(full, sizeof(full), "%s.%s%s%s", name, direction, side != NULL ? "." : "", side != NULL ? side : "");
+    metric = result_find(result, full);
+    if (metric == NULL) {
+        snprintf(text, 48, "-");
+    } else {
+        struct summary summary = statistics_summarize(metric->values, metric->count);
+
+        snprintf(text, 48, "%.3g [%.3g..%.3g]", summary.median, summary.min, summary.max);
+    }
+    return text;
+}
+
+static void print(const struct net_guest *run, FILE *out)
+{
+    const struct bench_result *result = &run->result;
+
+    fprintf(out, "net guest, protected %s, unprotected %s, %u stream%s, %u rounds of %llu s, seed %llu, %.1f s\n",
+            run->targets[0].host, run->targets[1].host, run->streams, run->streams > 1 ? "s" : "", run->rounds,
+            (unsigned long long)run->seconds, (unsigned long long)run->seed, result->seconds);
+    result_print_machine(&result->machine, "client", out);
+    result_print_noise(result, out);
+    fprintf(out, "\n%-10s %24s %24s %24s %24s %24s\n", "the guest", "unprotected, Mb/s", "protected, Mb/s", "ratio",
+            "log, Mb/s", "log bytes per byte");
+    for (unsigned i = 0; i < DIRECTIONS; i++) {
+        char texts[5][48];
+
+        fprintf(out, "  %-8s %24s %24s %24s %24s %24s\n", directions[i],
+                words_of(result, "mbit_per_s", directions[i], "unprotected", texts[0]),
+                words_of(result, "mbit_per_s", directions[i], "protected", texts[1]),
+                words_of(result, "protected_to_unprotected", directions[i], NULL, texts[2]),
+                words_of(result, "log_mbit_per_second", directions[i], "protected", texts[3]),
+                words_of(result, "log_bytes_per_byte", directions[i], "protected", texts[4]));
+    }
+    result_print_metrics_head("beside them", out);
+    result_print_metrics(result, METRIC_FACT, false, out);
+    fflush(out);
+}
+
+static int write_files(const struct net_guest *run)
+{
+    cJSON *object = result_json(&run->result), *settings = cJSON_AddObjectToObject(object, "settings");
+
+    cJSON_AddStringToObject(object, "part", "guest");
+    for (unsigned i = 0; i < SIDES; i++)
+        cJSON_AddStringToObject(settings, run->targets[i].side, run->targets[i].text);
+    cJSON_AddNumberToObject(settings, "seconds", (double)run->seconds);
+    cJSON_AddNumberToObject(settings, "warmup", (double)run->warmup_seconds);
+    cJSON_AddNumberToObject(settings, "streams", run->streams);
+    cJSON_AddNumberToObject(settings, "rounds", run->rounds);
+    cJSON_AddNumberToObject(settings, "seed", (double)run->seed);
+    return result_write(&run->result, object, &run->files);
+}
+
+int net_guest_main(int argc, char **argv)
+{
+    struct net_guest *run = calloc(1, sizeof(*run));
+    int result;
+
+    if (run == NULL)
+        return EXIT_NOT_MEASURED;
+    result = parse_options(run, argc, argv);
+    if (result != 0) {
+        free(run);
+        return result > 0 ? 0 : EXIT_USAGE;
+    }
+    result_begin(&run->result, "net");
+    if (run->note[0] != '\0')
+        result_note(&run->result, "%s", run->note);
+    for (unsigned i = 0; i < SIDES; i++)
+        if (run->targets[i].metrics[0] == '\0')
+            result_note(&run->result, "the %s guest's counts are not known: its target names no metrics",
+                        run->targets[i].side);
+    run->text = malloc(TEXT_BYTES);
+    result = run->text != NULL ? run_rounds(run) : -ENOMEM;
+    if (result == 0) {
+        print(run, result_files_take_stdout(&run->files) ? stderr : stdout);
+        result = write_files(run);
+    }
+    for (unsigned i = 0; i < SIDES; i++)
+        guest_target_fini(&run->targets[i]);
+    free(run->text);
+    free(run);
+    return result == 0 ? 0 : EXIT_NOT_MEASURED;
+}
