@@ -11,12 +11,13 @@ dir=$(mktemp -d "$(shared_dir)/workload.XXXXXX")
 trap 'cp -f "$dir"/*.json "$dir"/*.log "$dir"/console "$TEST_OUT"/ 2>/dev/null; rm -rf --one-file-system "$dir"
     lab run --timeout 20 "$host" -- "rm -f /tmp/$(basename "$dir")*"' EXIT
 there=/shared/$(basename "$dir")
-log=/tmp/$(basename "$dir")
+log=$there/recording # hundreds of megabytes, where forced syncs are many: a lab host's /tmp is its memory
+image=/tmp/$(basename "$dir")
 guest="$(guest_images --workloads)-${name%%-*} --memory 384 --append 'ftvmm.run=workload+$name'"
 disk='' copy=''
 if [ "$name" = postgres ]; then # mirrored: the replay has a copy of its own, as it was at the start
-    lab run "$host" -- "truncate -s 160M $log.img $log.copy"
-    disk="--disk $log.img" copy="--disk $log.copy"
+    lab run "$host" -- "truncate -s 160M $image.img $image.copy"
+    disk="--disk $image.img" copy="--disk $image.copy"
 fi
 
 rc=0
@@ -36,9 +37,9 @@ expect_more_than "$dir/replay.json" lockstep.positions 10000
 if [ -n "$disk" ]; then
     expect_more_than "$dir/record.json" disk.flushes 100
     expect_json "$dir/record.json" disk.errors 0
-    lab run --timeout 60 "$host" -- "cmp $log.img $log.copy" || fail "the disks differ"
+    lab run --timeout 60 "$host" -- "cmp $image.img $image.copy" || fail "the disks differ"
 fi
 
 echo "$name: $(json "$dir/replay.json" lockstep.positions) positions, $(json "$dir/replay.json" lockstep.forced_syncs) forced syncs," \
-    "$(lab run "$host" -- "stat -c %s $log") bytes of log in $(($(json "$dir/record.json" uptime_ms) / 1000)) s," \
+    "$(stat -c %s "$dir/recording") bytes of log in $(($(json "$dir/record.json" uptime_ms) / 1000)) s," \
     "replayed in $(($(json "$dir/replay.json" uptime_ms) / 1000)) s, $(json "$dir/replay.json" exits.user_tsc_reads) programs' TSC reads, RAM $(json "$dir/replay.json" ram_digest)"
