@@ -81,8 +81,11 @@ static void decide_alone(struct io *io, uint64_t now_ns)
     struct arbiter_status status;
     enum arbiter_verdict verdict;
 
-    if (COUNT_GET(ls->lost_arbitration))
-        return; /* that was said; the machine thread stops at its next position */
+    if (COUNT_GET(ls->lost_arbitration)) { /* that was said; the machine thread stops, wherever it sleeps or runs */
+        vcpu_kick(&ls->machine.vcpu);
+        lockstep_wake(ls);
+        return;
+    }
     verdict = arbiter_ask(ls->arbiter, ls->generation);
 
     if (verdict == ARBITER_WON || verdict == ARBITER_LOST)
