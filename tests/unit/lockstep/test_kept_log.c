@@ -111,12 +111,12 @@ static struct host lost_primary(const char *link, const char *name, const char *
 
     snprintf(go, sizeof(go), "%s/go", hosts_directory());
     unlink(go);
-    snprintf(arguments, sizeof(arguments), "--listen %s --keep-log %s/%s%s", link, hosts_directory(), name, more);
+    snprintf(arguments, sizeof(arguments), "--listen %s --peer-timeout 4000 --keep-log %s/%s%s", link, hosts_directory(), name, more);
     setenv("FTVMM_FAULT", "live:hold", 1);
     setenv("FTVMM_FAULT_GO", go, 1);
     backup = host_start(number++, "backup", arguments);
     unsetenv("FTVMM_FAULT");
-    snprintf(arguments, sizeof(arguments), "--verify --spare none --backup %s", link);
+    snprintf(arguments, sizeof(arguments), "--verify --peer-timeout 4000 --spare none --backup %s", link);
     live = host_start(number++, "primary", arguments);
     host_await(&live, "primary", true);
     host_await_number(&live, "lockstep", "positions", 300);
