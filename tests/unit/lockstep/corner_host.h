@@ -35,6 +35,7 @@ struct corner_run {
     struct corner_plan plan;
     unsigned slowness;     /* of this machine's exits: everything that comes by time comes so much later */
     uint64_t peer_timeout_ns;
+    uint64_t max_input_delay_ns; /* 0: 2 ms */
     bool verify;
     /* Another guest than the corner guest, into whose memory and registers it goes; may be NULL. */
     void (*guest)(struct guest_memory *memory, struct kvm_regs *regs, struct kvm_sregs *sregs);

@@ -193,7 +193,7 @@ static struct corner_run run_of(enum guest_clock clock)
 {
     return (struct corner_run){
         .plan = { .seed = 1, .whole_cpu = corner_whole_cpu() }, .slowness = corner_slowness(), .directory = directory,
-        .verify = true, .peer_timeout_ns = 20 * NS_PER_S, .guest = guest_build, .clock = clock,
+        .verify = true, .peer_timeout_ns = 20 * NS_PER_S, .max_input_delay_ns = 10 * NS_PER_MS, .guest = guest_build, .clock = clock,
         .counter = clock == GUEST_CLOCK_PMU ? model_open : NULL,
     };
 }
