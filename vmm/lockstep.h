@@ -80,7 +80,7 @@ struct request_steps {
 
 /* Instants since the last position that could not be named; machine thread. */
 struct place_misses {
-    unsigned tries;
+    unsigned kicks, tries; /* tries: those between which the guest has run */
     uint64_t since_ns;
     uint64_t count, rip; /* of the last */
 };

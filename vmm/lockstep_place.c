@@ -10,10 +10,10 @@
 #include "base/report.h"
 #include "vmm/vcpu_place.h"
 
-/* Until a forced sync takes the place of a place: so many instants that could not be named, and at least
- * --max-input-delay after the first of them; and in any case after so many of these delays. */
-#define PLACE_TRIES      4u
-#define PLACE_TRY_DELAYS 8u
+/* Until a forced sync takes the place of a place: so many instants that could not be named, or so many kicks at the same
+ * one, and at least --max-input-delay after the first of them. */
+#define PLACE_TRIES 4u
+#define PLACE_KICKS 16u
 
 int clock_choose(struct lockstep *ls)
 {
@@ -80,24 +80,24 @@ void place_arrived(struct lockstep *ls)
         lose_clock(ls, rc);
 }
 
-/* This instant cannot be named. Kicks between which the guest did not come to run count as one try. */
+/* This instant cannot be named. Kicks between which the guest did not come to run are one try: a host that is short of
+ * CPUs would soon have made four. */
 static int miss(struct lockstep *ls, uint64_t count)
 {
-    uint64_t rip = vcpu_regs(&ls->machine.vcpu)->rip, now_ns = clock_now_ns(), waited_ns;
+    uint64_t rip = vcpu_regs(&ls->machine.vcpu)->rip, now_ns = clock_now_ns();
     struct place_misses *misses = &ls->place_misses;
 
     COUNT_ADD(ls->places_refused, 1);
     if (misses->tries == 0)
-        misses->since_ns = now_ns;
+        *misses = (struct place_misses){ .since_ns = now_ns };
+    misses->kicks++;
     if (misses->tries == 0 || misses->count != count || misses->rip != rip)
         misses->tries++;
     misses->count = count;
     misses->rip = rip;
-    waited_ns = now_ns - misses->since_ns;
-    return waited_ns < ls->options.max_input_delay_ns ||
-                   (misses->tries < PLACE_TRIES && waited_ns < PLACE_TRY_DELAYS * ls->options.max_input_delay_ns)
-               ? -EBUSY
-               : -EAGAIN;
+    if (now_ns < misses->since_ns + ls->options.max_input_delay_ns)
+        return -EBUSY;
+    return misses->tries < PLACE_TRIES && misses->kicks < PLACE_KICKS ? -EBUSY : -EAGAIN;
 }
 
 /* With interrupts off an input could only wait for the window, whose opening is an exit; that may be soon. Steps count to

@@ -222,7 +222,8 @@ static void run_main(struct corner_run run)
     ls->machine.vcpu = (struct vcpu){ .kvm_fd = -1, .vm_fd = -1, .fd = -1 };
     ls->options = (struct lockstep_options){
         .heartbeat_ns = 5 * NS_PER_MS * run.slowness, .peer_timeout_ns = run.peer_timeout_ns,
-        .max_input_delay_ns = 2 * NS_PER_MS * run.slowness, .max_lag_ns = NS_PER_S,
+        .max_input_delay_ns = (run.max_input_delay_ns ? run.max_input_delay_ns : 2 * NS_PER_MS) * run.slowness,
+        .max_lag_ns = NS_PER_S,
         .idle = { .sleep_ns = 50 * NS_PER_US * run.slowness }, .segment_ns = 5 * NS_PER_MS * run.slowness,
     };
     COUNT_SET(ls->role, run.role);

@@ -37,6 +37,7 @@ struct corner_run {
     struct corner_plan plan;
     unsigned slowness;     /* of this machine's exits: everything that comes by time comes so much later */
     uint64_t peer_timeout_ns;
+    uint64_t max_input_delay_ns; /* 0: 2 ms */
     bool verify;
     const char *keep;      /* a backup: the directory where it keeps its log, in parts as short as can be; NULL: nowhere */
     bool replays_kept;     /* a replay: of such a log */

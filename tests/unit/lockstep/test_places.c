@@ -81,7 +81,7 @@ __asm__(".pushsection .rodata\n"
 #define VECTOR_TIMER 0x20u
 #define GATE_TRAP    0x8F00u /* interrupts stay on: there is never a window to wait for */
 
-#define ROUNDS_STEPPED 60u
+#define ROUNDS_STEPPED 100u
 #define ROUNDS_COUNTED 3000u
 
 static struct corner_outcome *outcomes; /* of primary and backup */
@@ -184,7 +184,7 @@ static bool alike(const char *how)
            expect(a->ram_digest == b->ram_digest, "RAM differs") && expect(strcmp(a->said, b->said) == 0, "words differ") &&
            expect(!a->lost_interrupt && !b->lost_interrupt, "an interrupt was lost") &&
            expect(a->places == b->places, "the replay has other places") &&
-           expect(a->places > 5, "there were hardly any places") &&
+           expect(a->places > 3, "there were hardly any places") &&
            /* One is made when a busy machine lets the guest make no way between some kicks. */
            expect(a->forced_syncs * 20 <= a->places, "there were more forced syncs than now and then");
 }
@@ -193,7 +193,7 @@ static struct corner_run run_of(enum guest_clock clock)
 {
     return (struct corner_run){
         .plan = { .seed = 1, .whole_cpu = corner_whole_cpu() }, .slowness = corner_slowness(), .directory = directory,
-        .verify = true, .peer_timeout_ns = 20 * NS_PER_S, .guest = guest_build, .clock = clock,
+        .verify = true, .peer_timeout_ns = 20 * NS_PER_S, .max_input_delay_ns = 10 * NS_PER_MS, .guest = guest_build, .clock = clock,
         .counter = clock == GUEST_CLOCK_PMU ? model_open : NULL,
     };
 }
