@@ -324,7 +324,7 @@ enum lockstep_step backup_before_run(struct lockstep *ls)
             return ls->failure ? STEP_END : STEP_SYNCED;
         } else if (record.kind == EVENT_PLACE && record.position > ls->machine.position) {
             ls->failure = place_reach(ls, record.payload);
-            channel_consume(ls->channel);
+            consume(ls, &record);
             return ls->failure ? STEP_END : STEP_SYNCED;
         } else if (record.kind == EVENT_PROGRESS && record.position == ls->machine.position) {
             ls->failure = follow_progress(ls, record.payload);

@@ -144,7 +144,7 @@ static int send_registers(struct lockstep *ls, uint64_t up_to)
 
 static int begin(struct lockstep *ls, uint64_t asked)
 {
-    struct event_start start = { .transfer = 1, .verify = ls->verify->each_position };
+    struct event_start start = { .transfer = 1, .verify = ls->verify->each_position, .clock = (uint8_t)ls->clock };
     struct heal *heal = &ls->heal;
     int rc;
 

@@ -41,6 +41,11 @@ int clock_follow(struct lockstep *ls, const struct event_start *start)
                      guest_clock_name(wanted));
         return -EPROTO;
     }
+    if (ls->gdb != NULL && ls->clock != GUEST_CLOCK_EXITS) {
+        report_error("the log's clock is %s, whose places are found with the breakpoints and steps that --gdb would need",
+                     guest_clock_name(ls->clock));
+        return -ENOTSUP;
+    }
     if (guest_clock_choose((enum guest_clock)ls->clock, &choice) == 0)
         return 0;
     report_error("the log's clock is pmu, which cannot be had here: %s; begin with --clock exits", choice.why);
