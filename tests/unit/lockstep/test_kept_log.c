@@ -269,6 +269,24 @@ static void kept_log_of_a_disk_that_stalls_begins_anew(void **state)
         fail_msg("%s", said);
 }
 
+/* The backup's machine differs and is healed: what was kept of the old one is one part, the new one's begins from a base. */
+static void kept_log_of_a_healed_backup_begins_anew(void **state)
+{
+    const char *said, *directory = hosts_directory();
+    struct host hosts[2];
+
+    (void)state;
+    start_pair(hosts, "healed", "");
+    host_spoil(&hosts[1]);
+    host_await_number(&hosts[0], "lockstep", "healed", 1);
+    assert_true(host_has_said(&hosts[1], "the kept log breaks off at position"));
+    await_parts(&hosts[1], "healed", 2);
+    hosts_stop(&hosts[0], &hosts[1]);
+    if (shell(&said, REPLAY "%s/healed 2>&1", ftvmm, directory, directory) != 0 ||
+        strstr(said, "equal to the primary's to the last byte") == NULL)
+        fail_msg("%s", said);
+}
+
 /* Its directory is taken away: that is said, and nothing else happens. */
 static void kept_log_that_cannot_go_on_leaves_the_pair_alone(void **state)
 {
@@ -336,6 +354,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(kept_log_from_the_start_gives_the_survivor),
         cmocka_unit_test(kept_log_from_a_base_gives_the_survivor),
         cmocka_unit_test(kept_log_of_a_disk_that_stalls_begins_anew),
+        cmocka_unit_test(kept_log_of_a_healed_backup_begins_anew),
         cmocka_unit_test(kept_log_that_cannot_go_on_leaves_the_pair_alone),
         cmocka_unit_test(kept_log_begins_with_a_transfer_and_leaves_the_run_before),
     };
