@@ -353,8 +353,6 @@ static enum gdb_action monitor(const struct gdb_view *view, const char *hex, cha
         return GDB_UNTIL;
     }
     if (strncmp(words, "break ", 6) == 0 && (*until = strtoull(words + 6, &end, 0), end != words + 6 && *end == '\0')) {
-        if (view->breakpoints == NULL)
-            return say(reply, "not in a recording whose clock is not exits: its places need the CPU's breakpoints\n");
         if (view->breakpoints->count == sizeof(view->breakpoints->at) / sizeof(view->breakpoints->at[0]))
             return say(reply, "the CPU has no further breakpoint; monitor clear takes all away\n");
         snprintf(text, sizeof(text), "continue and step stop before the instruction at 0x%" PRIx64 "\n", *until);

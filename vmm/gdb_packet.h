@@ -22,7 +22,7 @@ struct gdb_view {
     uint64_t position, time_ns;
     const char *exit; /* what made the position */
     bool ended;
-    const struct vcpu_breakpoints *breakpoints; /* NULL: none can be had */
+    const struct vcpu_breakpoints *breakpoints;
 };
 
 enum gdb_action {

@@ -122,7 +122,7 @@ static int take_view(struct gdb_stub *stub, struct lockstep *ls, bool ended)
     stub->view = (struct gdb_view){
         .vcpu = &stub->vcpu, .memory = &machine->memory, .position = machine->position, .time_ns = machine->time_ns,
         .exit = machine->position != 0 ? vcpu_exit_name(machine->exit) : "none", .ended = ended,
-        .breakpoints = COUNT_GET(ls->clock) == GUEST_CLOCK_EXITS ? &machine->vcpu.breakpoints : NULL,
+        .breakpoints = &machine->vcpu.breakpoints,
     };
     return rc;
 }

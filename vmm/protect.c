@@ -360,7 +360,9 @@ static void slow_down(struct protector *protector)
 /* From START to MACHINE. 0: this host is the primary of a pair. */
 static int copy(struct protector *protector)
 {
-    struct event_start start = { .transfer = 1, .disk_identity = protector->options.disk_identity, .verify = protector->ls->verify->each_position, .clock = (uint8_t)protector->ls->clock };
+    struct event_start start = { .transfer = 1, .disk_identity = protector->options.disk_identity,
+                                 .verify = protector->ls->verify->each_position,
+                                 .clock = (uint8_t)protector->ls->clock };
     struct transfer *transfer = &protector->transfer;
     int rc = transfer_start(transfer, &start);
 
