@@ -340,19 +340,20 @@ enum lockstep_step primary_interrupted(struct lockstep *ls)
     enum lockstep_step step = serve_protector(ls);
     uint64_t now_ns = clock_now_ns();
     bool overdue;
+    int rc;
 
     if (step != STEP_RUN)
         return step;
     overdue = lockstep_input_overdue(ls, now_ns);
     if (!overdue && (ls->counter == NULL || now_ns < COUNT_GET(ls->arrived_ns) + PLACE_NS))
         return STEP_RUN;
-    ls->failure = place_log(ls);
-    if (ls->failure == -EBUSY || (ls->failure == -EAGAIN && !overdue)) { /* the next kick may find it elsewhere */
-        ls->failure = 0;
-        return STEP_RUN;
-    }
-    if (ls->failure == -EAGAIN)
-        ls->failure = forced_sync_log(ls);
+    rc = place_log(ls);
+    if (rc == -EBUSY || (rc == -EAGAIN && !overdue))
+        return STEP_RUN; /* the next kick may find it elsewhere */
+    if (rc == -EAGAIN)
+        rc = forced_sync_log(ls);
+    if (rc < 0) /* not before it is over: with a failure set, nothing waits for room in the log */
+        ls->failure = rc;
     return ls->failure ? STEP_END : STEP_SYNCED;
 }
 
