@@ -17,7 +17,7 @@
 #include "tests/unit/cmocka_prelude.h"
 #include "tests/unit/lockstep/real_hosts.h"
 
-#define SIDE_BY_SIDE 3 /* cases at once: they wait most of the time */
+#define SIDE_BY_SIDE 3
 #define FROZEN_NS    (2500 * NS_PER_MS) /* two and a half peer time-outs */
 
 /* What comes over the pair, host 0 the primary and host 1 the backup; or over host 0, which is alone and gets 1. */
@@ -88,14 +88,15 @@ static void tell(const struct host *host, const char *words)
 {
     char line[160];
 
-    snprintf(line, sizeof(line), "%s >/dev/null & true", words); /* who answers may be about to die */
+    /* Who answers may be about to die. What is said is shown if the case fails. */
+    snprintf(line, sizeof(line), "%s >%s/ftctl.said 2>&1 & true", words, hosts_directory());
     cJSON_Delete(host_ask(host, line));
 }
 
 /* Waits until the fault has come. */
 static void await_fault(const struct host *host, bool stopped)
 {
-    uint64_t limit_ns = clock_now_ns() + 30 * NS_PER_S;
+    uint64_t limit_ns = clock_now_ns() + 90 * NS_PER_S;
     siginfo_t info = { 0 };
 
     while (waitid(P_PID, (id_t)host->pid, &info, WEXITED | WSTOPPED | WNOHANG | WNOWAIT) == 0 && info.si_pid == 0) {
@@ -127,7 +128,7 @@ static void case_main(const struct fault *fault, bool killed)
     if (fault->event == TRANSFER) {
         hosts[0] = start_with(fault, how, 0, "run", "--verify");
         host_await(&hosts[0], "alone", false);
-        snprintf(arguments, sizeof(arguments), "%s --join-timeout 20", listen); /* nobody comes if host 0 dies first */
+        snprintf(arguments, sizeof(arguments), "%s --join-timeout 40", listen); /* nobody comes if host 0 dies first */
         hosts[1] = start_with(fault, how, 1, "backup", arguments);
     } else {
         hosts[1] = start_with(fault, how, 1, "backup", listen);
