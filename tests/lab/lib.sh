@@ -58,3 +58,8 @@ expect_more_than() { # FILE PATH NUMBER
         fail "$2 in $(basename "$1") should exceed $3 and is $found"
     fi
 }
+
+keep_recording() { # HOST LOG DIRECTORY (in /shared, as seen here): a log that replays differently is what one needs most
+    lab run --timeout 60 "$1" -- cp "$2" "/shared/$(basename "$3")/recording.kept" &&
+        mv "$3/recording.kept" "$TEST_OUT/recording" && echo "the recording is kept: $TEST_OUT/recording"
+}

@@ -33,7 +33,10 @@ recorded=$(lab run "$host" -- "sha256sum <$work.img")
 
 lab run --timeout 250 "$host" -- "$ftvmm replay $work.log $images --disk $copy,mode=$mode --append 'quiet ftvmm.run=$load' \
     --status $there/replay.json >$there/replay.log 2>&1 </dev/null" || rc=$?
-[ $rc = 0 ] || fail "replay ended with status $rc: $(tail -n 1 "$dir/replay.log")"
+if [ $rc != 0 ]; then
+    keep_recording "$host" "$work.log" "$dir" || true
+    fail "replay ended with status $rc: $(tail -n 1 "$dir/replay.log")"
+fi
 expect_json "$dir/replay.json" end_compared true
 for path in ram_digest ended lockstep.positions lockstep.disk_records lockstep.forced_syncs; do
     expect_json "$dir/replay.json" "$path" "$(json "$dir/record.json" "$path")"

@@ -30,7 +30,10 @@ if [ "$replay_host" != "$host" ]; then
 fi
 lab run --timeout 200 "$replay_host" -- "$ftvmm replay $log $images --append 'ftvmm.run=$load' --status $there/replay.json \
     >$there/replay.log 2>&1 </dev/null" || rc=$?
-[ $rc = 0 ] || fail "replay ended with status $rc: $(tail -n 1 "$dir/replay.log")"
+if [ $rc != 0 ]; then
+    keep_recording "$replay_host" "$log" "$dir" || true
+    fail "replay ended with status $rc: $(tail -n 1 "$dir/replay.log")"
+fi
 expect_json "$dir/replay.json" end_compared true
 for path in ram_digest ended lockstep.positions lockstep.forced_syncs; do
     expect_json "$dir/replay.json" "$path" "$(json "$dir/record.json" "$path")"

@@ -28,7 +28,10 @@ grep -q 'guest done: 0' "$dir/console" || fail "the load in the guest failed; th
 expect_json "$dir/record.json" ended '"shutdown"'
 
 lab run --timeout 600 "$host" -- "$ftvmm replay $log $guest $copy --status $there/replay.json >$there/replay.log 2>&1 </dev/null" || rc=$?
-[ $rc = 0 ] || fail "replay ended with status $rc: $(tail -n 1 "$dir/replay.log")"
+if [ $rc != 0 ]; then
+    keep_recording "$host" "$log" "$dir" || true
+    fail "replay ended with status $rc: $(tail -n 1 "$dir/replay.log")"
+fi
 expect_json "$dir/replay.json" end_compared true
 for path in ram_digest ended lockstep.positions lockstep.forced_syncs; do
     expect_json "$dir/replay.json" "$path" "$(json "$dir/record.json" "$path")"
