@@ -11,6 +11,7 @@ trap 'cp -f "$dir"/*.json "$dir"/*.log "$dir"/console "$TEST_OUT"/ 2>/dev/null; 
     lab run --timeout 20 "$host" -- "rm -f /tmp/disk-test.*"' EXIT
 there=/shared/$(basename "$dir")
 work=/tmp/disk-test
+# shellcheck disable=SC2119 # the ordinary image
 images=$(guest_images)
 load=disk-load+check+4
 

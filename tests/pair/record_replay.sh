@@ -13,6 +13,7 @@ trap 'cp -f "$dir"/*.json "$dir"/*.log "$dir"/console "$TEST_OUT"/ 2>/dev/null; 
     lab run --timeout 20 "$host" -- "rm -f /tmp/record.*"' EXIT
 there=/shared/$(basename "$dir")
 log=/tmp/$(basename "$dir")
+# shellcheck disable=SC2119 # the ordinary image
 images=$(guest_images)
 load="redis-up&&redis-benchmark+-q+-n+200+-t+incr"
 

@@ -8,6 +8,7 @@ host=$1
 dir=$(mktemp -d "$(shared_dir)/shm.XXXXXX")
 trap 'cp -f "$dir"/*.json "$dir"/*.log "$dir"/*.console "$TEST_OUT"/ 2>/dev/null; rm -rf --one-file-system "$dir"' EXIT
 there=/shared/$(basename "$dir")
+# shellcheck disable=SC2119 # the ordinary image
 images=$(guest_images)
 # Two guests, both ends and the lab's other hosts share two processors here: silence of 5 s is no death yet.
 common="$images --append 'quiet ftvmm.run=redis-up&&redis-benchmark+-q+-n+50+-t+incr' --arbiter dir:/tmp --name shm-pair --peer-timeout 5000"
