@@ -192,12 +192,7 @@ static int parse_options(struct overhead *overhead, int argc, char **argv)
         }
     }
     good = good && argument_none_left(argc, argv, "overhead");
-    for (unsigned i = 0; good && i < SIDES; i++) {
-        good = overhead->targets[i].text != NULL;
-        if (!good)
-            report_error("--%s is missing: the two guests are measured against each other", overhead->targets[i].side);
-    }
-    return good ? 0 : -EINVAL;
+    return good && guest_targets_given(overhead->targets, SIDES) ? 0 : -EINVAL;
 }
 
 /* ---- running one program in one guest: 0 and the amount done, or -errno, said ---- */
