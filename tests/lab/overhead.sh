@@ -11,10 +11,9 @@ source "$(dirname "$(readlink -f "$0")")/two_guests.sh"
 
 limit_s=900
 run=redis=300,redis_pipelined=2000,pgbench=40,openssl=2,compile=1,sqlite=1000,python=1,stress_switch=2,stress_timer=2
-if wrk=$(command -v wrk); then
+if command -v wrk >/dev/null; then
     run+=,nginx=5,nginx_large=5
-    mkdir "$dir/bin"
-    cp -L "$wrk" "$(ldd "$wrk" | awk '$1 ~ /^libluajit/ { print $3 }')" "$dir/bin/"
+    carry wrk libluajit
 fi
 need_two_guests_of 448
 images="$(guest_images --workloads) --memory 448"
@@ -24,7 +23,7 @@ lab run beta -- 'truncate -s 160M /tmp/bench.img'
 start_two_guests "$images" 6379 "--disk /tmp/bench.img" "--disk /tmp/alone.img"
 
 rc=0
-lab run --timeout $((limit_s + 20)) gamma -- "PATH=$there/bin:\$PATH LD_LIBRARY_PATH=$there/bin timeout -k 2 $limit_s /src/build/bench/ftbench overhead \
+lab run --timeout $((limit_s + 20)) gamma -- "$with_carried timeout -k 2 $limit_s /src/build/bench/ftbench overhead \
     --protected $protected,metrics=$protected_metrics --unprotected $unprotected,metrics=$unprotected_metrics \
     --rounds 2 --run $run --limit 200 \
     --note 'three emulated lab hosts on one machine' \

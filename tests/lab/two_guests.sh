@@ -26,6 +26,17 @@ leave_guests() {
 }
 trap leave_guests EXIT
 
+# Programs of this machine that the hosts lack.
+with_carried="PATH=$there/bin:\$PATH LD_LIBRARY_PATH=$there/bin"
+carry() { # PROGRAM LIBRARY-PREFIX...: to where $with_carried finds them on a host
+    local program=$1 prefix
+    mkdir -p "$dir/bin"
+    cp -L "$(command -v "$program")" "$dir/bin/"
+    for prefix in "${@:2}"; do
+        ldd "$dir/bin/$program" | awk -v prefix="$prefix" 'index($1, prefix) == 1 { print $3 }' | xargs -I{} cp -L {} "$dir/bin/"
+    done
+}
+
 start_on() { # HOST NAME COMMAND: in the background, with NAME.log
     started+=("$1 $(lab run --background --log "$there/$2.log" "$1" -- "$3")")
 }
