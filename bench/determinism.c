@@ -19,7 +19,6 @@
 
 #define EXIT_FAILED 1
 #define EXIT_USAGE 2
-#define TIME_FRAME_BYTES 64.0 /* of a record that tells the time (docs/wire-format.md) */
 /* What VMware FT (2010) is measured at: guest speed, and log of its four loads, in Mbit/s. */
 #define GOAL_RATIO 0.94
 #define GOAL_DIGEST_PERCENT 2.0
@@ -137,7 +136,7 @@ static int parse_options(struct determinism *determinism, int argc, char **argv)
 struct figures {
     double seconds;     /* of the guest's time */
     double log_bytes, log_records;
-    double positions, clock_reads, time_records;
+    double positions, clock_reads, time_records, time_bytes;
     double instructions; /* 0: not countable */
     double run_s, checked_s, forced_s;
     double forced_syncs, forced_pages, forced_zero_pages, forced_skipped_pages, forced_bytes;
@@ -171,7 +170,7 @@ static void add_figures(struct determinism *determinism, const struct figures *f
         determinism->no_instructions = true;
     fact(determinism, "clock_reads_per_s", figures->clock_reads / figures->seconds);
     add_if(determinism, "time_bytes_per_clock_read", figures->clock_reads > 0,
-           figures->time_records * TIME_FRAME_BYTES / figures->clock_reads);
+           figures->time_bytes / figures->clock_reads);
     fact(determinism, "forced_syncs_per_s", figures->forced_syncs / figures->seconds);
     fact(determinism, "forced_bytes_per_s", figures->forced_bytes / figures->seconds);
     add_if(determinism, "forced_pages_per_sync", any_sync, figures->forced_pages / figures->forced_syncs);
@@ -271,6 +270,7 @@ static bool take_files(struct determinism *determinism, const struct run *run)
             .positions = number_at(lockstep, "positions"),
             .clock_reads = number_at(lockstep, "clock_reads"),
             .time_records = number_at(lockstep, "time_records"),
+            .time_bytes = number_at(lockstep, "time_bytes"),
             .instructions = number_at(lockstep, "instructions"),
             .run_s = number_at(lockstep, "run_ms") / 1e3,
             .checked_s = number_at(lockstep, "checked_ms") / 1e3,
@@ -318,6 +318,7 @@ static void add_live(struct determinism *determinism, const struct vmm_metrics l
         .positions = grown(looks, "positions_total"),
         .clock_reads = grown(looks, "clock_reads_total"),
         .time_records = grown(looks, "time_records_total"),
+        .time_bytes = grown(looks, "time_bytes_total"),
         .instructions = grown(looks, "guest_instructions_total"),
         .run_s = grown(looks, "guest_run_seconds_total"),
         .checked_s = grown(looks, "checked_seconds_total"),

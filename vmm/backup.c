@@ -64,7 +64,7 @@ int backup_decide(struct lockstep *ls)
 }
 
 /*
- * A TIME record is applied later than it was logged, by the way and by this backup's lag, so it tells of the primary's
+ * A look at the clock is applied later than it was made, by the way and by this backup's lag, so it tells of the primary's
  * clock only how far it is at least. What the quickest of them has told holds, less what the two hosts' clocks may have
  * drifted apart since: or a backup that lags by a second when the primary dies would set the guest's clock back by it.
  */
@@ -101,6 +101,33 @@ void backup_go_live(struct lockstep *ls)
     journal_note(&ls->journal, JOURNAL_LIVE, "at position %llu", (unsigned long long)ls->machine.position);
 }
 
+/* ---- a TIME record with several looks is seen as so many records with one ---- */
+
+static void show_look(struct lockstep *ls, struct channel_record *record)
+{
+    struct backup_times *times = &ls->taken_times;
+
+    times->look.time_ns = times->reader.time_ns;
+    record->position = times->reader.position;
+    record->bytes = sizeof(times->look);
+    record->payload = &times->look;
+}
+
+static void begin_looks(struct lockstep *ls, struct channel_record *record)
+{
+    ls->taken_times.open = time_reader_begin(&ls->taken_times.reader, record->position, record->payload, record->bytes);
+    COUNT_ADD(ls->time_records, 1);
+    COUNT_ADD(ls->time_bytes, channel_frame_bytes(record->bytes));
+    show_look(ls, record);
+}
+
+/* The channel's record is done with, whatever is left in it. */
+static void consume_whole(struct lockstep *ls)
+{
+    ls->taken_times.open = false;
+    channel_consume(ls->channel);
+}
+
 /*
  * The next record, which stays until consumed. True: there is one. False: there is none and will be none; we
  * are live now, or ls->failure says why not.
@@ -114,6 +141,10 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
         switch (rc) {
         case 0:
             idle_end(&ls->idle);
+            if (ls->taken_times.open) {
+                show_look(ls, record);
+                return true;
+            }
             if (ls->arbiter == NULL && COUNT_GET(ls->stop_requested)) { /* a replay never has to wait */
                 ls->failure = -ECANCELED;
                 return false;
@@ -121,6 +152,8 @@ static bool backup_fetch(struct lockstep *ls, struct channel_record *record)
             ls->failure = event_check(record);
             if (!ls->failure && ls->arbiter != NULL)
                 heal_keep_record(ls, record);
+            if (!ls->failure && record->kind == EVENT_TIME)
+                begin_looks(ls, record);
             return !ls->failure;
         case -EAGAIN:
             if (COUNT_GET(ls->stop_requested)) {
@@ -175,7 +208,8 @@ static void consume(struct lockstep *ls, const struct channel_record *record)
 {
     if (!ls->failure)
         kept_log_record(ls->kept, record);
-    channel_consume(ls->channel);
+    if (!ls->taken_times.open || time_reader_next(&ls->taken_times.reader) <= 0)
+        consume_whole(ls);
 }
 
 int backup_fetch_start(struct lockstep *ls, struct event_start *start)
@@ -288,7 +322,7 @@ int backup_receive_again(struct lockstep *ls, struct difference *difference)
                 difference_after(difference, &record);
             fault_point("heal-part-taken");
         }
-        channel_consume(ls->channel);
+        consume_whole(ls);
     }
     if (!ls->failure)
         ls->stands_at_position = true;

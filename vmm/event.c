@@ -14,6 +14,7 @@
 #include "vmm/frame_text.h"
 #include "vmm/guest_clock.h"
 #include "vmm/guest_memory.h"
+#include "vmm/time_pack.h"
 #include "vmm/vcpu.h"
 #include "vmm/virtio_blk.h"
 #include "vmm/virtio_net.h"
@@ -117,6 +118,18 @@ static bool frame_fits(const struct channel_record *record)
            record->bytes <= sizeof(*frame) + EVENT_FRAME_MAX_BYTES && (frame->flags & ~EVENT_FRAME_CHECKSUM_RIGHT) == 0;
 }
 
+static bool time_fits(const struct channel_record *record)
+{
+    struct time_reader reader;
+    int rc = time_reader_begin(&reader, record->position, record->payload, record->bytes) ? 1 : 0;
+
+    if (rc == 0)
+        return false;
+    while ((rc = time_reader_next(&reader)) > 0)
+        ;
+    return rc == 0;
+}
+
 static bool link_fits(const struct channel_record *record)
 {
     const struct event_link *link = record->payload;
@@ -147,7 +160,7 @@ int event_check(const struct channel_record *record)
 
     switch ((enum event_kind)record->kind) {
     case EVENT_START: fits = start_fits(record); break;
-    case EVENT_TIME: fits = record->bytes == sizeof(struct event_time); break;
+    case EVENT_TIME: fits = time_fits(record); break;
     case EVENT_FRAME: fits = frame_fits(record); break;
     case EVENT_CONSOLE: fits = record->bytes >= 1 && record->bytes <= EVENT_CONSOLE_MAX_BYTES; break;
     case EVENT_OUTPUT: fits = record->bytes == sizeof(struct event_output); break;
@@ -299,6 +312,23 @@ static void read_console(const struct channel_record *record, const struct event
     reader->text(reader->ctx, "typed", text);
 }
 
+static void read_time(const struct channel_record *record, const struct event_reader *reader)
+{
+    struct time_reader looks;
+    uint64_t count = 1;
+
+    if (!time_reader_begin(&looks, record->position, record->payload, record->bytes))
+        return;
+    reader->number(reader->ctx, "time_ns", looks.time_ns);
+    while (time_reader_next(&looks) > 0)
+        count++;
+    if (count == 1)
+        return;
+    reader->number(reader->ctx, "looks", count);
+    reader->number(reader->ctx, "last_position", looks.position);
+    reader->number(reader->ctx, "last_time_ns", looks.time_ns);
+}
+
 static void read_output(const struct event_output *output, const struct event_reader *reader)
 {
     reader->number(reader->ctx, "frames_built", output->frames_built);
@@ -374,7 +404,7 @@ void event_read(const struct channel_record *record, const struct event_reader *
 
     switch ((enum event_kind)record->kind) {
     case EVENT_START: read_start(payload, reader); return;
-    case EVENT_TIME: reader->number(reader->ctx, "time_ns", ((const struct event_time *)payload)->time_ns); return;
+    case EVENT_TIME: read_time(record, reader); return;
     case EVENT_FRAME: read_frame(record, reader); return;
     case EVENT_CONSOLE: read_console(record, reader); return;
     case EVENT_OUTPUT: read_output(payload, reader); return;

@@ -18,7 +18,7 @@
 
 enum event_kind {
     EVENT_START = 1,    /* how the machine began; position 0; first record of every log */
-    EVENT_TIME = 2,     /* input: virtual time is now `time_ns` */
+    EVENT_TIME = 2,     /* input: what virtual time is, at this position and at later ones (time_pack.h) */
     EVENT_FRAME = 3,    /* input: an Ethernet frame for the guest */
     EVENT_CONSOLE = 4,  /* input: bytes typed at the console; payload: the bytes */
     EVENT_OUTPUT = 5,   /* mark: all inputs of this position are logged, and the guest has sent so many frames */
@@ -59,6 +59,7 @@ struct event_start {
     uint32_t cpuid_entries;      /* of what follows this struct: struct kvm_cpuid_entry2 */
 };
 
+/* EVENT_TIME: of the record's own position; packed looks may follow. What is applied is one look. */
 struct event_time {
     uint64_t time_ns; /* ns of virtual time, never less than the last */
 };

@@ -247,6 +247,7 @@ int heal_serve(struct lockstep *ls)
     if (asked == heal->begun && !heal->active)
         return 0;
     now_ns = clock_now_ns();
+    primary_log_times(ls); /* a transfer's records do not see to that */
     if (asked != heal->begun)
         rc = begin(ls, asked);
     else if (now_ns < heal->due_ns)

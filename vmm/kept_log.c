@@ -18,6 +18,7 @@
 #include "vmm/kept_files.h"
 #include "vmm/lockstep.h"
 #include "vmm/pages.h"
+#include "vmm/time_pack.h"
 
 /* Of each open part: what a disk may take to come round, at some MiB a second of log. A 24th of all, within these. */
 #define BUFFER_BYTES_MIN (UINT64_C(8) << 20)
@@ -77,6 +78,7 @@ struct kept_log {
     bool copying, few_left;
     uint64_t look_ns, copy_ns; /* not before */
     unsigned parts_begun;      /* of this run */
+    struct time_pack times;    /* looks at the clock that are not in the current part yet */
     unsigned run;
 
     _Atomic bool recording, ended;
@@ -244,8 +246,11 @@ static void give_up_next(struct kept_log *kept)
     kept->next = NULL;
 }
 
+static void append_times(struct kept_log *kept);
+
 static void end_current(struct kept_log *kept)
 {
+    append_times(kept);
     if (kept->current != NULL)
         state_set(kept->current, PART_RETIRED);
     kept->current = NULL;
@@ -301,6 +306,29 @@ static void append(struct kept_log *kept, const struct channel_record *record, c
     channel_commit(kept->current->channel);
 }
 
+/* The looks that were gathered, as one record. */
+static void append_times(struct kept_log *kept)
+{
+    const struct channel_record record = { .kind = EVENT_TIME, .position = kept->times.first_position };
+    size_t bytes = kept->times.bytes;
+
+    if (kept->times.count == 0)
+        return;
+    time_pack_clear(&kept->times); /* before what may end the part */
+    if (kept->current != NULL)
+        append(kept, &record, kept->times.payload, bytes, NULL, 0);
+}
+
+static void gather_time(struct kept_log *kept, const struct channel_record *record)
+{
+    uint64_t time_ns = ((const struct event_time *)record->payload)->time_ns;
+
+    if (time_pack_add(&kept->times, record->position, time_ns))
+        return;
+    append_times(kept);
+    (void)time_pack_add(&kept->times, record->position, time_ns);
+}
+
 /* A disk's answer, with the data that were read: who replays this has no copy of the disk as it was. */
 static void append_disk(struct kept_log *kept, const struct channel_record *record)
 {
@@ -326,6 +354,13 @@ static void append_start(struct kept_log *kept, const struct channel_record *rec
 void kept_log_record(struct kept_log *kept, const struct channel_record *record)
 {
     if (kept == NULL || kept->current == NULL)
+        return;
+    if (record->kind == EVENT_TIME) {
+        gather_time(kept, record);
+        return;
+    }
+    append_times(kept);
+    if (kept->current == NULL)
         return;
     if (record->kind == EVENT_START)
         append_start(kept, record);

@@ -59,6 +59,7 @@ uint64_t lockstep_hold_output(struct lockstep *ls)
 {
     if (!ls->output_pending) {
         ls->output_pending = true;
+        primary_log_times(ls); /* they take an LSN */
         ls->output_lsn = lockstep_role_now(ls) == ROLE_PRIMARY ? channel_committed_lsn(ls->channel) + 1 : 0;
     }
     return ls->output_lsn;
@@ -120,7 +121,7 @@ int lockstep_apply(struct lockstep *ls, const struct channel_record *record)
     switch ((enum event_kind)record->kind) {
     case EVENT_TIME:
         machine_apply_time(&ls->machine, time->time_ns);
-        COUNT_ADD(ls->time_records, 1);
+        COUNT_ADD(ls->time_inputs, 1);
         COUNT_SET(ls->virtual_ns, time->time_ns);
         return 0;
     case EVENT_FRAME:

@@ -33,6 +33,7 @@
 #include "vmm/pace.h"
 #include "vmm/protect.h"
 #include "vmm/register_ring.h"
+#include "vmm/time_pack.h"
 #include "vmm/verify.h"
 
 struct difference;
@@ -117,9 +118,15 @@ struct lockstep {
     uint64_t taken_ns;         /* when the guest was last given a frame; 0: it has sent one since */
     bool position_closed;      /* backup: the log says that this position takes no further input */
     bool position_open;        /* its exit is not served yet, or the vCPU not made ready to go on */
-    uint64_t logged_position;  /* of the last record */
+    uint64_t logged_position;  /* of the last record, or of the last look in it */
     uint64_t logged_ns;        /* when */
-    uint64_t time_heard_ns;    /* backup: when the last TIME record came */
+    struct time_pack times;    /* primary: looks at the clock that are not logged yet */
+    struct backup_times {      /* backup: in the midst of a TIME record */
+        bool open;
+        struct time_reader reader;
+        struct event_time look; /* the one that is due */
+    } taken_times;
+    uint64_t time_heard_ns;    /* backup: when the last look was applied */
     uint64_t *unsent_pages;    /* pages written since both machines were known equal; one bit a page */
     uint64_t *transfer_pages;  /* NULL, or as above: pages written since a new backup was sent them */
     uint64_t frames_before;    /* of the frames built, those that came with a transfer: net.h does not count them */
@@ -170,7 +177,9 @@ struct lockstep {
 
     /* -- counters: machine thread writes, status reads -- */
     _Atomic uint64_t positions, positions_compared, segments_compared;
-    _Atomic uint64_t time_records, frame_records, output_records, disk_records;
+    _Atomic uint64_t time_inputs;    /* how often virtual time was set */
+    _Atomic uint64_t time_records, time_bytes; /* records in the log that say so, and their bytes there */
+    _Atomic uint64_t frame_records, output_records, disk_records;
     _Atomic uint64_t forced_syncs, forced_pages, forced_max_pages; /* pages: sent, zero pages among them */
     _Atomic uint64_t forced_zero_pages, forced_skipped_pages, forced_bytes; /* skipped: written, and as before */
     struct histogram forced_pause_ns; /* machine thread; how long the guest stood still for each, or it was loaded */
@@ -254,6 +263,8 @@ uint64_t primary_log_end(struct lockstep *ls);
 bool primary_take_inputs(struct lockstep *ls);
 /* Logs and applies the virtual time of now. */
 void primary_log_time(struct lockstep *ls);
+/* Looks at the clock that are not in the log yet: into it. Any other record does that first. */
+void primary_log_times(struct lockstep *ls);
 /* The vCPU waits at a position: it lives, and no input waits for the guest to leave what it is doing. Now, in ns. */
 uint64_t primary_still_here(struct lockstep *ls);
 

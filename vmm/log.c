@@ -14,6 +14,7 @@
 #include "channel/channel.h"
 #include "vmm/event.h"
 #include "vmm/kept_files.h"
+#include "vmm/time_pack.h"
 
 /* How far the log could be read. */
 enum log_end {
@@ -271,11 +272,26 @@ static int summary_json(const struct log_reading *reading)
 
 /* ---- the whole ---- */
 
+/* The looks of a TIME record that event_check has seen: the reading is at the last of them. False: the first goes back. */
+static bool take_times(struct log_reading *reading, const struct channel_record *record)
+{
+    struct time_reader looks;
+    bool forward = time_reader_begin(&looks, record->position, record->payload, record->bytes) &&
+                   looks.time_ns >= reading->time_ns;
+
+    while (forward && time_reader_next(&looks) > 0)
+        ;
+    reading->time_ns = looks.time_ns;
+    reading->position = looks.position;
+    return forward;
+}
+
 /* One record that is well-formed: 0, or what makes an end of the reading. */
 static int take(struct log_reading *reading, const struct channel_record *record)
 {
     const struct log_options *options = reading->options;
     uint64_t time_before_ns = reading->time_ns;
+    bool forward;
 
     if (record->position < reading->position) {
         report_error("%s: the record with LSN %" PRIu64 " goes back from position %" PRIu64 " to %" PRIu64,
@@ -283,12 +299,11 @@ static int take(struct log_reading *reading, const struct channel_record *record
         return -EBADMSG;
     }
     reading->position = record->position;
-    if (record->kind == EVENT_TIME)
-        reading->time_ns = ((const struct event_time *)record->payload)->time_ns;
+    forward = record->kind != EVENT_TIME || take_times(reading, record);
     if (record->kind == EVENT_MACHINE && reading->time_ns == 0) /* a guest that has run before */
         reading->time_ns = reading->sums.first_time_ns = time_before_ns =
             ((const struct event_machine *)record->payload)->machine.time_ns;
-    if (reading->time_ns < time_before_ns) {
+    if (!forward) {
         report_error("%s: virtual time goes back in the record with LSN %" PRIu64, reading->path, record->lsn);
         return -EBADMSG;
     }

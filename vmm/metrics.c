@@ -38,6 +38,8 @@ static const struct metric metrics[] = {
     { "channel.records", "log_records_total", "counter", 1, "Records logged (primary) or received (backup)." },
     { "channel.record_bytes", "log_bytes_total", "counter", 1, "Their bytes in the ring." },
     { "lockstep.time_records", "time_records_total", "counter", 1, "Records of host time." },
+    { "lockstep.time_inputs", "time_inputs_total", "counter", 1, "Times of the host given to the guest." },
+    { "lockstep.time_bytes", "time_bytes_total", "counter", 1, "Bytes of the log's records of host time." },
     { "lockstep.frame_records", "frame_records_total", "counter", 1, "Records of frames that came." },
     { "lockstep.output_records", "output_records_total", "counter", 1, "Records that frames waited for." },
     { "channel.writes", "log_writes_total", "counter", 1, "Link operations that carried records." },

@@ -13,7 +13,9 @@
 
 /* Virtual time is logged anew for a guest that looks at a clock if it is older than this. Finer than any
  * guest can tell through an exit, coarse enough to spare records in a burst of reads. */
-#define TIME_GRANULARITY_NS (10 * NS_PER_US)
+#define TIME_GRANULARITY_NS (10 * NS_PER_US - TIME_STEP_NS)
+/* Looks at the clock wait so long to be logged together: the backup lags by as much, unless something else is logged. */
+#define TIMES_NS NS_PER_MS
 /* A primary that logs nothing tells the backup this often how far it has come. */
 #define PROGRESS_NS NS_PER_MS
 /* A guest that computes so long, found out by a kick, is brought to a place if there is a clock for it: the backup does
@@ -28,7 +30,7 @@
 
 static uint64_t virtual_now_ns(const struct lockstep *ls)
 {
-    return clock_now_ns() + (uint64_t)ls->clock_offset_ns;
+    return (clock_now_ns() + (uint64_t)ls->clock_offset_ns) / TIME_STEP_NS * TIME_STEP_NS;
 }
 
 /* 0 where the later moment was read first. */
@@ -59,6 +61,8 @@ void *primary_log_begin(struct lockstep *ls, enum event_kind kind, uint64_t posi
     uint64_t blocked_ns = 0;
     bool full = false;
 
+    if (kind != EVENT_TIME)
+        primary_log_times(ls);
     building.in_ring = false;
     while (lockstep_role_now(ls) == ROLE_PRIMARY) {
         int rc = channel_reserve(ls->channel, (uint16_t)kind, position, bytes, &payload);
@@ -136,11 +140,41 @@ static void primary_input(struct lockstep *ls, enum event_kind kind, const void 
         ls->failure = -EIO;
 }
 
+void primary_log_times(struct lockstep *ls)
+{
+    struct time_pack *times = &ls->times;
+    void *payload;
+
+    if (times->count == 0)
+        return;
+    if (lockstep_role_now(ls) == ROLE_PRIMARY) {
+        payload = primary_log_begin(ls, EVENT_TIME, times->first_position, times->bytes);
+        memcpy(payload, times->payload, times->bytes);
+        primary_log_end(ls);
+        ls->logged_position = times->last_position;
+        COUNT_ADD(ls->time_records, 1);
+        COUNT_ADD(ls->time_bytes, channel_frame_bytes((uint32_t)times->bytes));
+    }
+    time_pack_clear(times);
+}
+
+/* Applied at once, and logged a little later: nothing leaves this host that depends on it before it is in the log. */
 static void input_time(struct lockstep *ls, uint64_t now_ns)
 {
-    struct event_time time = { .time_ns = now_ns };
+    const struct event_time time = { .time_ns = now_ns };
+    const struct channel_record look = { .kind = EVENT_TIME, .bytes = sizeof(time), .payload = &time };
+    struct time_pack *times = &ls->times;
 
-    primary_input(ls, EVENT_TIME, &time, sizeof(time));
+    if (lockstep_role_now(ls) == ROLE_PRIMARY) {
+        if (!time_pack_add(times, ls->machine.position, now_ns)) {
+            primary_log_times(ls);
+            (void)time_pack_add(times, ls->machine.position, now_ns);
+        }
+        if (now_ns >= times->first_ns + TIMES_NS)
+            primary_log_times(ls);
+    }
+    if (lockstep_apply(ls, &look) < 0)
+        ls->failure = -EIO;
 }
 
 /* The next frame that arrived, if there is one and the guest has room for it. */
@@ -267,6 +301,7 @@ static void rest(struct lockstep *ls)
     due_ns = pace_rest_due(&ls->rest, permille, began_ns);
     if (due_ns == 0)
         return;
+    primary_log_times(ls);
     while (now_ns < began_ns + due_ns && !COUNT_GET(ls->stop_requested) && !COUNT_GET(ls->lost_arbitration) &&
            COUNT_GET(ls->pace_permille) != 0) {
         uint64_t left_ns = began_ns + due_ns - now_ns;
@@ -419,6 +454,7 @@ void primary_sleep(struct lockstep *ls)
     struct pollfd wake = { .fd = ls->wake_fd, .events = POLLIN };
     uint64_t ignored;
 
+    primary_log_times(ls);
     if (lockstep_role_now(ls) == ROLE_PRIMARY && ls->logged_position < ls->machine.position)
         log_progress(ls); /* the backup can come here too, and be ready */
     while (!ls->failure && machine_sleeps(&ls->machine)) {
@@ -443,6 +479,7 @@ void primary_sleep(struct lockstep *ls)
         if (handover_state_now(&ls->handover) == HANDOVER_ASKED && !ls->failure)
             handover_give(ls);
         publish(ls);
+        primary_log_times(ls);
         deadline_ns = machine_deadline_ns(&ls->machine);
         now_ns = virtual_now_ns(ls);
         if (!ls->failure && machine_sleeps(&ls->machine) && deadline_ns > now_ns) {

@@ -510,6 +510,7 @@ static void become_primary(struct protector *protector, uint64_t stopped_ns)
     struct lockstep *ls = protector->ls;
 
     machine_force_position(&ls->machine);
+    time_pack_clear(&ls->times); /* of a log that has ended */
     turn_set(protector, TURN_COMMITTED);
     while (turn_now(protector) != TURN_RELEASED) /* it is in hand_turn, and looks again and again */
         clock_sleep_ns(WAIT_NS);

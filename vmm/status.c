@@ -359,7 +359,9 @@ cJSON *status_build(const char *vm, struct lockstep *ls)
     add(lockstep, "divergences", COUNT_GET(ls->divergences));
     add(lockstep, "healed", COUNT_GET(ls->heal.healed));
     add_last_divergence(lockstep, &ls->heal);
+    add(lockstep, "time_inputs", COUNT_GET(ls->time_inputs));
     add(lockstep, "time_records", COUNT_GET(ls->time_records));
+    add(lockstep, "time_bytes", COUNT_GET(ls->time_bytes));
     add(lockstep, "frame_records", COUNT_GET(ls->frame_records));
     add(lockstep, "disk_records", COUNT_GET(ls->disk_records));
     add(lockstep, "output_records", COUNT_GET(ls->output_records));

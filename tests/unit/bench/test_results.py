@@ -475,7 +475,8 @@ class Results(unittest.TestCase):
     def run_files(self, number, **more):
         """What a recording of two seconds leaves: its status file, and the summary of its log."""
         status = {"vm": "x", "virtual_ms": 2000, "ended": "shutdown",
-                  "lockstep": {"positions": 1000 * number, "time_records": 400, "clock_reads": 800, "divergences": 0,
+                  "lockstep": {"positions": 1000 * number, "time_records": 400, "time_bytes": 25600, "clock_reads": 800,
+                               "divergences": 0,
                                "forced_syncs": 10, "forced_pages": 500, "forced_zero_pages": 20,
                                "forced_skipped_pages": 30, "forced_bytes": 2000000, "forced_ms": 20, "run_ms": 1000,
                                "checked_ms": 15, "forced_pause": {"samples": 10, "p50_us": 1500, "p99_us": 4000,

@@ -13,8 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/clock.h"
-
 static void hold(const char *step)
 {
     const char *go = getenv("FTVMM_FAULT_GO");
@@ -34,7 +32,6 @@ void fault_point(const char *step)
         return;
     if (strcmp(fault + length + 1, "hold") == 0)
         hold(step);
-    else
-        kill(getpid(), strcmp(fault + length + 1, "kill") == 0 ? SIGKILL : SIGSTOP);
-    clock_sleep_ns(50 * NS_PER_MS); /* the signal may go to another thread: this one must not go on before it stands still */
+    else /* to this thread, which takes it before it goes on: one to the process could be left to another, which sleeps */
+        raise(strcmp(fault + length + 1, "kill") == 0 ? SIGKILL : SIGSTOP);
 }

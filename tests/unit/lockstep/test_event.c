@@ -15,6 +15,7 @@
 #include "vmm/event.h"
 #include "vmm/guest_clock.h"
 #include "vmm/guest_memory.h"
+#include "vmm/time_pack.h"
 #include "vmm/virtio_blk.h"
 
 static _Alignas(8) uint8_t payload[CHANNEL_PAYLOAD_MAX_BYTES];
@@ -32,8 +33,8 @@ static void event_fixed_kinds_pass_at_their_size_only(void **state)
         uint16_t kind;
         uint32_t bytes;
     } kinds[] = {
-        { EVENT_TIME, sizeof(struct event_time) },         { EVENT_OUTPUT, sizeof(struct event_output) },
-        { EVENT_PROGRESS, sizeof(struct event_progress) }, { EVENT_SYNC, sizeof(struct vcpu_state) },
+        { EVENT_OUTPUT, sizeof(struct event_output) },     { EVENT_PROGRESS, sizeof(struct event_progress) },
+        { EVENT_SYNC, sizeof(struct vcpu_state) },
         { EVENT_VERIFY, sizeof(struct vcpu_registers) },   { EVENT_SEGMENT, sizeof(struct event_segment) },
         { EVENT_END, sizeof(struct event_end) },           { EVENT_HANDOVER, sizeof(struct event_handover) },
     };
@@ -45,6 +46,19 @@ static void event_fixed_kinds_pass_at_their_size_only(void **state)
         assert_int_equal(check(kinds[i].kind, kinds[i].bytes + 8), -EBADMSG);
         assert_int_equal(check(kinds[i].kind, 0), -EBADMSG);
     }
+}
+
+static void event_times_may_be_several(void **state)
+{
+    (void)state;
+    memset(payload, 0, TIME_PACK_BYTES_MAX + 2);
+    assert_int_equal(check(EVENT_TIME, 0), -EBADMSG);
+    assert_int_equal(check(EVENT_TIME, sizeof(struct event_time) - 1), -EBADMSG);
+    assert_int_equal(check(EVENT_TIME, sizeof(struct event_time)), 0);
+    assert_int_equal(check(EVENT_TIME, sizeof(struct event_time) + 1), -EBADMSG); /* half a look */
+    assert_int_equal(check(EVENT_TIME, sizeof(struct event_time) + 2), 0);
+    assert_int_equal(check(EVENT_TIME, TIME_PACK_BYTES_MAX), 0);
+    assert_int_equal(check(EVENT_TIME, TIME_PACK_BYTES_MAX + 2), -EBADMSG);
 }
 
 static void event_disk_answers_must_be_possible(void **state)
@@ -304,6 +318,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(event_fixed_kinds_pass_at_their_size_only),
+        cmocka_unit_test(event_times_may_be_several),
         cmocka_unit_test(event_disk_answers_must_be_possible),
         cmocka_unit_test(event_frame_and_link_have_no_other_flags),
         cmocka_unit_test(event_unknown_kinds_are_refused),

@@ -183,7 +183,7 @@ static void a_difference_is_found_and_healed(void **state)
         assert_true(pages + since > 100); /* 4096 were spoilt; the primary has written some of them since */
         assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItem(report, "outcome")), "healed");
         assert_non_null(cJSON_GetObjectItem(cJSON_GetObjectItem(report, "backup"), "vcpu"));
-        assert_true(cJSON_GetArraySize(cJSON_GetObjectItem(report, "last_records")) > 10);
+        assert_true(cJSON_GetArraySize(cJSON_GetObjectItem(report, "last_records")) > 1); /* START, MACHINE, and what followed */
         cJSON_Delete(report);
     }
     host_spoil_code(&backup); /* now the registers differ, and no --verify is there to say which */
