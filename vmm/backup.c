@@ -255,12 +255,13 @@ static int follow_progress(struct lockstep *ls, const struct event_progress *pro
 
 static int compare_output(struct lockstep *ls, const struct event_output *output)
 {
-    if (output->frames_built == ls->frames_built && output->digest == ls->output_digest)
+    if (output->frames_built == (uint32_t)ls->frames_built && output->digest == ls->output_digest) {
+        backup_note_sent(ls, ls->frames_built - output->frames_held);
         return compare_registers(ls, output->register_chain);
-    report_error("the machines differ: at position %llu the primary has built %llu frames (digest %016llx), this "
-                 "backup %llu (%016llx)", (unsigned long long)ls->machine.position,
-                 (unsigned long long)output->frames_built, (unsigned long long)output->digest,
-                 (unsigned long long)ls->frames_built, (unsigned long long)ls->output_digest);
+    }
+    report_error("the machines differ: at position %llu the primary has built %u frames (digest %016llx), this "
+                 "backup %u (%016llx)", (unsigned long long)ls->machine.position, output->frames_built,
+                 (unsigned long long)output->digest, (uint32_t)ls->frames_built, (unsigned long long)ls->output_digest);
     return -EILSEQ;
 }
 
@@ -450,7 +451,6 @@ void backup_emulated(struct lockstep *ls)
         return;
     }
     ls->failure = compare_output(ls, record.payload);
-    backup_note_sent(ls, ((const struct event_output *)record.payload)->frames_sent);
     COUNT_ADD(ls->output_records, 1);
     consume(ls, &record);
 }

@@ -332,7 +332,7 @@ static void read_time(const struct channel_record *record, const struct event_re
 static void read_output(const struct event_output *output, const struct event_reader *reader)
 {
     reader->number(reader->ctx, "frames_built", output->frames_built);
-    reader->number(reader->ctx, "frames_sent", output->frames_sent);
+    reader->number(reader->ctx, "frames_held", output->frames_held);
     reader->hex(reader->ctx, "digest", output->digest);
     reader->hex(reader->ctx, "registers", output->register_chain);
 }

@@ -85,13 +85,15 @@ struct event_disk {
     uint32_t bytes;    /* of data read that follow; none unless the disk is shared, or the log kept */
 };
 
+/* Of 24 bytes: the most that a record of the smallest size holds, and half of all records are of this kind. */
 struct event_output {
-    uint64_t frames_built; /* by the guest, since the start */
-    uint64_t frames_sent;  /* that have left the primary's port */
     uint64_t digest;       /* chain over all frames built: XXH3-64 of the frame, then of what is left to be done to
                               it (struct net_offload), each seeded with the digest before */
     uint64_t register_chain; /* over all positions up to this one (lockstep.h) */
+    uint32_t frames_built; /* by the guest, since the start, modulo 2^32 */
+    uint32_t frames_held;  /* of them, that have not left the primary's port */
 };
+_Static_assert(sizeof(struct event_output) == 24, "no padding, and small");
 
 struct event_progress {
     uint64_t frames_sent;

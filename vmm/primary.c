@@ -435,8 +435,8 @@ void primary_emulated(struct lockstep *ls)
     if (!ls->output_pending || lockstep_role_now(ls) != ROLE_PRIMARY)
         return;
     output = primary_log_begin(ls, EVENT_OUTPUT, ls->machine.position, sizeof(*output));
-    output->frames_built = ls->frames_built;
-    output->frames_sent = lockstep_frames_sent(ls);
+    output->frames_built = (uint32_t)ls->frames_built;
+    output->frames_held = (uint32_t)(ls->frames_built - lockstep_frames_sent(ls));
     output->digest = ls->output_digest;
     output->register_chain = ls->register_chain;
     primary_log_end(ls);

@@ -110,7 +110,7 @@ static void log_with_every_kind(void)
     put_frame(log, 2);
     put(log, EVENT_CONSOLE, 3, "ls\n\x03\"\\", 6);
     put(log, EVENT_OUTPUT, 4,
-        &(struct event_output){ .frames_built = 11, .frames_sent = 10, .digest = 0xfeedfacecafebeef },
+        &(struct event_output){ .frames_built = 11, .frames_held = 1, .digest = 0xfeedfacecafebeef },
         sizeof(struct event_output));
     put(log, EVENT_PROGRESS, 5, &(struct event_progress){ .frames_sent = 12 }, sizeof(struct event_progress));
     put_pages(log, 6);
@@ -223,7 +223,7 @@ static void log_text_says_what_each_record_holds(void **state)
     expect_line(" time ", "         3          1 time          time_ns=1000000000");
     expect_line(" frame ", "frame_bytes=60 checksum_right=1 frame=\"ipv4 tcp 192.168.1.2:40000 > 192.168.1.50:6379 PA data 6\"");
     expect_line(" console ", "typed=\"ls\\n\\x03\\\"\\\\\"");
-    expect_line(" output ", "frames_built=11 frames_sent=10 digest=0xfeedfacecafebeef");
+    expect_line(" output ", "frames_built=11 frames_held=1 digest=0xfeedfacecafebeef");
     expect_line(" progress ", "frames_sent=12");
     expect_line(" pages ", "pages=2 zero_pages=1 first_gpa=0x0000000000005000 last_gpa=0x0000000000009000");
     expect_line(" sync ", "rip=0x0000000001234567");
