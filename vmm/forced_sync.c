@@ -158,6 +158,7 @@ int forced_sync_log(struct lockstep *ls)
         COUNT_ADD(ls->forced_bytes, channel_frame_bytes(sizeof(state)));
         took_ns = clock_now_ns() - began_ns;
         COUNT_ADD(ls->forced_ns, took_ns);
+        COUNT_SET(ls->forced_took_ns, took_ns);
         histogram_record(&ls->forced_pause_ns, took_ns);
     }
     machine_force_position(&ls->machine);

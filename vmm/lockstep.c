@@ -12,6 +12,9 @@
 #include "base/report.h"
 #include "vmm/ram_digest.h"
 
+/* The most that a forced sync puts off the next one: one of all RAM may take a second. */
+#define FORCED_REST_MOST_NS (50 * NS_PER_MS)
+
 const char *role_name(enum lockstep_role role)
 {
     switch (role) {
@@ -38,12 +41,22 @@ void lockstep_wake(struct lockstep *ls)
         return; /* the counter is full: it is awake already */
 }
 
+/* A host that is slow at forced syncs would do nothing else for a guest that needs them: it gets as long as they take. */
+static uint64_t undisturbed_ns(const struct lockstep *ls)
+{
+    uint64_t took_ns = COUNT_GET(ls->forced_took_ns);
+
+    if (took_ns > FORCED_REST_MOST_NS)
+        took_ns = FORCED_REST_MOST_NS;
+    return took_ns > ls->options.max_input_delay_ns ? took_ns : ls->options.max_input_delay_ns;
+}
+
 bool lockstep_input_overdue(const struct lockstep *ls, uint64_t now_ns)
 {
     uint64_t delay_ns = ls->options.max_input_delay_ns;
     uint64_t deadline_ns = COUNT_GET(ls->deadline_ns);
 
-    if (now_ns < COUNT_GET(ls->arrived_ns) + delay_ns)
+    if (now_ns < COUNT_GET(ls->arrived_ns) + undisturbed_ns(ls))
         return false;
     if (deadline_ns != UINT64_MAX && now_ns > deadline_ns + delay_ns)
         return true;

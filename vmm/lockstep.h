@@ -157,6 +157,7 @@ struct lockstep {
     _Atomic uint64_t arrived_ns;     /* clock at the last position */
     _Atomic uint64_t beat_ns;        /* clock at the machine thread's last sign of life */
     _Atomic uint64_t deadline_ns;    /* clock at which a device wants to act; UINT64_MAX: never */
+    _Atomic uint64_t forced_took_ns; /* how long the last forced sync took */
     _Atomic bool taking_frames;      /* the guest has room for one */
     _Atomic unsigned pace_permille;  /* I/O thread: share of time the vCPU rests, to let the backup catch up */
     _Atomic uint64_t peer_sent_count; /* backup: frames that the primary reported as sent */

@@ -2,7 +2,7 @@
 # guest without protection on alpha (10.8.0.11). Sourced after lib.sh by the scripts that measure.
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2154 # those who source this use them; lib.sh sets others
-protected=10.8.0.10 unprotected=10.8.0.11
+protected=10.8.0.10 unprotected=10.8.0.11 other=10.8.0.12
 # Both ftvmm serve their metrics on alpha's loopback; the client reaches them over the rail.
 protected_metrics=10.9.0.1:9101 unprotected_metrics=10.9.0.1:9102
 guest_limit_s=300
@@ -59,6 +59,22 @@ start_two_guests() { # GUEST_OPTIONS SERVICE_PORT [PAIR_OPTIONS ALONE_OPTIONS]: 
         --metrics 127.0.0.1:${unprotected_metrics##*:} $pace"
     start_forward "$unprotected_metrics"
     await_service $unprotected "$port"
+}
+
+# And, if it is called, the same guest under QEMU with vhost-net beside them on alpha (10.8.0.12). Its card is joined to the
+# LAN by a bridge, which takes nothing from the ports of the others: those see a frame before it.
+start_qemu() { # KERNEL INITRD MIB SERVICE_PORT
+    carry qemu-system-x86_64 lib
+    mkdir -p "$dir/bin/data"
+    cp -L /usr/share/seabios/{bios-256k,kvmvapic,vgabios-stdvga}.bin /usr/share/qemu/linuxboot_dma.bin "$dir/bin/data/" 2>/dev/null || true
+    lab run alpha -- "modprobe vhost_net && modprobe tun && ip link add br-lan type bridge forward_delay 0 mcast_snooping 0 &&
+        ip link set br-lan up && ip link set lan master br-lan &&
+        ip tuntap add qemu mode tap vnet_hdr && ip link set qemu master br-lan && ip link set qemu up"
+    start_on alpha qemu "$with_carried exec qemu-system-x86_64 -accel kvm -cpu host -m $3 -kernel $1 -initrd $2 \
+        -append 'console=ttyS0 quiet ftvmm.ip=$other/24' -L $there/bin/data -nodefaults -no-user-config -display none \
+        -serial file:$there/qemu.console -netdev tap,id=lan,ifname=qemu,script=no,downscript=no,vhost=on \
+        -device virtio-net-pci,netdev=lan,romfile=,mac=52:54:00:0a:08:0c"
+    await_service $other "$4"
 }
 
 need_two_guests_of() { # MIB: and the huge pages, on alpha
