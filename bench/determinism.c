@@ -1,8 +1,8 @@
 /*
- * ftbench determinism: what it takes to keep a guest the same twice. Reads what an ftvmm has written of a run (--status, and
- * `ftvmm log --summary --json` of its log) or looks at a running one (--live), and tells what was logged, by kind and against
- * time, exits and instructions; what forced syncs cost; the share of time in KVM_RUN, and that of the comparison. Measures
- * nothing itself: each run given is one value of each metric.
+ * ftbench determinism: what it takes to keep a guest the same twice. Reads what an ftvmm has written of a run
+ * (--status, and `ftvmm log --summary --json` of its log) or looks at a running one (--live), and tells what was
+ * logged, by kind and against time, exits and instructions; what forced syncs cost; the share of time in KVM_RUN, and
+ * that of the comparison. Measures nothing itself: each run given is one value of each metric.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -18,9 +18,9 @@
 #include "bench/workloads.h"
 
 #define EXIT_FAILED 1
-#define EXIT_USAGE 2
+#define EXIT_USAGE  2
 /* What VMware FT (2010) is measured at: guest speed, and log of its four loads, in Mbit/s. */
-#define GOAL_RATIO 0.94
+#define GOAL_RATIO          0.94
 #define GOAL_DIGEST_PERCENT 2.0
 
 struct run {
@@ -40,19 +40,20 @@ struct determinism {
 
 static void print_help(void)
 {
-    printf("usage: ftbench determinism --status FILE [--log FILE] [--unprotected FILE] [--status FILE ...]\n"
-           "       ftbench determinism --live HOST:PORT [--seconds S] [--looks N]\n\n"
-           "Tells what keeping a guest the same twice took in a run: the log by kind, exits by kind, forced syncs, the\n"
-           "time in KVM_RUN, the cost of comparing.\n\n"
-           "  --status FILE        the status file of a recording, or of a primary, when it had ended\n"
-           "  --log FILE           of the same run: what `ftvmm log --summary --json LOG` printed\n"
-           "  --unprotected FILE   the status file of the same workload under `ftvmm run`, to its end too\n"
-           "  --live HOST:PORT     instead: a running ftvmm's --metrics, looked at\n"
-           "  --seconds S          for so long, default 10\n"
-           "  --looks N            so often, default 1\n"
-           "  --note TEXT          about the hosts; goes into the result\n"
-           "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
-           "exit status: 0 done, 1 a file cannot be used or nobody answers, 2 usage\n");
+    printf(
+        "usage: ftbench determinism --status FILE [--log FILE] [--unprotected FILE] [--status FILE ...]\n"
+        "       ftbench determinism --live HOST:PORT [--seconds S] [--looks N]\n\n"
+        "Tells what keeping a guest the same twice took in a run: the log by kind, exits by kind, forced syncs, the\n"
+        "time in KVM_RUN, the cost of comparing.\n\n"
+        "  --status FILE        the status file of a recording, or of a primary, when it had ended\n"
+        "  --log FILE           of the same run: what `ftvmm log --summary --json LOG` printed\n"
+        "  --unprotected FILE   the status file of the same workload under `ftvmm run`, to its end too\n"
+        "  --live HOST:PORT     instead: a running ftvmm's --metrics, looked at\n"
+        "  --seconds S          for so long, default 10\n"
+        "  --looks N            so often, default 1\n"
+        "  --note TEXT          about the hosts; goes into the result\n"
+        "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
+        "exit status: 0 done, 1 a file cannot be used or nobody answers, 2 usage\n");
 }
 
 static bool option_of_run(struct determinism *determinism, int option, const char *file)
@@ -80,12 +81,16 @@ static int parse_options(struct determinism *determinism, int argc, char **argv)
 {
     enum { LIVE = 1, SECONDS, LOOKS, NOTE, HELP };
     static const struct option known[] = {
-        { "status", required_argument, NULL, 'S' },  { "log", required_argument, NULL, 'L' },
-        { "unprotected", required_argument, NULL, 'U' }, { "live", required_argument, NULL, LIVE },
-        { "seconds", required_argument, NULL, SECONDS }, { "looks", required_argument, NULL, LOOKS },
-        { "note", required_argument, NULL, NOTE },
+        {"status", required_argument, NULL, 'S'},
+        {"log", required_argument, NULL, 'L'},
+        {"unprotected", required_argument, NULL, 'U'},
+        {"live", required_argument, NULL, LIVE},
+        {"seconds", required_argument, NULL, SECONDS},
+        {"looks", required_argument, NULL, LOOKS},
+        {"note", required_argument, NULL, NOTE},
         ARGUMENT_FILES,
-        { "help", no_argument, NULL, HELP },         { NULL, 0, NULL, 0 },
+        {"help", no_argument, NULL, HELP},
+        {NULL, 0, NULL, 0},
     };
     bool good = true;
     int option;
@@ -124,7 +129,8 @@ static int parse_options(struct determinism *determinism, int argc, char **argv)
     if (!good || !argument_none_left(argc, argv, "determinism"))
         return -EINVAL;
     if ((determinism->run_count == 0) == (determinism->live == NULL)) {
-        report_error("give the --status of runs that have ended, or --live of one; `ftbench determinism --help` shows how");
+        report_error(
+            "give the --status of runs that have ended, or --live of one; `ftbench determinism --help` shows how");
         return -EINVAL;
     }
     return 0;
@@ -134,7 +140,7 @@ static int parse_options(struct determinism *determinism, int argc, char **argv)
 
 /* Sums of one run, or of the time between two looks at it. */
 struct figures {
-    double seconds;     /* of the guest's time */
+    double seconds; /* of the guest's time */
     double log_bytes, log_records;
     double positions, clock_reads, time_records, time_bytes;
     double instructions; /* 0: not countable */
@@ -208,7 +214,8 @@ static void add_kinds(struct determinism *determinism, const cJSON *kinds, doubl
     const cJSON *kind;
     char name[64];
 
-    cJSON_ArrayForEach(kind, kinds) {
+    cJSON_ArrayForEach(kind, kinds)
+    {
         snprintf(name, sizeof(name), "records_per_s.%.40s", kind->string);
         fact(determinism, name, number_at(kind, "records") / seconds);
         snprintf(name, sizeof(name), "bytes_per_s.%.40s", kind->string);
@@ -221,7 +228,8 @@ static void add_exits(struct determinism *determinism, const cJSON *exits, doubl
     const cJSON *exit;
     char name[64];
 
-    cJSON_ArrayForEach(exit, exits) {
+    cJSON_ArrayForEach(exit, exits)
+    {
         snprintf(name, sizeof(name), "exits_per_s.%.40s", exit->string);
         if (cJSON_IsNumber(exit) && exit->valuedouble > 0)
             fact(determinism, name, exit->valuedouble / seconds);
@@ -309,8 +317,8 @@ static double grown(const struct vmm_metrics looks[2], const char *name)
 
 static void add_live(struct determinism *determinism, const struct vmm_metrics looks[2])
 {
-    static const char *const exits[] = { "io", "mmio", "hlt", "msr_read", "msr_write", "window", "forced", "interrupted",
-                                         "user_tsc_reads", "window_steps" };
+    static const char *const exits[] = {"io",     "mmio",   "hlt",         "msr_read",       "msr_write",
+                                        "window", "forced", "interrupted", "user_tsc_reads", "window_steps"};
     struct figures figures = {
         .seconds = (double)(looks[1].at_ns - looks[0].at_ns) / (double)NS_PER_S,
         .log_bytes = grown(looks, "log_bytes_total"),
@@ -349,7 +357,7 @@ static void add_live(struct determinism *determinism, const struct vmm_metrics l
 
 static bool look_live(struct determinism *determinism)
 {
-    struct vmm_metrics looks[2] = { { 0 }, { 0 } };
+    struct vmm_metrics looks[2] = {{0}, {0}};
     bool good = true;
 
     for (unsigned look = 0; good && look < determinism->looks; look++) {
@@ -378,12 +386,13 @@ static void add_goals(struct bench_result *result)
 {
     if (result_find(result, "checked_percent_of_run") != NULL)
         result->goals[result->goal_count++] =
-            (struct goal){ .metric = "checked_percent_of_run", .what = "the comparison costs less than 2 % of the guest's time",
-                           .limit = GOAL_DIGEST_PERCENT, .at_most = true };
+            (struct goal){.metric = "checked_percent_of_run",
+                          .what = "the comparison costs less than 2 % of the guest's time",
+                          .limit = GOAL_DIGEST_PERCENT,
+                          .at_most = true};
     if (result_find(result, "protected_by_unprotected") != NULL)
-        result->goals[result->goal_count++] =
-            (struct goal){ .metric = "protected_by_unprotected", .what = "VMware FT (2010) is at 0.94 to 0.99",
-                           .limit = GOAL_RATIO };
+        result->goals[result->goal_count++] = (struct goal){
+            .metric = "protected_by_unprotected", .what = "VMware FT (2010) is at 0.94 to 0.99", .limit = GOAL_RATIO};
 }
 
 static void print(const struct determinism *determinism, FILE *out)
@@ -407,8 +416,7 @@ static int write_files(const struct determinism *determinism)
     cJSON *object = result_json(&determinism->result), *settings = cJSON_AddObjectToObject(object, "settings");
 
     cJSON_AddStringToObject(settings, "source", determinism->live != NULL ? "live" : "files");
-    cJSON_AddNumberToObject(settings, "runs",
-                            determinism->live != NULL ? determinism->looks : determinism->run_count);
+    cJSON_AddNumberToObject(settings, "runs", determinism->live != NULL ? determinism->looks : determinism->run_count);
     return result_write(&determinism->result, object, &determinism->files);
 }
 
@@ -434,8 +442,9 @@ int determinism_main(int argc, char **argv)
         good = look_live(determinism);
     result_end(&determinism->result);
     if (good && determinism->no_instructions)
-        result_note(&determinism->result, "instructions were not countable on that host (it has no performance counters, "
-                                          "or gives no right to them)");
+        result_note(&determinism->result,
+                    "instructions were not countable on that host (it has no performance counters, "
+                    "or gives no right to them)");
     if (good) {
         add_goals(&determinism->result);
         print(determinism, result_files_take_stdout(&determinism->files) ? stderr : stdout);

@@ -24,9 +24,9 @@
 #include "bench/workloads.h"
 
 #define EXIT_FAILED 1
-#define EXIT_USAGE 2
-#define WORDS_MAX 64
-#define TICK_NS (20 * NS_PER_MS)
+#define EXIT_USAGE  2
+#define WORDS_MAX   64
+#define TICK_NS     (20 * NS_PER_MS)
 
 /* What is read of each run, at a path of at most two names. */
 static const struct line {
@@ -35,16 +35,16 @@ static const struct line {
     double to_ns; /* 0: it is no time */
     bool must_be_none;
 } lines[] = {
-    { "failover", "detected_us", "detected", "silence noticed", 1e3, false },
-    { "failover", "fenced_us", "fenced", "the log shut to the other host", 1e3, false },
-    { "failover", "drained_us", "drained", "what was left replayed", 1e3, false },
-    { "failover", "decided_us", "decided", "the arbiter's answer", 1e3, false },
-    { "failover", "live_us", "live", "live", 1e3, false },
-    { "failover", "first_frame_us", "first_frame", "the guest's first frame sent", 1e3, false },
-    { "counter", "longest_gap_ms", "client_gap", "the client's longest wait", 1e6, false },
-    { "failover", "resent_frames", "resent_frames", "held frames sent again", 0, false },
-    { "counter", "lost", "lost", "acknowledged and lost", 0, true },
-    { "counter", "duplicated", "duplicated", "answered twice", 0, true },
+    {"failover", "detected_us", "detected", "silence noticed", 1e3, false},
+    {"failover", "fenced_us", "fenced", "the log shut to the other host", 1e3, false},
+    {"failover", "drained_us", "drained", "what was left replayed", 1e3, false},
+    {"failover", "decided_us", "decided", "the arbiter's answer", 1e3, false},
+    {"failover", "live_us", "live", "live", 1e3, false},
+    {"failover", "first_frame_us", "first_frame", "the guest's first frame sent", 1e3, false},
+    {"counter", "longest_gap_ms", "client_gap", "the client's longest wait", 1e6, false},
+    {"failover", "resent_frames", "resent_frames", "held frames sent again", 0, false},
+    {"counter", "lost", "lost", "acknowledged and lost", 0, true},
+    {"counter", "duplicated", "duplicated", "answered twice", 0, true},
 };
 #define LINES (sizeof(lines) / sizeof(lines[0]))
 #define ADDED "live_less_detected" /* what comes on top of the time-out, which is a setting */
@@ -87,11 +87,10 @@ static int parse_options(struct failover *failover, int argc, char **argv)
 {
     enum { RUNS = 1, OUT, LIMIT, SEED, NOTE, HELP };
     static const struct option known[] = {
-        { "runs", required_argument, NULL, RUNS }, { "out", required_argument, NULL, OUT },
-        { "limit", required_argument, NULL, LIMIT }, { "seed", required_argument, NULL, SEED },
-        { "note", required_argument, NULL, NOTE },
-        ARGUMENT_FILES,
-        { "help", no_argument, NULL, HELP },       { NULL, 0, NULL, 0 },
+        {"runs", required_argument, NULL, RUNS},   {"out", required_argument, NULL, OUT},
+        {"limit", required_argument, NULL, LIMIT}, {"seed", required_argument, NULL, SEED},
+        {"note", required_argument, NULL, NOTE},   ARGUMENT_FILES,
+        {"help", no_argument, NULL, HELP},         {NULL, 0, NULL, 0},
     };
     bool good = true;
     int option;
@@ -217,7 +216,7 @@ static int await(pid_t child, uint64_t limit_ns, unsigned run)
 
 static int run_script(const struct failover *failover, const char *out, unsigned seed, unsigned run)
 {
-    char *argv[WORDS_MAX + 1] = { NULL };
+    char *argv[WORDS_MAX + 1] = {NULL};
     pid_t parent = getpid(), child = -1;
     int status = -1;
     bool good = true;
@@ -344,7 +343,7 @@ static void add_curves(struct failover *failover)
 static void print_line(const struct bench_result *result, const char *prefix, const char *name, const char *words,
                        FILE *out)
 {
-    static const double quantiles[] = { 0, 0.5, 0.9, 0.99, 1 };
+    static const double quantiles[] = {0, 0.5, 0.9, 0.99, 1};
     const struct metric *metric;
     char full[64];
 
@@ -392,7 +391,7 @@ static int write_files(const struct failover *failover)
 
 int failover_main(int argc, char **argv)
 {
-    struct sigaction stop = { .sa_handler = on_stop, .sa_flags = (int)SA_RESETHAND }; /* the second one kills */
+    struct sigaction stop = {.sa_handler = on_stop, .sa_flags = (int)SA_RESETHAND}; /* the second one kills */
     struct failover *failover = calloc(1, sizeof(*failover));
     int result;
 

@@ -18,8 +18,8 @@ bool guest_target_parse(struct guest_target *target, const char *text, unsigned 
     target->text = text;
     target->port = default_port;
     if (length == 0 || length >= sizeof(target->host) || strcspn(text, ",") != length ||
-        (metrics != NULL && (strlen(metrics + strlen(key)) >= sizeof(target->metrics) ||
-                             strchr(metrics + strlen(key), ':') == NULL))) {
+        (metrics != NULL &&
+         (strlen(metrics + strlen(key)) >= sizeof(target->metrics) || strchr(metrics + strlen(key), ':') == NULL))) {
         report_error("--%s is '%s'; it must be HOST[:PORT][,metrics=HOST:PORT]", target->side, text);
         return false;
     }
@@ -96,20 +96,20 @@ void guest_target_add_counts(struct bench_result *result, const struct guest_tar
         const char *counter, *name;
         bool of_the_log;
     } counts[] = {
-        { "positions_total", "exits", false },
-        { "exits_total{kind=\"io\"}", "io_exits", false },
-        { "exits_total{kind=\"hlt\"}", "hlt_exits", false },
-        { "exits_total{kind=\"window\"}", "window_exits", false },
-        { "exits_total{kind=\"interrupted\"}", "kicks", false },
-        { "net_received_frames_total", "frames_in", false },
-        { "net_transmitted_frames_total", "frames_out", false },
-        { "log_records_total", "records", true },
-        { "time_records_total", "time_records", true },
-        { "output_records_total", "output_records", true },
-        { "log_bytes_total", "log_bytes", true },
-        { "log_writes_total", "log_writes", true },
-        { "forced_syncs_total", "forced_syncs", true },
-        { "forced_sync_pages_total", "forced_pages", true },
+        {"positions_total", "exits", false},
+        {"exits_total{kind=\"io\"}", "io_exits", false},
+        {"exits_total{kind=\"hlt\"}", "hlt_exits", false},
+        {"exits_total{kind=\"window\"}", "window_exits", false},
+        {"exits_total{kind=\"interrupted\"}", "kicks", false},
+        {"net_received_frames_total", "frames_in", false},
+        {"net_transmitted_frames_total", "frames_out", false},
+        {"log_records_total", "records", true},
+        {"time_records_total", "time_records", true},
+        {"output_records_total", "output_records", true},
+        {"log_bytes_total", "log_bytes", true},
+        {"log_writes_total", "log_writes", true},
+        {"forced_syncs_total", "forced_syncs", true},
+        {"forced_sync_pages_total", "forced_pages", true},
     };
     char name[64];
 

@@ -28,9 +28,9 @@
 #include "bench/workloads.h"
 
 #define EXIT_NOT_MEASURED 1
-#define EXIT_USAGE 2
-#define AGENT_PORT 7100
-#define SIDES 2
+#define EXIT_USAGE        2
+#define AGENT_PORT        7100
+#define SIDES             2
 
 enum runner { AGENT, REDIS_BENCHMARK, WRK };
 
@@ -40,22 +40,22 @@ static const struct program {
     enum runner runner;
     const char *detail; /* redis-benchmark: requests in flight on each connection. wrk: the path */
 } programs[] = {
-    { "redis", "requests", "redis-benchmark, INCR, 10 connections, one request in flight each", 2000, REDIS_BENCHMARK,
-      "1" },
-    { "redis_pipelined", "requests", "the same with 16 requests in flight each", 20000, REDIS_BENCHMARK, "16" },
-    { "nginx", "requests", "wrk against nginx, a page of 1 KiB, 10 connections, for AMOUNT seconds", 5, WRK, "small" },
-    { "nginx_large", "requests", "the same with a page of 256 KiB", 5, WRK, "large" },
-    { "pgbench", "transactions", "pgbench against PostgreSQL on the guest's disk, AMOUNT transactions, 4 clients", 400,
-      AGENT, NULL },
-    { "openssl", "bytes", "openssl speed sha256, for AMOUNT seconds", 3, AGENT, NULL },
-    { "compile", "files", "gcc -O2, AMOUNT times a C file of 200 functions", 5, AGENT, NULL },
-    { "sqlite", "rows", "sqlite3, AMOUNT rows inserted, indexed and grouped", 20000, AGENT, NULL },
-    { "python", "rounds", "python3, AMOUNT rounds of a program of dictionaries, strings and floats", 20, AGENT, NULL },
-    { "stress_cpu", "bogo_ops", "stress-ng --cpu 1, for AMOUNT seconds", 3, AGENT, NULL },
-    { "stress_vm", "bogo_ops", "stress-ng --vm 1, 32 MB, for AMOUNT seconds", 3, AGENT, NULL },
-    { "stress_switch", "bogo_ops", "stress-ng --switch 1, for AMOUNT seconds", 3, AGENT, NULL },
-    { "stress_timer", "bogo_ops", "stress-ng --timer 1, for AMOUNT seconds", 3, AGENT, NULL },
-    { "stress_signal", "bogo_ops", "stress-ng --signal 1, for AMOUNT seconds", 3, AGENT, NULL },
+    {"redis", "requests", "redis-benchmark, INCR, 10 connections, one request in flight each", 2000, REDIS_BENCHMARK,
+     "1"},
+    {"redis_pipelined", "requests", "the same with 16 requests in flight each", 20000, REDIS_BENCHMARK, "16"},
+    {"nginx", "requests", "wrk against nginx, a page of 1 KiB, 10 connections, for AMOUNT seconds", 5, WRK, "small"},
+    {"nginx_large", "requests", "the same with a page of 256 KiB", 5, WRK, "large"},
+    {"pgbench", "transactions", "pgbench against PostgreSQL on the guest's disk, AMOUNT transactions, 4 clients", 400,
+     AGENT, NULL},
+    {"openssl", "bytes", "openssl speed sha256, for AMOUNT seconds", 3, AGENT, NULL},
+    {"compile", "files", "gcc -O2, AMOUNT times a C file of 200 functions", 5, AGENT, NULL},
+    {"sqlite", "rows", "sqlite3, AMOUNT rows inserted, indexed and grouped", 20000, AGENT, NULL},
+    {"python", "rounds", "python3, AMOUNT rounds of a program of dictionaries, strings and floats", 20, AGENT, NULL},
+    {"stress_cpu", "bogo_ops", "stress-ng --cpu 1, for AMOUNT seconds", 3, AGENT, NULL},
+    {"stress_vm", "bogo_ops", "stress-ng --vm 1, 32 MB, for AMOUNT seconds", 3, AGENT, NULL},
+    {"stress_switch", "bogo_ops", "stress-ng --switch 1, for AMOUNT seconds", 3, AGENT, NULL},
+    {"stress_timer", "bogo_ops", "stress-ng --timer 1, for AMOUNT seconds", 3, AGENT, NULL},
+    {"stress_signal", "bogo_ops", "stress-ng --signal 1, for AMOUNT seconds", 3, AGENT, NULL},
 };
 #define PROGRAMS (sizeof(programs) / sizeof(programs[0]))
 
@@ -126,18 +126,18 @@ static int parse_options(struct overhead *overhead, int argc, char **argv)
 {
     enum { PROTECTED = 1, UNPROTECTED, RUN, REDIS_PORT, HTTP_PORT, ROUNDS, LIMIT, SEED, NOTE, HELP };
     static const struct option known[] = {
-        { "protected", required_argument, NULL, PROTECTED },
-        { "unprotected", required_argument, NULL, UNPROTECTED },
-        { "run", required_argument, NULL, RUN },
-        { "redis-port", required_argument, NULL, REDIS_PORT },
-        { "http-port", required_argument, NULL, HTTP_PORT },
-        { "rounds", required_argument, NULL, ROUNDS },
-        { "limit", required_argument, NULL, LIMIT },
-        { "seed", required_argument, NULL, SEED },
-        { "note", required_argument, NULL, NOTE },
+        {"protected", required_argument, NULL, PROTECTED},
+        {"unprotected", required_argument, NULL, UNPROTECTED},
+        {"run", required_argument, NULL, RUN},
+        {"redis-port", required_argument, NULL, REDIS_PORT},
+        {"http-port", required_argument, NULL, HTTP_PORT},
+        {"rounds", required_argument, NULL, ROUNDS},
+        {"limit", required_argument, NULL, LIMIT},
+        {"seed", required_argument, NULL, SEED},
+        {"note", required_argument, NULL, NOTE},
         ARGUMENT_FILES,
-        { "help", no_argument, NULL, HELP },
-        { NULL, 0, NULL, 0 },
+        {"help", no_argument, NULL, HELP},
+        {NULL, 0, NULL, 0},
     };
     bool good = true;
     int option;
@@ -206,7 +206,7 @@ static int read_all(int fd, char *text, size_t size, uint64_t limit_ns)
     text[0] = '\0';
     while (used + 1 < size) {
         uint64_t now_ns = clock_now_ns();
-        struct pollfd ready = { .fd = fd, .events = POLLIN };
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
         ssize_t got;
 
         if (now_ns >= until_ns)
@@ -229,8 +229,8 @@ static int read_all(int fd, char *text, size_t size, uint64_t limit_ns)
 /* -1: nobody answers there. */
 static int connect_to(const struct guest_target *target, unsigned to_port)
 {
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *address = NULL;
-    const struct timeval patience = { .tv_sec = 15 };
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *address = NULL;
+    const struct timeval patience = {.tv_sec = 15};
     char port[8];
     int fd = -1;
 
@@ -343,8 +343,21 @@ static int run_redis_benchmark(const struct overhead *overhead, const struct gue
                                double *amount)
 {
     char port[8], count[16], output[4096];
-    char *const argv[] = { "redis-benchmark", "-h", (char *)target->host, "-p", port, "-c", "10", "-n", count, "-P",
-                           (char *)programs[program].detail, "-t", "incr", "--csv", NULL };
+    char *const argv[] = {"redis-benchmark",
+                          "-h",
+                          (char *)target->host,
+                          "-p",
+                          port,
+                          "-c",
+                          "10",
+                          "-n",
+                          count,
+                          "-P",
+                          (char *)programs[program].detail,
+                          "-t",
+                          "incr",
+                          "--csv",
+                          NULL};
     int result = probe_service(target, "redis", overhead->redis_port);
 
     if (result != 0)
@@ -366,8 +379,8 @@ static int run_wrk(const struct overhead *overhead, const struct guest_target *t
 {
     bool is_ipv6 = strchr(target->host, ':') != NULL;
     char url[320], duration[16], output[4096];
-    char *const argv[] = { "wrk", "--threads", "1", "--connections", "10", "--duration", duration, "--timeout", "20s",
-                           url, NULL };
+    char *const argv[] = {"wrk", "--threads", "1", "--connections", "10", "--duration", duration, "--timeout",
+                          "20s", url,         NULL};
     const char *counted;
     int result = probe_service(target, "nginx", overhead->http_port);
 
@@ -408,7 +421,7 @@ static int run_program(const struct overhead *overhead, const struct guest_targe
 /* 0, or -EPROTO and why it cannot be done there, or -errno, said. */
 static int prepare_program(const struct overhead *overhead, size_t program, char *why, size_t size)
 {
-    static char *const wrk_version[] = { "wrk", "--version", NULL };
+    static char *const wrk_version[] = {"wrk", "--version", NULL};
     char line[64];
     double done;
     int result = 0;
@@ -467,11 +480,11 @@ static void add_rates_of_log(struct overhead *overhead, const struct guest_targe
         double scale;
         bool of_the_log;
     } counts[] = {
-        { "log_bytes_total", "log_mbit_per_second", 8e-6, true },
-        { "log_records_total", "log_records_per_second", 1, true },
-        { "positions_total", "exits_per_second", 1, false },
-        { "forced_syncs_total", "forced_syncs_per_second", 1, true },
-        { "forced_sync_pages_total", "forced_pages_per_second", 1, true },
+        {"log_bytes_total", "log_mbit_per_second", 8e-6, true},
+        {"log_records_total", "log_records_per_second", 1, true},
+        {"positions_total", "exits_per_second", 1, false},
+        {"forced_syncs_total", "forced_syncs_per_second", 1, true},
+        {"forced_sync_pages_total", "forced_pages_per_second", 1, true},
     };
     double seconds = guest_target_seconds(target);
     char name[64];
@@ -581,8 +594,7 @@ static void print(const struct overhead *overhead, FILE *out)
             continue;
         summary = statistics_summarize(metric->values, metric->count);
         fprintf(out, "  %-16s %9.3f %7.3f..%-6.3f %10s %12s %12s %14s\n", name, summary.median, summary.min,
-                summary.max,
-                median_text(result, "log_mbit_per_second", name, "protected", 3),
+                summary.max, median_text(result, "log_mbit_per_second", name, "protected", 3),
                 median_text(result, "exits_per_second", name, "protected", 0),
                 median_text(result, "forced_syncs_per_second", name, "protected", 1),
                 median_text(result, "forced_pages_per_second", name, "protected", 0));
