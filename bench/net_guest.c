@@ -8,20 +8,15 @@
 #include "bench/net_forward.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/report.h"
 #include "bench/arguments.h"
+#include "bench/child.h"
 #include "bench/guest_target.h"
 #include "bench/shuffle.h"
 #include "bench/statistics.h"
@@ -137,50 +132,6 @@ static int parse_options(struct net_guest *run, int argc, char **argv)
 
 /* ---- iperf3 ---- */
 
-static void become_iperf(const struct net_guest *run, const struct guest_target *target, unsigned direction, int output)
-{
-    char port[8], seconds[16], warmup[16], streams[8];
-    char *const argv[] = {"iperf3",   "-c",    (char *)target->host,
-                          "-p",       port,    "-t",
-                          seconds,    "-O",    warmup,
-                          "-P",       streams, "--connect-timeout",
-                          CONNECT_MS, "-J",    direction == TRANSMIT ? "-R" : NULL,
-                          NULL};
-
-    snprintf(port, sizeof(port), "%u", target->port);
-    snprintf(seconds, sizeof(seconds), "%llu", (unsigned long long)run->seconds);
-    snprintf(warmup, sizeof(warmup), "%llu", (unsigned long long)run->warmup_seconds);
-    snprintf(streams, sizeof(streams), "%u", run->streams);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    dup2(output, STDOUT_FILENO);
-    execvp(argv[0], argv);
-    _exit(127);
-}
-
-/* Its words until it ends; 0 or -errno. */
-static int collect(struct net_guest *run, int output)
-{
-    uint64_t until_ns = clock_now_ns() + run->limit_ns;
-    size_t used = 0;
-
-    for (;;) {
-        struct pollfd ready = {.fd = output, .events = POLLIN};
-        ssize_t got;
-
-        run->text[used] = '\0';
-        if (clock_now_ns() >= until_ns)
-            return -ETIMEDOUT;
-        if (poll(&ready, 1, 20) <= 0)
-            continue;
-        got = read(output, run->text + used, TEXT_BYTES - 1 - used);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return used < TEXT_BYTES - 1 ? 0 : -EMSGSIZE;
-        used += (size_t)got;
-    }
-}
-
 /* What arrived, in bits per second, and how many segments its sender sent again. 0 or -errno; `why` is filled then. */
 static int read_answer(const char *text, double *bits_per_second, double *retransmits, char why[200])
 {
@@ -209,30 +160,27 @@ static int read_answer(const char *text, double *bits_per_second, double *retran
 static int run_iperf(struct net_guest *run, const struct guest_target *target, unsigned direction,
                      double *bits_per_second, double *retransmits)
 {
-    char why[200] = "";
-    int pipes[2], status = 0, result;
-    pid_t child;
+    char port[8], seconds[16], warmup[16], streams[8], why[200] = "";
+    char *const argv[] = {"iperf3",   "-c",    (char *)target->host,
+                          "-p",       port,    "-t",
+                          seconds,    "-O",    warmup,
+                          "-P",       streams, "--connect-timeout",
+                          CONNECT_MS, "-J",    direction == TRANSMIT ? "-R" : NULL,
+                          NULL};
+    int result;
 
-    if (pipe2(pipes, O_CLOEXEC) != 0)
-        return -errno;
-    child = fork();
-    if (child == 0)
-        become_iperf(run, target, direction, pipes[1]);
-    close(pipes[1]);
-    result = child > 0 ? collect(run, pipes[0]) : -errno;
-    close(pipes[0]);
-    if (child > 0) {
-        if (result != 0)
-            kill(child, SIGKILL);
-        waitpid(child, &status, 0);
-    }
-    if (result == 0 && WIFEXITED(status) && WEXITSTATUS(status) == 127) {
+    snprintf(port, sizeof(port), "%u", target->port);
+    snprintf(seconds, sizeof(seconds), "%llu", (unsigned long long)run->seconds);
+    snprintf(warmup, sizeof(warmup), "%llu", (unsigned long long)run->warmup_seconds);
+    snprintf(streams, sizeof(streams), "%u", run->streams);
+    result = child_run(argv, false, run->text, TEXT_BYTES, run->limit_ns);
+    if (result == -ENOENT) {
         report_error("iperf3 does not start here: install Debian's package iperf3");
-        return -ENOENT;
+        return result;
     }
-    if (result != 0)
+    if (result < 0)
         snprintf(why, sizeof(why), "%s", result == -ETIMEDOUT ? "not done within --limit" : strerror(-result));
-    else
+    else /* whatever its exit status: its answer tells more */
         result = read_answer(run->text, bits_per_second, retransmits, why);
     if (result != 0)
         report_error("iperf3 with the %s guest at %s:%u, %s: %s; does `iperf3 -s` run there?", target->side,

@@ -10,18 +10,16 @@
 #include <errno.h>
 #include <getopt.h>
 #include <netdb.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/report.h"
 #include "bench/arguments.h"
+#include "bench/child.h"
 #include "bench/guest_target.h"
 #include "bench/shuffle.h"
 #include "bench/statistics.h"
@@ -197,33 +195,9 @@ static int parse_options(struct overhead *overhead, int argc, char **argv)
 
 /* ---- running one program in one guest: 0 and the amount done, or -errno, said ---- */
 
-/* Reads from fd until it ends, or the limit. */
-static int read_all(int fd, char *text, size_t size, uint64_t limit_ns)
+static const char *why_not(int result)
 {
-    uint64_t until_ns = clock_now_ns() + limit_ns;
-    size_t used = 0;
-
-    text[0] = '\0';
-    while (used + 1 < size) {
-        uint64_t now_ns = clock_now_ns();
-        struct pollfd ready = {.fd = fd, .events = POLLIN};
-        ssize_t got;
-
-        if (now_ns >= until_ns)
-            return -ETIMEDOUT;
-        if (poll(&ready, 1, (int)((until_ns - now_ns) / NS_PER_MS) + 1) <= 0)
-            continue;
-        got = read(fd, text + used, size - 1 - used);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return -errno;
-        if (got == 0)
-            break;
-        used += (size_t)got;
-        text[used] = '\0';
-    }
-    return 0;
+    return result == -ETIMEDOUT ? "not done within --limit" : strerror(-result);
 }
 
 /* -1: nobody answers there. */
@@ -253,25 +227,29 @@ static int connect_to(const struct guest_target *target, unsigned to_port)
 static int ask_agent(const struct overhead *overhead, const struct guest_target *target, const char *line, char *answer,
                      size_t size, double *amount)
 {
+    const struct timeval limit = {.tv_sec = (time_t)(overhead->limit_ns / NS_PER_S),
+                                  .tv_usec = (suseconds_t)(overhead->limit_ns % NS_PER_S / NS_PER_US)};
     int fd = connect_to(target, target->port), result;
-    char *end;
+    ssize_t got;
 
     if (fd < 0) {
         report_error("no agent in the %s guest at %s:%u: boot it from the images of `scripts/guest-image --workloads`",
                      target->side, target->host, target->port);
         return -EHOSTUNREACH;
     }
-    answer[0] = '\0';
-    result = send(fd, line, strlen(line), MSG_NOSIGNAL) == (ssize_t)strlen(line) ? 0 : -EPIPE;
-    if (result == 0)
-        result = read_all(fd, answer, size, overhead->limit_ns);
+    (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+    got = send(fd, line, strlen(line), MSG_NOSIGNAL);
+    if (got >= 0)
+        got = recv(fd, answer, size - 1, MSG_WAITALL); /* until it closes */
+    result = got >= 0 ? 0 : errno == EAGAIN ? -ETIMEDOUT : -errno;
+    answer[got >= 0 ? got : 0] = '\0';
     close(fd);
-    *amount = result == 0 && strncmp(answer, "ok ", 3) == 0 ? strtod(answer + 3, &end) : 0;
+    *amount = strncmp(answer, "ok ", 3) == 0 ? strtod(answer + 3, NULL) : 0;
     answer[strcspn(answer, "\n")] = '\0';
     if (*amount > 0)
         return 0;
     if (result != 0)
-        snprintf(answer, size, "%s", result == -ETIMEDOUT ? "not done within --limit" : strerror(-result));
+        snprintf(answer, size, "%s", why_not(result));
     else if (answer[0] == '\0')
         snprintf(answer, size, "the agent ended without an answer");
     else if (strncmp(answer, "error ", 6) == 0)
@@ -305,38 +283,17 @@ static int probe_service(const struct guest_target *target, const char *service,
     return 0;
 }
 
-/* Runs a load generator of this machine, which says all in `output`: 0, or -errno, and `output` says why. */
+/* Runs a load generator of this machine, which says all in `output`: 0, or -errno, and `output` says why. -ENOENT: it
+ * is not installed. */
 static int run_here(const struct overhead *overhead, char *const argv[], const char *package, char *output, size_t size)
 {
-    int pipes[2], status = 0, result;
-    pid_t child;
+    int result = child_run(argv, true, output, size, overhead->limit_ns);
 
-    output[0] = '\0';
-    if (pipe(pipes) != 0)
-        return -errno;
-    child = fork();
-    if (child == 0) {
-        dup2(pipes[1], STDOUT_FILENO);
-        dup2(pipes[1], STDERR_FILENO);
-        close(pipes[0]);
-        close(pipes[1]);
-        execvp(argv[0], argv);
-        dprintf(STDOUT_FILENO, "%s does not start: %s (Debian's package %s)\n", argv[0], strerror(errno), package);
-        _exit(127);
-    }
-    close(pipes[1]);
-    result = child > 0 ? read_all(pipes[0], output, size, overhead->limit_ns) : -errno;
-    close(pipes[0]);
-    if (child > 0) {
-        if (result != 0)
-            kill(child, SIGKILL);
-        waitpid(child, &status, 0);
-    }
-    if (result != 0)
-        snprintf(output, size, "%s", result == -ETIMEDOUT ? "not done within --limit" : strerror(-result));
-    else if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-        result = -EPROTO;
-    return result;
+    if (result == -ENOENT)
+        snprintf(output, size, "%s does not start: %s (Debian's package %s)", argv[0], strerror(ENOENT), package);
+    else if (result < 0)
+        snprintf(output, size, "%s", why_not(result));
+    return result > 0 ? -EPROTO : result;
 }
 
 static int run_redis_benchmark(const struct overhead *overhead, const struct guest_target *target, size_t program,
@@ -428,12 +385,8 @@ static int prepare_program(const struct overhead *overhead, size_t program, char
 
     if (programs[program].runner == REDIS_BENCHMARK)
         return 0;
-    if (programs[program].runner == WRK) {
-        (void)run_here(overhead, wrk_version, "wrk", why, size); /* its status is 1, whatever it says */
-        why[strcspn(why, "\n")] = '\0';
-        if (strstr(why, "does not start") != NULL)
-            return -EPROTO;
-    }
+    if (programs[program].runner == WRK && run_here(overhead, wrk_version, "wrk", why, size) == -ENOENT)
+        return -EPROTO; /* any other status is no matter: it is 1, whatever wrk says */
     snprintf(line, sizeof(line), "prepare %s\n", programs[program].runner == WRK ? "nginx" : programs[program].name);
     result = 0;
     for (unsigned side = 0; result == 0 && side < SIDES; side++)
