@@ -1,26 +1,20 @@
 /*
  * ftbench overhead: whole programs in a protected guest and in the same guest unprotected, in alternating rounds: what
  * is left of their speed, and how much log they make. Table 1 of "The design of a practical system for fault-tolerant
- * virtual machines" (Scales, Nelson, Venkitachalam, 2010), with programs of today.
- *
- * redis and nginx are driven from here, by redis-benchmark and wrk. The others are run by an agent in the guest
- * (scripts/guest.d): a line "NAME AMOUNT" goes there, the work is done, "ok DONE" or "error WHY" comes back. Before the
- * first round "prepare NAME" goes there, for what is not to be timed. Time is taken here.
+ * virtual machines" (Scales, Nelson, Venkitachalam, 2010), with programs of today, which program.c has. Time is taken
+ * here.
  */
 #include <errno.h>
 #include <getopt.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/report.h"
 #include "bench/arguments.h"
-#include "bench/child.h"
 #include "bench/guest_target.h"
+#include "bench/program.h"
 #include "bench/shuffle.h"
 #include "bench/statistics.h"
 #include "bench/workloads.h"
@@ -30,37 +24,11 @@
 #define AGENT_PORT        7100
 #define SIDES             2
 
-enum runner { AGENT, REDIS_BENCHMARK, WRK };
-
-static const struct program {
-    const char *name, *unit, *words;
-    unsigned amount; /* by default */
-    enum runner runner;
-    const char *detail; /* redis-benchmark: requests in flight on each connection. wrk: the path */
-} programs[] = {
-    {"redis", "requests", "redis-benchmark, INCR, 10 connections, one request in flight each", 2000, REDIS_BENCHMARK,
-     "1"},
-    {"redis_pipelined", "requests", "the same with 16 requests in flight each", 20000, REDIS_BENCHMARK, "16"},
-    {"nginx", "requests", "wrk against nginx, a page of 1 KiB, 10 connections, for AMOUNT seconds", 5, WRK, "small"},
-    {"nginx_large", "requests", "the same with a page of 256 KiB", 5, WRK, "large"},
-    {"pgbench", "transactions", "pgbench against PostgreSQL on the guest's disk, AMOUNT transactions, 4 clients", 400,
-     AGENT, NULL},
-    {"openssl", "bytes", "openssl speed sha256, for AMOUNT seconds", 3, AGENT, NULL},
-    {"compile", "files", "gcc -O2, AMOUNT times a C file of 200 functions", 5, AGENT, NULL},
-    {"sqlite", "rows", "sqlite3, AMOUNT rows inserted, indexed and grouped", 20000, AGENT, NULL},
-    {"python", "rounds", "python3, AMOUNT rounds of a program of dictionaries, strings and floats", 20, AGENT, NULL},
-    {"stress_cpu", "bogo_ops", "stress-ng --cpu 1, for AMOUNT seconds", 3, AGENT, NULL},
-    {"stress_vm", "bogo_ops", "stress-ng --vm 1, 32 MB, for AMOUNT seconds", 3, AGENT, NULL},
-    {"stress_switch", "bogo_ops", "stress-ng --switch 1, for AMOUNT seconds", 3, AGENT, NULL},
-    {"stress_timer", "bogo_ops", "stress-ng --timer 1, for AMOUNT seconds", 3, AGENT, NULL},
-    {"stress_signal", "bogo_ops", "stress-ng --signal 1, for AMOUNT seconds", 3, AGENT, NULL},
-};
-#define PROGRAMS (sizeof(programs) / sizeof(programs[0]))
-
 struct overhead {
     struct guest_target targets[SIDES]; /* protected, unprotected; their ports are the agents' */
-    unsigned redis_port, http_port, rounds;
-    uint64_t seed, limit_ns;
+    struct program_settings settings;
+    unsigned rounds;
+    uint64_t seed;
     bool chosen[PROGRAMS];
     bool by_name; /* chosen by --run: none of them may be left out */
     unsigned amounts[PROGRAMS];
@@ -143,11 +111,11 @@ static int parse_options(struct overhead *overhead, int argc, char **argv)
     overhead->targets[0].side = "protected";
     overhead->targets[0].is_protected = true;
     overhead->targets[1].side = "unprotected";
-    overhead->redis_port = 6379;
-    overhead->http_port = 80;
+    overhead->settings.redis_port = 6379;
+    overhead->settings.http_port = 80;
     overhead->rounds = 5;
     overhead->seed = 1;
-    overhead->limit_ns = 300 * NS_PER_S;
+    overhead->settings.limit_ns = 300 * NS_PER_S;
     overhead->note = "";
     for (size_t i = 0; i < PROGRAMS; i++) {
         overhead->chosen[i] = true;
@@ -163,16 +131,16 @@ static int parse_options(struct overhead *overhead, int argc, char **argv)
             good = parse_programs(overhead, optarg);
             break;
         case REDIS_PORT:
-            good = argument_unsigned("redis-port", optarg, 1, 65535, &overhead->redis_port);
+            good = argument_unsigned("redis-port", optarg, 1, 65535, &overhead->settings.redis_port);
             break;
         case HTTP_PORT:
-            good = argument_unsigned("http-port", optarg, 1, 65535, &overhead->http_port);
+            good = argument_unsigned("http-port", optarg, 1, 65535, &overhead->settings.http_port);
             break;
         case ROUNDS:
             good = argument_unsigned("rounds", optarg, 1, ROUNDS_MAX, &overhead->rounds);
             break;
         case LIMIT:
-            good = argument_seconds("limit", optarg, &overhead->limit_ns);
+            good = argument_seconds("limit", optarg, &overhead->settings.limit_ns);
             break;
         case SEED:
             good = argument_number("seed", optarg, 0, UINT32_MAX, &overhead->seed);
@@ -193,206 +161,7 @@ static int parse_options(struct overhead *overhead, int argc, char **argv)
     return good && guest_targets_given(overhead->targets, SIDES) ? 0 : -EINVAL;
 }
 
-/* ---- running one program in one guest: 0 and the amount done, or -errno, said ---- */
-
-static const char *why_not(int result)
-{
-    return result == -ETIMEDOUT ? "not done within --limit" : strerror(-result);
-}
-
-/* -1: nobody answers there. */
-static int connect_to(const struct guest_target *target, unsigned to_port)
-{
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *address = NULL;
-    const struct timeval patience = {.tv_sec = 15};
-    char port[8];
-    int fd = -1;
-
-    snprintf(port, sizeof(port), "%u", to_port);
-    if (getaddrinfo(target->host, port, &hints, &address) == 0) {
-        fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        /* connect(2) heeds it, too (socket(7)) */
-        if (fd >= 0)
-            (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-        if (fd >= 0 && connect(fd, address->ai_addr, address->ai_addrlen) != 0) {
-            close(fd);
-            fd = -1;
-        }
-        freeaddrinfo(address);
-    }
-    return fd;
-}
-
-/* Asks the agent, and waits: 0, or -EPROTO and `answer` says why, or -EHOSTUNREACH, said. */
-static int ask_agent(const struct overhead *overhead, const struct guest_target *target, const char *line, char *answer,
-                     size_t size, double *amount)
-{
-    const struct timeval limit = {.tv_sec = (time_t)(overhead->limit_ns / NS_PER_S),
-                                  .tv_usec = (suseconds_t)(overhead->limit_ns % NS_PER_S / NS_PER_US)};
-    int fd = connect_to(target, target->port), result;
-    ssize_t got;
-
-    if (fd < 0) {
-        report_error("no agent in the %s guest at %s:%u: boot it from the images of `scripts/guest-image --workloads`",
-                     target->side, target->host, target->port);
-        return -EHOSTUNREACH;
-    }
-    (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-    got = send(fd, line, strlen(line), MSG_NOSIGNAL);
-    if (got >= 0)
-        got = recv(fd, answer, size - 1, MSG_WAITALL); /* until it closes */
-    result = got >= 0 ? 0 : errno == EAGAIN ? -ETIMEDOUT : -errno;
-    answer[got >= 0 ? got : 0] = '\0';
-    close(fd);
-    *amount = strncmp(answer, "ok ", 3) == 0 ? strtod(answer + 3, NULL) : 0;
-    answer[strcspn(answer, "\n")] = '\0';
-    if (*amount > 0)
-        return 0;
-    if (result != 0)
-        snprintf(answer, size, "%s", why_not(result));
-    else if (answer[0] == '\0')
-        snprintf(answer, size, "the agent ended without an answer");
-    else if (strncmp(answer, "error ", 6) == 0)
-        memmove(answer, answer + 6, strlen(answer + 6) + 1);
-    return -EPROTO;
-}
-
-static int run_by_agent(const struct overhead *overhead, const struct guest_target *target, size_t program,
-                        double *amount)
-{
-    char line[64], answer[256];
-    int result;
-
-    snprintf(line, sizeof(line), "%s %u\n", programs[program].name, overhead->amounts[program]);
-    result = ask_agent(overhead, target, line, answer, sizeof(answer), amount);
-    if (result == -EPROTO)
-        report_error("%s in the %s guest: %s", programs[program].name, target->side, answer);
-    return result;
-}
-
-/* 0, or -errno, said: nobody answers there. The load generators themselves would try for long. */
-static int probe_service(const struct guest_target *target, const char *service, unsigned port)
-{
-    int fd = connect_to(target, port);
-
-    if (fd < 0) {
-        report_error("nobody answers at the %s guest's %s, %s:%u", target->side, service, target->host, port);
-        return -EHOSTUNREACH;
-    }
-    close(fd);
-    return 0;
-}
-
-/* Runs a load generator of this machine, which says all in `output`: 0, or -errno, and `output` says why. -ENOENT: it
- * is not installed. */
-static int run_here(const struct overhead *overhead, char *const argv[], const char *package, char *output, size_t size)
-{
-    int result = child_run(argv, true, output, size, overhead->limit_ns);
-
-    if (result == -ENOENT)
-        snprintf(output, size, "%s does not start: %s (Debian's package %s)", argv[0], strerror(ENOENT), package);
-    else if (result < 0)
-        snprintf(output, size, "%s", why_not(result));
-    return result > 0 ? -EPROTO : result;
-}
-
-static int run_redis_benchmark(const struct overhead *overhead, const struct guest_target *target, size_t program,
-                               double *amount)
-{
-    char port[8], count[16], output[4096];
-    char *const argv[] = {"redis-benchmark",
-                          "-h",
-                          (char *)target->host,
-                          "-p",
-                          port,
-                          "-c",
-                          "10",
-                          "-n",
-                          count,
-                          "-P",
-                          (char *)programs[program].detail,
-                          "-t",
-                          "incr",
-                          "--csv",
-                          NULL};
-    int result = probe_service(target, "redis", overhead->redis_port);
-
-    if (result != 0)
-        return result;
-    snprintf(port, sizeof(port), "%u", overhead->redis_port);
-    snprintf(count, sizeof(count), "%u", overhead->amounts[program]);
-    result = run_here(overhead, argv, "redis-tools", output, sizeof(output));
-    /* a line that begins with "INCR", and no lines of progress before it; an error comes with status 0, too */
-    if (result == 0 && strstr(output, "\"INCR\",") == NULL)
-        result = -EPROTO;
-    if (result != 0)
-        report_error("redis-benchmark against the %s guest at %s:%u: %.200s", target->side, target->host,
-                     overhead->redis_port, output);
-    *amount = overhead->amounts[program];
-    return result;
-}
-
-static int run_wrk(const struct overhead *overhead, const struct guest_target *target, size_t program, double *amount)
-{
-    bool is_ipv6 = strchr(target->host, ':') != NULL;
-    char url[320], duration[16], output[4096];
-    char *const argv[] = {"wrk", "--threads", "1", "--connections", "10", "--duration", duration, "--timeout",
-                          "20s", url,         NULL};
-    const char *counted;
-    int result = probe_service(target, "nginx", overhead->http_port);
-
-    if (result != 0)
-        return result;
-    snprintf(url, sizeof(url), "http://%s%s%s:%u/%s", is_ipv6 ? "[" : "", target->host, is_ipv6 ? "]" : "",
-             overhead->http_port, programs[program].detail);
-    snprintf(duration, sizeof(duration), "%us", overhead->amounts[program]);
-    result = run_here(overhead, argv, "wrk", output, sizeof(output));
-    /* "  1234 requests in 5.00s, ...": the line begins with the count */
-    counted = result == 0 ? strstr(output, " requests in ") : NULL;
-    while (counted != NULL && counted > output && counted[-1] != '\n')
-        counted--;
-    *amount = counted != NULL ? strtod(counted, NULL) : 0;
-    if (result == 0 && (!(*amount > 0) || strstr(output, "Socket errors") != NULL || strstr(output, "Non-2xx") != NULL))
-        result = -EPROTO;
-    if (result != 0)
-        report_error("wrk against %s: %.400s", url, output);
-    return result;
-}
-
-static int run_program(const struct overhead *overhead, const struct guest_target *target, size_t program,
-                       double *amount)
-{
-    switch (programs[program].runner) {
-    case REDIS_BENCHMARK:
-        return run_redis_benchmark(overhead, target, program, amount);
-    case WRK:
-        return run_wrk(overhead, target, program, amount);
-    case AGENT:
-        break;
-    }
-    return run_by_agent(overhead, target, program, amount);
-}
-
-/* ---- what is not timed ---- */
-
-/* 0, or -EPROTO and why it cannot be done there, or -errno, said. */
-static int prepare_program(const struct overhead *overhead, size_t program, char *why, size_t size)
-{
-    static char *const wrk_version[] = {"wrk", "--version", NULL};
-    char line[64];
-    double done;
-    int result = 0;
-
-    if (programs[program].runner == REDIS_BENCHMARK)
-        return 0;
-    if (programs[program].runner == WRK && run_here(overhead, wrk_version, "wrk", why, size) == -ENOENT)
-        return -EPROTO; /* any other status is no matter: it is 1, whatever wrk says */
-    snprintf(line, sizeof(line), "prepare %s\n", programs[program].runner == WRK ? "nginx" : programs[program].name);
-    result = 0;
-    for (unsigned side = 0; result == 0 && side < SIDES; side++)
-        result = ask_agent(overhead, &overhead->targets[side], line, why, size, &done);
-    return result;
-}
+/* ---- what can be done ---- */
 
 /* Leaves out what cannot be done, unless it was asked for by name. */
 static int prepare(struct overhead *overhead)
@@ -401,11 +170,12 @@ static int prepare(struct overhead *overhead)
 
     for (size_t i = 0; i < PROGRAMS; i++) {
         char why[256] = "";
-        int result;
+        int result = 0;
 
         if (!overhead->chosen[i])
             continue;
-        result = prepare_program(overhead, i, why, sizeof(why));
+        for (unsigned side = 0; result == 0 && side < SIDES; side++)
+            result = program_prepare(&programs[i], &overhead->settings, &overhead->targets[side], why, sizeof(why));
         if (result == -EPROTO && !overhead->by_name) {
             report_warning("%s is not measured: %s", programs[i].name, why);
             result_note(&overhead->result, "%s is not measured: %s", programs[i].name, why);
@@ -457,19 +227,19 @@ static int measure(struct overhead *overhead, size_t program, unsigned side)
 {
     struct guest_target *target = &overhead->targets[side];
     uint64_t begin_ns;
-    double amount = 0;
+    double done = 0;
     char name[64];
     int result = guest_target_begin(target);
 
     if (result != 0)
         return result;
     begin_ns = clock_now_ns();
-    result = run_program(overhead, target, program, &amount);
+    result = program_run(&programs[program], overhead->amounts[program], &overhead->settings, target, &done);
     if (result != 0)
         return result;
     snprintf(name, sizeof(name), "%s_%s_per_second.%s", programs[program].name, programs[program].unit, target->side);
     result_add(&overhead->result, name, target->is_protected ? METRIC_OURS : METRIC_YARDSTICK, false,
-               amount * (double)NS_PER_S / (double)(clock_now_ns() - begin_ns));
+               done * (double)NS_PER_S / (double)(clock_now_ns() - begin_ns));
     result = guest_target_end(target);
     if (result == 0)
         add_rates_of_log(overhead, target, program);
