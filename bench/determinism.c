@@ -5,7 +5,6 @@
  * that of the comparison. Measures nothing itself: each run given is one value of each metric.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,102 +37,71 @@ struct determinism {
     struct bench_result result;
 };
 
-static void print_help(void)
+/* ---- options ---- */
+
+static bool take_status(const struct argument *argument, const char *file, void *place)
 {
-    printf(
-        "usage: ftbench determinism --status FILE [--log FILE] [--unprotected FILE] [--status FILE ...]\n"
-        "       ftbench determinism --live HOST:PORT [--seconds S] [--looks N]\n\n"
-        "Tells what keeping a guest the same twice took in a run: the log by kind, exits by kind, forced syncs, the\n"
-        "time in KVM_RUN, the cost of comparing.\n\n"
-        "  --status FILE        the status file of a recording, or of a primary, when it had ended\n"
-        "  --log FILE           of the same run: what `ftvmm log --summary --json LOG` printed\n"
-        "  --unprotected FILE   the status file of the same workload under `ftvmm run`, to its end too\n"
-        "  --live HOST:PORT     instead: a running ftvmm's --metrics, looked at\n"
-        "  --seconds S          for so long, default 10\n"
-        "  --looks N            so often, default 1\n"
-        "  --note TEXT          about the hosts; goes into the result\n"
-        "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
-        "exit status: 0 done, 1 a file cannot be used or nobody answers, 2 usage\n");
+    struct determinism *determinism = place;
+
+    if (determinism->run_count == ROUNDS_MAX) {
+        report_error("more than %d times --%s", ROUNDS_MAX, argument->name);
+        return false;
+    }
+    determinism->runs[determinism->run_count++].status = file;
+    return true;
 }
 
-static bool option_of_run(struct determinism *determinism, int option, const char *file)
+/* --log or --unprotected. */
+static bool take_other_file(const struct argument *argument, const char *file, void *place)
 {
+    struct determinism *determinism = place;
     struct run *run = &determinism->runs[determinism->run_count - 1]; /* if there is one */
 
-    if (option == 'S') {
-        if (determinism->run_count == ROUNDS_MAX) {
-            report_error("more than %d times --status", ROUNDS_MAX);
-            return false;
-        }
-        determinism->runs[determinism->run_count++].status = file;
-        return true;
-    }
     if (determinism->run_count == 0) {
         report_error("--log and --unprotected belong to the --status before them");
         return false;
     }
-    *(option == 'L' ? &run->log : &run->unprotected) = file;
+    *(strcmp(argument->name, "log") == 0 ? &run->log : &run->unprotected) = file;
     return true;
 }
 
-/* 1: helped. */
+static const struct argument arguments[] = {
+    {"status", "FILE", "the status file of a recording, or of a primary, when it had ended", .take = take_status},
+    {"log", "FILE", "of the same run: what `ftvmm log --summary --json LOG` printed", .take = take_other_file},
+    {"unprotected", "FILE", "the status file of the same workload under `ftvmm run`, to its end too",
+     .take = take_other_file},
+    {"live", "HOST:PORT", "instead: a running ftvmm's --metrics, looked at", ARGUMENT_TEXT(struct determinism, live)},
+    {"seconds", "S", "for so long, default 10", ARGUMENT_SECONDS(struct determinism, live_ns)},
+    {"looks", "N", "so often, default 1", ARGUMENT_UNSIGNED(struct determinism, looks, 1, ROUNDS_MAX)},
+    ARGUMENT_NOTE(struct determinism, "about the hosts"),
+    ARGUMENT_FILES(struct determinism),
+    {0},
+};
+
+static const struct command_line command_line = {
+    .workload = "determinism",
+    .usage =
+        "usage: ftbench determinism --status FILE [--log FILE] [--unprotected FILE] [--status FILE ...]\n"
+        "       ftbench determinism --live HOST:PORT [--seconds S] [--looks N]\n\n"
+        "Tells what keeping a guest the same twice took in a run: the log by kind, exits by kind, forced syncs, the\n"
+        "time in KVM_RUN, the cost of comparing.\n\n",
+    .arguments = arguments,
+    .exit_status = "0 done, 1 a file cannot be used or nobody answers, 2 usage",
+};
+
 static int parse_options(struct determinism *determinism, int argc, char **argv)
 {
-    enum { LIVE = 1, SECONDS, LOOKS, NOTE, HELP };
-    static const struct option known[] = {
-        {"status", required_argument, NULL, 'S'},
-        {"log", required_argument, NULL, 'L'},
-        {"unprotected", required_argument, NULL, 'U'},
-        {"live", required_argument, NULL, LIVE},
-        {"seconds", required_argument, NULL, SECONDS},
-        {"looks", required_argument, NULL, LOOKS},
-        {"note", required_argument, NULL, NOTE},
-        ARGUMENT_FILES,
-        {"help", no_argument, NULL, HELP},
-        {NULL, 0, NULL, 0},
-    };
-    bool good = true;
-    int option;
+    int result;
 
     determinism->live_ns = 10 * NS_PER_S;
     determinism->looks = 1;
-    determinism->note = "";
-    while (good && (option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
-        switch (option) {
-        case 'S':
-        case 'L':
-        case 'U':
-            good = option_of_run(determinism, option, optarg);
-            break;
-        case LIVE:
-            determinism->live = optarg;
-            break;
-        case SECONDS:
-            good = argument_seconds("seconds", optarg, &determinism->live_ns);
-            break;
-        case LOOKS:
-            good = argument_unsigned("looks", optarg, 1, ROUNDS_MAX, &determinism->looks);
-            break;
-        case NOTE:
-            determinism->note = optarg;
-            break;
-        case HELP:
-        case 'h':
-            print_help();
-            return 1;
-        default:
-            if (!argument_file(option, optarg, &determinism->files))
-                return -EINVAL; /* getopt has said it */
-        }
-    }
-    if (!good || !argument_none_left(argc, argv, "determinism"))
-        return -EINVAL;
-    if ((determinism->run_count == 0) == (determinism->live == NULL)) {
-        report_error(
-            "give the --status of runs that have ended, or --live of one; `ftbench determinism --help` shows how");
+    result = arguments_read(&command_line, argc, argv, determinism);
+    if (result == 0 && (determinism->run_count == 0) == (determinism->live == NULL)) {
+        report_error("give the --status of runs that have ended, or --live of one; `ftbench determinism --help` shows "
+                     "how");
         return -EINVAL;
     }
-    return 0;
+    return result;
 }
 
 /* ---- what is found, from whichever source ---- */
@@ -433,9 +401,7 @@ int determinism_main(int argc, char **argv)
         free(determinism);
         return rc > 0 ? 0 : EXIT_USAGE;
     }
-    result_begin(&determinism->result, "determinism");
-    if (determinism->note[0] != '\0')
-        result_note(&determinism->result, "%s", determinism->note);
+    result_begin(&determinism->result, "determinism", determinism->note);
     for (unsigned i = 0; good && i < determinism->run_count; i++)
         good = take_files(determinism, &determinism->runs[i]);
     if (determinism->live != NULL)

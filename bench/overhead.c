@@ -5,15 +5,12 @@
  * here.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/report.h"
-#include "bench/arguments.h"
-#include "bench/guest_target.h"
 #include "bench/program.h"
 #include "bench/shuffle.h"
 #include "bench/statistics.h"
@@ -22,46 +19,26 @@
 #define EXIT_NOT_MEASURED 1
 #define EXIT_USAGE        2
 #define AGENT_PORT        7100
-#define SIDES             2
 
 struct overhead {
-    struct guest_target targets[SIDES]; /* protected, unprotected; their ports are the agents' */
+    struct guest_target targets[GUEST_SIDES]; /* protected, unprotected */
     struct program_settings settings;
-    unsigned rounds;
-    uint64_t seed;
     bool chosen[PROGRAMS];
     bool by_name; /* chosen by --run: none of them may be left out */
     unsigned amounts[PROGRAMS];
+    unsigned rounds;
+    uint64_t seed;
     const char *note;
     struct result_files files;
     struct bench_result result;
 };
 
-static void print_help(void)
-{
-    printf("usage: ftbench overhead --protected TARGET --unprotected TARGET [OPTION...]\n\n"
-           "Runs programs in a protected guest and in the same guest unprotected, in alternating rounds: the ratio of\n"
-           "their speeds, and the log they make. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest, the port of\n"
-           "the agent in it (7100; scripts/guest-image --workloads), and where its ftvmm's --metrics can be reached\n"
-           "from here.\n\n"
-           "  --run NAME[=AMOUNT],...  which programs, and how much of them; default: all that can be\n"
-           "                       done there and from here\n");
-    for (size_t i = 0; i < PROGRAMS; i++)
-        printf("      %-18s %s; default %u\n", programs[i].name, programs[i].words, programs[i].amount);
-    printf("  --redis-port N       default 6379\n"
-           "  --http-port N        default 80\n"
-           "  --rounds N           default 5\n"
-           "  --limit S            no program may take longer, default 300\n"
-           "  --seed N             of the order within a round, default 1\n"
-           "  --note TEXT          about the hosts; goes into the result\n"
-           "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
-           "exit status: 0 measured, 1 not measured, 2 usage\n");
-}
-
 /* ---- options ---- */
 
-static bool parse_programs(struct overhead *overhead, const char *text)
+static bool take_programs(const struct argument *argument, const char *text, void *place)
 {
+    struct overhead *overhead = place;
+
     memset(overhead->chosen, 0, sizeof(overhead->chosen));
     overhead->by_name = true;
     for (;; text++) {
@@ -79,7 +56,7 @@ static bool parse_programs(struct overhead *overhead, const char *text)
             report_error("--run has '%s'; `ftbench overhead --help` lists the programs", item);
             return false;
         }
-        if (amount != NULL && !argument_unsigned("run", amount, 1, 100000000, &overhead->amounts[i]))
+        if (amount != NULL && !argument_unsigned(argument->name, amount, 1, 100000000, &overhead->amounts[i]))
             return false;
         overhead->chosen[i] = true;
         text += length;
@@ -88,77 +65,56 @@ static bool parse_programs(struct overhead *overhead, const char *text)
     }
 }
 
+static const struct argument arguments[] = {
+    GUEST_TARGET_ARGUMENTS(struct overhead),
+    {"run", "NAME[=AMOUNT],...",
+     "which programs, and how much of them; default: all that can be\n"
+     "done there and from here",
+     .take = take_programs},
+    {"redis-port", "N", "default 6379", ARGUMENT_UNSIGNED(struct overhead, settings.redis_port, 1, 65535)},
+    {"http-port", "N", "default 80", ARGUMENT_UNSIGNED(struct overhead, settings.http_port, 1, 65535)},
+    ARGUMENT_ROUNDS(struct overhead, "default 5"),
+    {"limit", "S", "no program may take longer, default 300", ARGUMENT_SECONDS(struct overhead, settings.limit_ns)},
+    ARGUMENT_SEED(struct overhead, "of the order within a round, default 1"),
+    ARGUMENT_NOTE(struct overhead, "about the hosts"),
+    ARGUMENT_FILES(struct overhead),
+    {0},
+};
+
+static void print_programs(void)
+{
+    printf("\nNAME and AMOUNT:\n");
+    for (size_t i = 0; i < PROGRAMS; i++)
+        printf("  %-20s %s; default %u\n", programs[i].name, programs[i].words, programs[i].amount);
+}
+
+static const struct command_line command_line = {
+    .workload = "overhead",
+    .usage =
+        "usage: ftbench overhead --protected TARGET --unprotected TARGET [OPTION...]\n\n"
+        "Runs programs in a protected guest and in the same guest unprotected, in alternating rounds: the ratio of\n"
+        "their speeds, and the log they make. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest, the port of\n"
+        "the agent in it (7100; scripts/guest-image --workloads), and where its ftvmm's --metrics can be reached\n"
+        "from here.\n\n",
+    .arguments = arguments,
+    .print_more = print_programs,
+    .exit_status = "0 measured, 1 not measured, 2 usage",
+};
+
 static int parse_options(struct overhead *overhead, int argc, char **argv)
 {
-    enum { PROTECTED = 1, UNPROTECTED, RUN, REDIS_PORT, HTTP_PORT, ROUNDS, LIMIT, SEED, NOTE, HELP };
-    static const struct option known[] = {
-        {"protected", required_argument, NULL, PROTECTED},
-        {"unprotected", required_argument, NULL, UNPROTECTED},
-        {"run", required_argument, NULL, RUN},
-        {"redis-port", required_argument, NULL, REDIS_PORT},
-        {"http-port", required_argument, NULL, HTTP_PORT},
-        {"rounds", required_argument, NULL, ROUNDS},
-        {"limit", required_argument, NULL, LIMIT},
-        {"seed", required_argument, NULL, SEED},
-        {"note", required_argument, NULL, NOTE},
-        ARGUMENT_FILES,
-        {"help", no_argument, NULL, HELP},
-        {NULL, 0, NULL, 0},
-    };
-    bool good = true;
-    int option;
+    int result;
 
-    overhead->targets[0].side = "protected";
-    overhead->targets[0].is_protected = true;
-    overhead->targets[1].side = "unprotected";
-    overhead->settings.redis_port = 6379;
-    overhead->settings.http_port = 80;
+    guest_targets_init(overhead->targets, AGENT_PORT);
+    overhead->settings = (struct program_settings){.redis_port = 6379, .http_port = 80, .limit_ns = 300 * NS_PER_S};
     overhead->rounds = 5;
     overhead->seed = 1;
-    overhead->settings.limit_ns = 300 * NS_PER_S;
-    overhead->note = "";
     for (size_t i = 0; i < PROGRAMS; i++) {
         overhead->chosen[i] = true;
         overhead->amounts[i] = programs[i].amount;
     }
-    while (good && (option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
-        switch (option) {
-        case PROTECTED:
-        case UNPROTECTED:
-            good = guest_target_parse(&overhead->targets[option - PROTECTED], optarg, AGENT_PORT);
-            break;
-        case RUN:
-            good = parse_programs(overhead, optarg);
-            break;
-        case REDIS_PORT:
-            good = argument_unsigned("redis-port", optarg, 1, 65535, &overhead->settings.redis_port);
-            break;
-        case HTTP_PORT:
-            good = argument_unsigned("http-port", optarg, 1, 65535, &overhead->settings.http_port);
-            break;
-        case ROUNDS:
-            good = argument_unsigned("rounds", optarg, 1, ROUNDS_MAX, &overhead->rounds);
-            break;
-        case LIMIT:
-            good = argument_seconds("limit", optarg, &overhead->settings.limit_ns);
-            break;
-        case SEED:
-            good = argument_number("seed", optarg, 0, UINT32_MAX, &overhead->seed);
-            break;
-        case NOTE:
-            overhead->note = optarg;
-            break;
-        case HELP:
-        case 'h':
-            print_help();
-            return 1;
-        default:
-            if (!argument_file(option, optarg, &overhead->files))
-                return -EINVAL; /* getopt has said it */
-        }
-    }
-    good = good && argument_none_left(argc, argv, "overhead");
-    return good && guest_targets_given(overhead->targets, SIDES) ? 0 : -EINVAL;
+    result = arguments_read(&command_line, argc, argv, overhead);
+    return result == 0 && !guest_targets_given(overhead->targets) ? -EINVAL : result;
 }
 
 /* ---- what can be done ---- */
@@ -174,7 +130,7 @@ static int prepare(struct overhead *overhead)
 
         if (!overhead->chosen[i])
             continue;
-        for (unsigned side = 0; result == 0 && side < SIDES; side++)
+        for (unsigned side = 0; result == 0 && side < GUEST_SIDES; side++)
             result = program_prepare(&programs[i], &overhead->settings, &overhead->targets[side], why, sizeof(why));
         if (result == -EPROTO && !overhead->by_name) {
             report_warning("%s is not measured: %s", programs[i].name, why);
@@ -248,19 +204,19 @@ static int measure(struct overhead *overhead, size_t program, unsigned side)
 
 static int run_rounds(struct overhead *overhead)
 {
-    unsigned order[PROGRAMS * SIDES];
+    unsigned order[PROGRAMS * GUEST_SIDES];
     uint64_t state = overhead->seed;
     int result = 0;
 
-    for (unsigned i = 0; i < PROGRAMS * SIDES; i++)
+    for (unsigned i = 0; i < PROGRAMS * GUEST_SIDES; i++)
         order[i] = i;
     for (unsigned round = 0; result == 0 && round < overhead->rounds; round++) {
         report_info("round %u of %u", round + 1, overhead->rounds);
         result_look_at_noise(&overhead->result);
-        shuffle(order, PROGRAMS * SIDES, &state);
-        for (unsigned i = 0; result == 0 && i < PROGRAMS * SIDES; i++)
-            if (overhead->chosen[order[i] / SIDES])
-                result = measure(overhead, order[i] / SIDES, order[i] % SIDES);
+        shuffle(order, PROGRAMS * GUEST_SIDES, &state);
+        for (unsigned i = 0; result == 0 && i < PROGRAMS * GUEST_SIDES; i++)
+            if (overhead->chosen[order[i] / GUEST_SIDES])
+                result = measure(overhead, order[i] / GUEST_SIDES, order[i] % GUEST_SIDES);
         for (size_t i = 0; result == 0 && i < PROGRAMS; i++) {
             char ratio[64], ours[64], theirs[64];
 
@@ -332,7 +288,7 @@ static int write_files(const struct overhead *overhead)
 {
     cJSON *object = result_json(&overhead->result), *settings = cJSON_AddObjectToObject(object, "settings");
 
-    for (unsigned i = 0; i < SIDES; i++)
+    for (unsigned i = 0; i < GUEST_SIDES; i++)
         cJSON_AddStringToObject(settings, overhead->targets[i].side, overhead->targets[i].text);
     for (size_t i = 0; i < PROGRAMS; i++)
         if (overhead->chosen[i])
@@ -354,9 +310,7 @@ int overhead_main(int argc, char **argv)
         free(overhead);
         return result > 0 ? 0 : EXIT_USAGE;
     }
-    result_begin(&overhead->result, "overhead");
-    if (overhead->note[0] != '\0')
-        result_note(&overhead->result, "%s", overhead->note);
+    result_begin(&overhead->result, "overhead", overhead->note);
     result = prepare(overhead);
     if (result == 0)
         result = run_rounds(overhead);
@@ -364,8 +318,7 @@ int overhead_main(int argc, char **argv)
         print(overhead, result_files_take_stdout(&overhead->files) ? stderr : stdout);
         result = write_files(overhead);
     }
-    for (unsigned i = 0; i < SIDES; i++)
-        guest_target_fini(&overhead->targets[i]);
+    guest_targets_fini(overhead->targets);
     free(overhead);
     return result == 0 ? 0 : EXIT_NOT_MEASURED;
 }

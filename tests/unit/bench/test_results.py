@@ -310,6 +310,16 @@ class Results(unittest.TestCase):
             with self.assertRaises(jsonschema.ValidationError):
                 self.validator.validate(copy)
 
+    def test_every_workload_has_help_and_refuses_unknown_options(self):
+        for words in (("counter",), ("history",), ("channel",), ("guest",), ("net", "forward"), ("net", "guest"),
+                      ("overhead",), ("failover",), ("determinism",), ("sim",), ("compare",), ("report",)):
+            said = self.ftbench(*words, "--help").stdout
+            self.assertTrue(said.startswith("usage: ftbench " + " ".join(words)), said)
+            self.assertIn("\nexit status: 0 ", said)
+            self.assertTrue(all(len(line) <= 120 for line in said.splitlines()), said)
+            self.assertEqual(self.ftbench(*words, "-h").stdout, said)
+            self.assertIn("--no-such", self.ftbench(*words, "--no-such", status=2).stderr)
+
     def test_guest_tells_steps_and_counts_from_the_metrics(self):
         _, result = self.guest()
         for side, steps in {
