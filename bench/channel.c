@@ -351,7 +351,7 @@ static int measure(struct run *run)
 
     if (result != 0)
         return result;
-    result_begin(&run->result, "channel");
+    result_begin(&run->result, "channel", NULL);
     run->result.peer_machine = run->end.peer_machine;
     run->end.ring_bytes = run->options->ring_bytes;
     result = bench_order(&run->end, &join);

@@ -1,6 +1,5 @@
 /* ftbench compare: what changed between two results of one workload, beyond the noise of either. */
 #include <errno.h>
-#include <getopt.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,17 +16,6 @@
 #define EXIT_WORSE 1
 #define EXIT_USAGE 2
 #define EXIT_NOT_COMPARABLE 3
-
-static void print_help(void)
-{
-    printf("usage: ftbench compare [OPTION...] OLD.json NEW.json\n\n"
-           "Compares two results of one workload (--json). A metric has changed if the ranges of its rounds do not\n"
-           "overlap and its medians differ by more than the tolerance; anything less is noise. If a yardstick has\n"
-           "changed, the machine was another one, and only the ratios are judged. Percentiles above p99 never are.\n\n"
-           "  --tolerance PERCENT  default 5\n"
-           "  --all                show metrics that did not change, too\n\n"
-           "exit status: 0 nothing is worse, 1 something is, 2 usage, 3 not comparable\n");
-}
 
 /* Equal, or both missing. */
 static bool same(const cJSON *old, const cJSON *new, const char *name)
@@ -168,36 +156,45 @@ static int compare(const cJSON *old, const cJSON *new, struct comparison *compar
     return comparison->worse > 0 ? EXIT_WORSE : 0;
 }
 
+/* ---- options ---- */
+
+static bool take_tolerance(const struct argument *argument, const char *text, void *place)
+{
+    struct comparison *comparison = place;
+    double percent;
+
+    if (!argument_real(argument->name, text, 0, 1000, "percent", &percent))
+        return false;
+    comparison->tolerance = percent / 100;
+    return true;
+}
+
+static const struct argument arguments[] = {
+    { "tolerance", "PERCENT", "default 5", .take = take_tolerance },
+    { "all", NULL, "show metrics that did not change, too", ARGUMENT_FLAG(struct comparison, all, true) },
+    { 0 },
+};
+
+static const struct command_line command_line = {
+    .workload = "compare",
+    .usage =
+        "usage: ftbench compare [OPTION...] OLD.json NEW.json\n\n"
+        "Compares two results of one workload (--json). A metric has changed if the ranges of its rounds do not\n"
+        "overlap and its medians differ by more than the tolerance; anything less is noise. If a yardstick has\n"
+        "changed, the machine was another one, and only the ratios are judged. Percentiles above p99 never are.\n\n",
+    .arguments = arguments,
+    .exit_status = "0 nothing is worse, 1 something is, 2 usage, 3 not comparable",
+    .words = WORDS_ANYWHERE,
+};
+
 int compare_main(int argc, char **argv)
 {
-    enum { TOLERANCE = 1, ALL, HELP };
-    static const struct option known[] = {
-        { "tolerance", required_argument, NULL, TOLERANCE }, { "all", no_argument, NULL, ALL },
-        { "help", no_argument, NULL, HELP },                 { NULL, 0, NULL, 0 },
-    };
     struct comparison comparison = { .tolerance = 0.05 };
-    double percent;
+    int status = arguments_read(&command_line, argc, argv, &comparison);
     cJSON *old, *new;
-    int option, status;
 
-    while ((option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
-        switch (option) {
-        case TOLERANCE:
-            if (!argument_real("tolerance", optarg, 0, 1000, "percent", &percent))
-                return EXIT_USAGE;
-            comparison.tolerance = percent / 100;
-            break;
-        case ALL:
-            comparison.all = true;
-            break;
-        case HELP:
-        case 'h':
-            print_help();
-            return 0;
-        default:
-            return EXIT_USAGE; /* getopt has said it */
-        }
-    }
+    if (status != 0)
+        return status > 0 ? 0 : EXIT_USAGE;
     if (argc - optind != 2) {
         report_error("compare takes two files, OLD.json and NEW.json; `ftbench compare --help` tells more");
         return EXIT_USAGE;

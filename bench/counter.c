@@ -5,7 +5,6 @@
 #include "bench/counter.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -53,91 +52,37 @@ static void install_signals(void)
 
 /* ---- options ---- */
 
-static void print_help(void)
-{
-    printf("usage: ftbench counter --host ADDRESS [OPTION...]\n\n"
-           "Counts a redis key up over several connections and checks every acknowledged value.\n\n"
-           "  --host ADDRESS       of the redis server\n"
-           "  --port N             default 6379\n"
-           "  --connections N      default 4\n"
-           "  --pipeline N         increments in flight on each connection, default 8\n"
-           "  --seconds S          default 30; SIGTERM or SIGINT ends earlier\n"
-           "  --key NAME           default counter; nobody else may change it meanwhile\n"
-           "  --patience S         silence that a connection bears before it is closed, default 60\n"
-           "  --mark-file FILE     the failure's moment is when FILE appears or changes (or SIGUSR1 arrives)\n"
-           "  --json FILE          the result as JSON too\n"
-           "  --progress           a line each second\n\n"
-           "exit status: 0 nothing lost or duplicated, 1 something was, 2 usage, 3 service unreachable\n");
-}
+static const struct argument arguments[] = {
+    ARGUMENT_SERVER(struct counter_options),
+    { "connections", "N", "default 4",
+      ARGUMENT_UNSIGNED(struct counter_options, connections, 1, COUNTER_CONNECTIONS_MAX) },
+    { "pipeline", "N", "increments in flight on each connection, default 8",
+      ARGUMENT_UNSIGNED(struct counter_options, pipeline, 1, COUNTER_PIPELINE_MAX) },
+    { "key", "NAME", "default counter; nobody else may change it meanwhile",
+      ARGUMENT_TEXT(struct counter_options, key) },
+    { "mark-file", "FILE", "the failure's moment is when FILE appears or changes (or SIGUSR1 arrives)",
+      ARGUMENT_TEXT(struct counter_options, mark_path) },
+    { "progress", NULL, "a line each second", ARGUMENT_FLAG(struct counter_options, progress, true) },
+    { 0 },
+};
 
-/* 0: go on; 1: help was given; -EINVAL. */
+static const struct command_line command_line = {
+    .workload = "counter",
+    .usage = "usage: ftbench counter --host ADDRESS [OPTION...]\n\n"
+             "Counts a redis key up over several connections and checks every acknowledged value.\n\n",
+    .arguments = arguments,
+    .exit_status = "0 nothing lost or duplicated, 1 something was, 2 usage, 3 service unreachable",
+};
+
+/* As arguments_read. */
 static int parse_options(struct counter_options *options, int argc, char **argv)
 {
-    enum { HOST = 1, PORT, CONNECTIONS, PIPELINE, SECONDS, KEY, PATIENCE, MARK, JSON, PROGRESS, HELP };
-    static const struct option known[] = {
-        { "host", required_argument, NULL, HOST },         { "port", required_argument, NULL, PORT },
-        { "connections", required_argument, NULL, CONNECTIONS }, { "pipeline", required_argument, NULL, PIPELINE },
-        { "seconds", required_argument, NULL, SECONDS },   { "key", required_argument, NULL, KEY },
-        { "patience", required_argument, NULL, PATIENCE }, { "mark-file", required_argument, NULL, MARK },
-        { "json", required_argument, NULL, JSON },         { "progress", no_argument, NULL, PROGRESS },
-        { "help", no_argument, NULL, HELP },               { NULL, 0, NULL, 0 },
-    };
-    const char *json_path = NULL;
-    bool good = true;
-    int option;
+    int result;
 
     *options = (struct counter_options){ .key = "counter", .port = 6379, .connections = 4, .pipeline = 8,
                                          .run_ns = 30 * NS_PER_S, .patience_ns = 60 * NS_PER_S };
-    while (good && (option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
-        switch (option) {
-        case HOST:
-            options->host = optarg;
-            break;
-        case PORT:
-            good = argument_unsigned("port", optarg, 1, 65535, &options->port);
-            break;
-        case CONNECTIONS:
-            good = argument_unsigned("connections", optarg, 1, COUNTER_CONNECTIONS_MAX, &options->connections);
-            break;
-        case PIPELINE:
-            good = argument_unsigned("pipeline", optarg, 1, COUNTER_PIPELINE_MAX, &options->pipeline);
-            break;
-        case SECONDS:
-            good = argument_seconds("seconds", optarg, &options->run_ns);
-            break;
-        case KEY:
-            options->key = optarg;
-            break;
-        case PATIENCE:
-            good = argument_seconds("patience", optarg, &options->patience_ns);
-            break;
-        case MARK:
-            options->mark_path = optarg;
-            break;
-        case JSON:
-            json_path = optarg;
-            break;
-        case PROGRESS:
-            options->progress = true;
-            break;
-        case HELP:
-        case 'h':
-            print_help();
-            return 1;
-        default:
-            return -EINVAL; /* getopt has said it */
-        }
-    }
-    good = good && argument_none_left(argc, argv, "counter");
-    if (good && options->host == NULL) {
-        report_error("--host is missing: which redis server?");
-        good = false;
-    }
-    if (good && json_path != NULL && (options->json = fopen(json_path, "we")) == NULL) {
-        report_error("cannot write %s: %s", json_path, strerror(errno));
-        good = false;
-    }
-    return good ? 0 : -EINVAL;
+    result = arguments_read(&command_line, argc, argv, options);
+    return result == 0 && !argument_server(options->host, options->json_path, &options->json) ? -EINVAL : result;
 }
 
 /* ---- reading the value ---- */

@@ -14,7 +14,7 @@ struct counter_options {
     const char *host, *key;
     unsigned port, connections, pipeline;
     uint64_t run_ns, patience_ns;
-    const char *mark_path; /* or NULL */
+    const char *mark_path, *json_path; /* or NULL */
     FILE *json;            /* or NULL */
     bool progress;
 };

@@ -81,7 +81,7 @@ static cJSON *build_frame(const struct counter_run *run)
 
     if (result == NULL)
         return NULL;
-    result_begin(result, "counter");
+    result_begin(result, "counter", NULL);
     result->seconds = seconds_between(run->begin_ns, run->end_ns);
     if (run->latency_ns.samples > 0)
         result_add_latency(result, "increment", METRIC_OURS, &run->latency_ns);

@@ -1,11 +1,10 @@
 /*
- * ftbench determinism: what it takes to keep a guest the same twice. Reads what an ftvmm has written of a run (--status, and
- * `ftvmm log --summary --json` of its log) or looks at a running one (--live), and tells what was logged, by kind and against
- * time, exits and instructions; what forced syncs cost; the share of time in KVM_RUN, and that of the comparison. Measures
- * nothing itself: each run given is one value of each metric.
+ * ftbench determinism: what it takes to keep a guest the same twice. Reads what an ftvmm has written of a run
+ * (--status, and `ftvmm log --summary --json` of its log) or looks at a running one (--live), and tells what was
+ * logged, by kind and against time, exits and instructions; what forced syncs cost; the share of time in KVM_RUN, and
+ * that of the comparison. Measures nothing itself: each run given is one value of each metric.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,9 +17,9 @@
 #include "bench/workloads.h"
 
 #define EXIT_FAILED 1
-#define EXIT_USAGE 2
+#define EXIT_USAGE  2
 /* What VMware FT (2010) is measured at: guest speed, and log of its four loads, in Mbit/s. */
-#define GOAL_RATIO 0.94
+#define GOAL_RATIO          0.94
 #define GOAL_DIGEST_PERCENT 2.0
 
 struct run {
@@ -38,103 +37,78 @@ struct determinism {
     struct bench_result result;
 };
 
-static void print_help(void)
+/* ---- options ---- */
+
+static bool take_status(const struct argument *argument, const char *file, void *place)
 {
-    printf("usage: ftbench determinism --status FILE [--log FILE] [--unprotected FILE] [--status FILE ...]\n"
-           "       ftbench determinism --live HOST:PORT [--seconds S] [--looks N]\n\n"
-           "Tells what keeping a guest the same twice took in a run: the log by kind, exits by kind, forced syncs, the\n"
-           "time in KVM_RUN, the cost of comparing.\n\n"
-           "  --status FILE        the status file of a recording, or of a primary, when it had ended\n"
-           "  --log FILE           of the same run: what `ftvmm log --summary --json LOG` printed\n"
-           "  --unprotected FILE   the status file of the same workload under `ftvmm run`, to its end too\n"
-           "  --live HOST:PORT     instead: a running ftvmm's --metrics, looked at\n"
-           "  --seconds S          for so long, default 10\n"
-           "  --looks N            so often, default 1\n"
-           "  --note TEXT          about the hosts; goes into the result\n"
-           "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
-           "exit status: 0 done, 1 a file cannot be used or nobody answers, 2 usage\n");
+    struct determinism *determinism = place;
+
+    if (determinism->run_count == ROUNDS_MAX) {
+        report_error("more than %d times --%s", ROUNDS_MAX, argument->name);
+        return false;
+    }
+    determinism->runs[determinism->run_count++].status = file;
+    return true;
 }
 
-static bool option_of_run(struct determinism *determinism, int option, const char *file)
+/* --log or --unprotected. */
+static bool take_other_file(const struct argument *argument, const char *file, void *place)
 {
+    struct determinism *determinism = place;
     struct run *run = &determinism->runs[determinism->run_count - 1]; /* if there is one */
 
-    if (option == 'S') {
-        if (determinism->run_count == ROUNDS_MAX) {
-            report_error("more than %d times --status", ROUNDS_MAX);
-            return false;
-        }
-        determinism->runs[determinism->run_count++].status = file;
-        return true;
-    }
     if (determinism->run_count == 0) {
         report_error("--log and --unprotected belong to the --status before them");
         return false;
     }
-    *(option == 'L' ? &run->log : &run->unprotected) = file;
+    *(strcmp(argument->name, "log") == 0 ? &run->log : &run->unprotected) = file;
     return true;
 }
 
-/* 1: helped. */
+static const struct argument arguments[] = {
+    {"status", "FILE", "the status file of a recording, or of a primary, when it had ended", .take = take_status},
+    {"log", "FILE", "of the same run: what `ftvmm log --summary --json LOG` printed", .take = take_other_file},
+    {"unprotected", "FILE", "the status file of the same workload under `ftvmm run`, to its end too",
+     .take = take_other_file},
+    {"live", "HOST:PORT", "instead: a running ftvmm's --metrics, looked at", ARGUMENT_TEXT(struct determinism, live)},
+    {"seconds", "S", "for so long, default 10", ARGUMENT_SECONDS(struct determinism, live_ns)},
+    {"looks", "N", "so often, default 1", ARGUMENT_UNSIGNED(struct determinism, looks, 1, ROUNDS_MAX)},
+    ARGUMENT_NOTE(struct determinism, "about the hosts"),
+    ARGUMENT_FILES(struct determinism),
+    {0},
+};
+
+static const struct command_line command_line = {
+    .workload = "determinism",
+    .usage =
+        "usage: ftbench determinism --status FILE [--log FILE] [--unprotected FILE] [--status FILE ...]\n"
+        "       ftbench determinism --live HOST:PORT [--seconds S] [--looks N]\n\n"
+        "Tells what keeping a guest the same twice took in a run: the log by kind, exits by kind, forced syncs, the\n"
+        "time in KVM_RUN, the cost of comparing.\n\n",
+    .arguments = arguments,
+    .exit_status = "0 done, 1 a file cannot be used or nobody answers, 2 usage",
+};
+
 static int parse_options(struct determinism *determinism, int argc, char **argv)
 {
-    enum { LIVE = 1, SECONDS, LOOKS, NOTE, HELP };
-    static const struct option known[] = {
-        { "status", required_argument, NULL, 'S' },  { "log", required_argument, NULL, 'L' },
-        { "unprotected", required_argument, NULL, 'U' }, { "live", required_argument, NULL, LIVE },
-        { "seconds", required_argument, NULL, SECONDS }, { "looks", required_argument, NULL, LOOKS },
-        { "note", required_argument, NULL, NOTE },
-        ARGUMENT_FILES,
-        { "help", no_argument, NULL, HELP },         { NULL, 0, NULL, 0 },
-    };
-    bool good = true;
-    int option;
+    int result;
 
     determinism->live_ns = 10 * NS_PER_S;
     determinism->looks = 1;
-    determinism->note = "";
-    while (good && (option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
-        switch (option) {
-        case 'S':
-        case 'L':
-        case 'U':
-            good = option_of_run(determinism, option, optarg);
-            break;
-        case LIVE:
-            determinism->live = optarg;
-            break;
-        case SECONDS:
-            good = argument_seconds("seconds", optarg, &determinism->live_ns);
-            break;
-        case LOOKS:
-            good = argument_unsigned("looks", optarg, 1, ROUNDS_MAX, &determinism->looks);
-            break;
-        case NOTE:
-            determinism->note = optarg;
-            break;
-        case HELP:
-        case 'h':
-            print_help();
-            return 1;
-        default:
-            if (!argument_file(option, optarg, &determinism->files))
-                return -EINVAL; /* getopt has said it */
-        }
-    }
-    if (!good || !argument_none_left(argc, argv, "determinism"))
-        return -EINVAL;
-    if ((determinism->run_count == 0) == (determinism->live == NULL)) {
-        report_error("give the --status of runs that have ended, or --live of one; `ftbench determinism --help` shows how");
+    result = arguments_read(&command_line, argc, argv, determinism);
+    if (result == 0 && (determinism->run_count == 0) == (determinism->live == NULL)) {
+        report_error("give the --status of runs that have ended, or --live of one; `ftbench determinism --help` shows "
+                     "how");
         return -EINVAL;
     }
-    return 0;
+    return result;
 }
 
 /* ---- what is found, from whichever source ---- */
 
 /* Sums of one run, or of the time between two looks at it. */
 struct figures {
-    double seconds;     /* of the guest's time */
+    double seconds; /* of the guest's time */
     double log_bytes, log_records;
     double positions, clock_reads, time_records, time_bytes;
     double instructions; /* 0: not countable */
@@ -208,7 +182,8 @@ static void add_kinds(struct determinism *determinism, const cJSON *kinds, doubl
     const cJSON *kind;
     char name[64];
 
-    cJSON_ArrayForEach(kind, kinds) {
+    cJSON_ArrayForEach(kind, kinds)
+    {
         snprintf(name, sizeof(name), "records_per_s.%.40s", kind->string);
         fact(determinism, name, number_at(kind, "records") / seconds);
         snprintf(name, sizeof(name), "bytes_per_s.%.40s", kind->string);
@@ -221,7 +196,8 @@ static void add_exits(struct determinism *determinism, const cJSON *exits, doubl
     const cJSON *exit;
     char name[64];
 
-    cJSON_ArrayForEach(exit, exits) {
+    cJSON_ArrayForEach(exit, exits)
+    {
         snprintf(name, sizeof(name), "exits_per_s.%.40s", exit->string);
         if (cJSON_IsNumber(exit) && exit->valuedouble > 0)
             fact(determinism, name, exit->valuedouble / seconds);
@@ -309,8 +285,8 @@ static double grown(const struct vmm_metrics looks[2], const char *name)
 
 static void add_live(struct determinism *determinism, const struct vmm_metrics looks[2])
 {
-    static const char *const exits[] = { "io", "mmio", "hlt", "msr_read", "msr_write", "window", "forced", "interrupted",
-                                         "user_tsc_reads", "window_steps" };
+    static const char *const exits[] = {"io",     "mmio",   "hlt",         "msr_read",       "msr_write",
+                                        "window", "forced", "interrupted", "user_tsc_reads", "window_steps"};
     struct figures figures = {
         .seconds = (double)(looks[1].at_ns - looks[0].at_ns) / (double)NS_PER_S,
         .log_bytes = grown(looks, "log_bytes_total"),
@@ -349,7 +325,7 @@ static void add_live(struct determinism *determinism, const struct vmm_metrics l
 
 static bool look_live(struct determinism *determinism)
 {
-    struct vmm_metrics looks[2] = { { 0 }, { 0 } };
+    struct vmm_metrics looks[2] = {{0}, {0}};
     bool good = true;
 
     for (unsigned look = 0; good && look < determinism->looks; look++) {
@@ -378,12 +354,13 @@ static void add_goals(struct bench_result *result)
 {
     if (result_find(result, "checked_percent_of_run") != NULL)
         result->goals[result->goal_count++] =
-            (struct goal){ .metric = "checked_percent_of_run", .what = "the comparison costs less than 2 % of the guest's time",
-                           .limit = GOAL_DIGEST_PERCENT, .at_most = true };
+            (struct goal){.metric = "checked_percent_of_run",
+                          .what = "the comparison costs less than 2 % of the guest's time",
+                          .limit = GOAL_DIGEST_PERCENT,
+                          .at_most = true};
     if (result_find(result, "protected_by_unprotected") != NULL)
-        result->goals[result->goal_count++] =
-            (struct goal){ .metric = "protected_by_unprotected", .what = "VMware FT (2010) is at 0.94 to 0.99",
-                           .limit = GOAL_RATIO };
+        result->goals[result->goal_count++] = (struct goal){
+            .metric = "protected_by_unprotected", .what = "VMware FT (2010) is at 0.94 to 0.99", .limit = GOAL_RATIO};
 }
 
 static void print(const struct determinism *determinism, FILE *out)
@@ -407,8 +384,7 @@ static int write_files(const struct determinism *determinism)
     cJSON *object = result_json(&determinism->result), *settings = cJSON_AddObjectToObject(object, "settings");
 
     cJSON_AddStringToObject(settings, "source", determinism->live != NULL ? "live" : "files");
-    cJSON_AddNumberToObject(settings, "runs",
-                            determinism->live != NULL ? determinism->looks : determinism->run_count);
+    cJSON_AddNumberToObject(settings, "runs", determinism->live != NULL ? determinism->looks : determinism->run_count);
     return result_write(&determinism->result, object, &determinism->files);
 }
 
@@ -425,17 +401,16 @@ int determinism_main(int argc, char **argv)
         free(determinism);
         return rc > 0 ? 0 : EXIT_USAGE;
     }
-    result_begin(&determinism->result, "determinism");
-    if (determinism->note[0] != '\0')
-        result_note(&determinism->result, "%s", determinism->note);
+    result_begin(&determinism->result, "determinism", determinism->note);
     for (unsigned i = 0; good && i < determinism->run_count; i++)
         good = take_files(determinism, &determinism->runs[i]);
     if (determinism->live != NULL)
         good = look_live(determinism);
     result_end(&determinism->result);
     if (good && determinism->no_instructions)
-        result_note(&determinism->result, "instructions were not countable on that host (it has no performance counters, "
-                                          "or gives no right to them)");
+        result_note(&determinism->result,
+                    "instructions were not countable on that host (it has no performance counters, "
+                    "or gives no right to them)");
     if (good) {
         add_goals(&determinism->result);
         print(determinism, result_files_take_stdout(&determinism->files) ? stderr : stdout);

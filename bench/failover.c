@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,9 +23,9 @@
 #include "bench/workloads.h"
 
 #define EXIT_FAILED 1
-#define EXIT_USAGE 2
-#define WORDS_MAX 64
-#define TICK_NS (20 * NS_PER_MS)
+#define EXIT_USAGE  2
+#define WORDS_MAX   64
+#define TICK_NS     (20 * NS_PER_MS)
 
 /* What is read of each run, at a path of at most two names. */
 static const struct line {
@@ -35,16 +34,16 @@ static const struct line {
     double to_ns; /* 0: it is no time */
     bool must_be_none;
 } lines[] = {
-    { "failover", "detected_us", "detected", "silence noticed", 1e3, false },
-    { "failover", "fenced_us", "fenced", "the log shut to the other host", 1e3, false },
-    { "failover", "drained_us", "drained", "what was left replayed", 1e3, false },
-    { "failover", "decided_us", "decided", "the arbiter's answer", 1e3, false },
-    { "failover", "live_us", "live", "live", 1e3, false },
-    { "failover", "first_frame_us", "first_frame", "the guest's first frame sent", 1e3, false },
-    { "counter", "longest_gap_ms", "client_gap", "the client's longest wait", 1e6, false },
-    { "failover", "resent_frames", "resent_frames", "held frames sent again", 0, false },
-    { "counter", "lost", "lost", "acknowledged and lost", 0, true },
-    { "counter", "duplicated", "duplicated", "answered twice", 0, true },
+    {"failover", "detected_us", "detected", "silence noticed", 1e3, false},
+    {"failover", "fenced_us", "fenced", "the log shut to the other host", 1e3, false},
+    {"failover", "drained_us", "drained", "what was left replayed", 1e3, false},
+    {"failover", "decided_us", "decided", "the arbiter's answer", 1e3, false},
+    {"failover", "live_us", "live", "live", 1e3, false},
+    {"failover", "first_frame_us", "first_frame", "the guest's first frame sent", 1e3, false},
+    {"counter", "longest_gap_ms", "client_gap", "the client's longest wait", 1e6, false},
+    {"failover", "resent_frames", "resent_frames", "held frames sent again", 0, false},
+    {"counter", "lost", "lost", "acknowledged and lost", 0, true},
+    {"counter", "duplicated", "duplicated", "answered twice", 0, true},
 };
 #define LINES (sizeof(lines) / sizeof(lines[0]))
 #define ADDED "live_less_detected" /* what comes on top of the time-out, which is a setting */
@@ -67,78 +66,53 @@ static void on_stop(int number)
     stop_wanted = 1;
 }
 
-static void print_help(void)
-{
-    printf("usage: ftbench failover [OPTION...] -- SCRIPT [ARGUMENT...]\n\n"
-           "Runs a script that makes one failover, N times, and prints how long each step took. In its arguments\n"
-           "{out} is a directory for this run, {seed} a number of its own from 0 to 32767, {run} its number from 1.\n"
-           "The script leaves result.json in {out}, as scripts/demo does:\n\n"
-           "    ftbench failover --runs 20 -- scripts/demo --lab NAME --kill alpha --seed {seed} --out {out}\n\n"
-           "  --runs N             default 10, at most 1000\n"
-           "  --out DIR            of the runs' directories, default failover-out\n"
-           "  --limit S            a run may take so long, default 900\n"
-           "  --seed N             of the seeds, default 1\n"
-           "  --note TEXT          about the hosts; goes into the result\n"
-           "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
-           "exit status: 0 all runs went well, 1 one did not, lost or duplicated something, 2 usage\n");
-}
+/* ---- options ---- */
+
+static const struct argument arguments[] = {
+    {"runs", "N", "default 10, at most 1000", ARGUMENT_UNSIGNED(struct failover, runs, 1, VALUES_MAX)},
+    {"out", "DIR", "of the runs' directories, default failover-out", ARGUMENT_TEXT(struct failover, out)},
+    ARGUMENT_LIMIT(struct failover, "a run may take so long, default 900"),
+    ARGUMENT_SEED(struct failover, "of the seeds, default 1"),
+    ARGUMENT_NOTE(struct failover, "about the hosts"),
+    ARGUMENT_FILES(struct failover),
+    {0},
+};
+
+static const struct command_line command_line = {
+    .workload = "failover",
+    .usage = "usage: ftbench failover [OPTION...] -- SCRIPT [ARGUMENT...]\n\n"
+             "Runs a script that makes one failover, N times, and prints how long each step took. In its arguments\n"
+             "{out} is a directory for this run, {seed} a number of its own from 0 to 32767, {run} its number from 1.\n"
+             "The script leaves result.json in {out}, as scripts/demo does:\n\n"
+             "    ftbench failover --runs 20 -- scripts/demo --lab NAME --kill alpha --seed {seed} --out {out}\n\n",
+    .arguments = arguments,
+    .exit_status = "0 all runs went well, 1 one did not, lost or duplicated something, 2 usage",
+    .words = WORDS_BEHIND,
+};
 
 static int parse_options(struct failover *failover, int argc, char **argv)
 {
-    enum { RUNS = 1, OUT, LIMIT, SEED, NOTE, HELP };
-    static const struct option known[] = {
-        { "runs", required_argument, NULL, RUNS }, { "out", required_argument, NULL, OUT },
-        { "limit", required_argument, NULL, LIMIT }, { "seed", required_argument, NULL, SEED },
-        { "note", required_argument, NULL, NOTE },
-        ARGUMENT_FILES,
-        { "help", no_argument, NULL, HELP },       { NULL, 0, NULL, 0 },
-    };
-    bool good = true;
-    int option;
+    int result;
 
     failover->runs = 10;
     failover->seed = 1;
     failover->limit_ns = 900 * NS_PER_S;
     failover->out = "failover-out";
-    failover->note = "";
-    while (good && (option = getopt_long(argc, argv, "+h", known, NULL)) != -1) {
-        switch (option) {
-        case RUNS:
-            good = argument_unsigned("runs", optarg, 1, VALUES_MAX, &failover->runs);
-            break;
-        case OUT:
-            failover->out = optarg;
-            break;
-        case LIMIT:
-            good = argument_seconds("limit", optarg, &failover->limit_ns);
-            break;
-        case SEED:
-            good = argument_number("seed", optarg, 0, UINT32_MAX, &failover->seed);
-            break;
-        case NOTE:
-            failover->note = optarg;
-            break;
-        case HELP:
-        case 'h':
-            print_help();
-            return 1;
-        default:
-            if (!argument_file(option, optarg, &failover->files))
-                return -EINVAL; /* getopt has said it */
-        }
-    }
+    result = arguments_read(&command_line, argc, argv, failover);
+    if (result != 0)
+        return result;
     failover->words = argv + optind;
     failover->word_count = (unsigned)(argc - optind);
-    if (good && (failover->word_count == 0 || failover->word_count >= WORDS_MAX)) {
+    if (failover->word_count == 0 || failover->word_count >= WORDS_MAX) {
         report_error(failover->word_count == 0 ? "which script makes a failover? `ftbench failover --help` shows how"
                                                : "the script has too many arguments");
-        good = false;
+        return -EINVAL;
     }
-    if (good && mkdir(failover->out, 0777) != 0 && errno != EEXIST) {
+    if (mkdir(failover->out, 0777) != 0 && errno != EEXIST) {
         report_error("the directory %s cannot be made: %s; give another --out", failover->out, strerror(errno));
-        good = false;
+        return -EINVAL;
     }
-    return good ? 0 : -EINVAL;
+    return 0;
 }
 
 /* ---- one run ---- */
@@ -217,7 +191,7 @@ static int await(pid_t child, uint64_t limit_ns, unsigned run)
 
 static int run_script(const struct failover *failover, const char *out, unsigned seed, unsigned run)
 {
-    char *argv[WORDS_MAX + 1] = { NULL };
+    char *argv[WORDS_MAX + 1] = {NULL};
     pid_t parent = getpid(), child = -1;
     int status = -1;
     bool good = true;
@@ -344,7 +318,7 @@ static void add_curves(struct failover *failover)
 static void print_line(const struct bench_result *result, const char *prefix, const char *name, const char *words,
                        FILE *out)
 {
-    static const double quantiles[] = { 0, 0.5, 0.9, 0.99, 1 };
+    static const double quantiles[] = {0, 0.5, 0.9, 0.99, 1};
     const struct metric *metric;
     char full[64];
 
@@ -392,7 +366,7 @@ static int write_files(const struct failover *failover)
 
 int failover_main(int argc, char **argv)
 {
-    struct sigaction stop = { .sa_handler = on_stop, .sa_flags = (int)SA_RESETHAND }; /* the second one kills */
+    struct sigaction stop = {.sa_handler = on_stop, .sa_flags = (int)SA_RESETHAND}; /* the second one kills */
     struct failover *failover = calloc(1, sizeof(*failover));
     int result;
 
@@ -405,9 +379,7 @@ int failover_main(int argc, char **argv)
     }
     sigaction(SIGTERM, &stop, NULL);
     sigaction(SIGINT, &stop, NULL);
-    result_begin(&failover->result, "failover");
-    if (failover->note[0] != '\0')
-        result_note(&failover->result, "%s", failover->note);
+    result_begin(&failover->result, "failover", failover->note);
     make_runs(failover);
     add_curves(failover);
     print(failover, result_files_take_stdout(&failover->files) ? stderr : stdout);

@@ -5,7 +5,6 @@
 #include "bench/guest.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +12,6 @@
 
 #include "base/clock.h"
 #include "base/report.h"
-#include "bench/arguments.h"
 #include "bench/counter_client.h"
 #include "bench/shuffle.h"
 #include "bench/workloads.h"
@@ -55,118 +53,52 @@ struct guest_run {
 
 /* ---- options ---- */
 
-static void print_help(void)
-{
-    printf("usage: ftbench guest --protected TARGET --unprotected TARGET [OPTION...]\n\n"
-           "Latency of requests to a protected guest and to the same guest unprotected, in alternating rounds, and\n"
-           "the share of each step. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest's redis (port 6379), and\n"
-           "where its ftvmm's --metrics can be reached from here.\n\n"
-           "  --protected TARGET   a guest with a backup\n"
-           "  --unprotected TARGET the same guest under `ftvmm run`, on the same host\n"
-           "  --connections N      default 1\n"
-           "  --pipeline N         requests in flight on each, default 1: the steps of a request are then its time\n"
-           "  --requests N         of each round, default 2000\n"
-           "  --warmup N           requests before each round that are not counted, default 200\n"
-           "  --rounds N           default 7\n"
-           "  --round-limit S      a round ends after so long, default 30\n"
-           "  --idle-ms N          watch the guest idle before each round, default 500; 0: do not\n"
-           "  --spin-us N          look again at once for so long before sleeping, default 1000\n"
-           "  --patience S         silence that ends the run, default 30\n"
-           "  --key NAME           default ftbench.guest; nobody else may change it meanwhile\n"
-           "  --seed N             of the order within a round, default 1\n"
-           "  --note TEXT          about the hosts; goes into the result\n"
-           "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
-           "exit status: 0 measured, 1 not measured, 2 usage\n");
-}
+static const struct argument arguments[] = {
+    GUEST_TARGET_ARGUMENTS(struct guest_options),
+    { "connections", "N", "default 1",
+      ARGUMENT_UNSIGNED(struct guest_options, connections, 1, COUNTER_CONNECTIONS_MAX) },
+    { "pipeline", "N", "requests in flight on each, default 1: the steps of a request are then its time",
+      ARGUMENT_UNSIGNED(struct guest_options, pipeline, 1, COUNTER_PIPELINE_MAX) },
+    { "requests", "N", "of each round, default 2000", ARGUMENT_NUMBER(struct guest_options, requests, 10, 100000000) },
+    { "warmup", "N", "requests before each round that are not counted, default 200",
+      ARGUMENT_NUMBER(struct guest_options, warmup, 0, 100000000) },
+    ARGUMENT_ROUNDS(struct guest_options, "default 7"),
+    { "round-limit", "S", "a round ends after so long, default 30", ARGUMENT_SECONDS(struct guest_options, limit_ns) },
+    { "idle-ms", "N", "watch the guest idle before each round, default 500; 0: do not",
+      ARGUMENT_TIME(struct guest_options, idle_ns, 0, 60000, NS_PER_MS) },
+    { "spin-us", "N", "look again at once for so long before sleeping, default 1000",
+      ARGUMENT_TIME(struct guest_options, spin_ns, 0, 1000000, NS_PER_US) },
+    { "patience", "S", "silence that ends the run, default 30", ARGUMENT_SECONDS(struct guest_options, patience_ns) },
+    { "key", "NAME", "default ftbench.guest; nobody else may change it meanwhile",
+      ARGUMENT_TEXT(struct guest_options, key) },
+    ARGUMENT_SEED(struct guest_options, "of the order within a round, default 1"),
+    ARGUMENT_NOTE(struct guest_options, "about the hosts"),
+    ARGUMENT_FILES(struct guest_options),
+    { 0 },
+};
+
+static const struct command_line command_line = {
+    .workload = "guest",
+    .usage = "usage: ftbench guest --protected TARGET --unprotected TARGET [OPTION...]\n\n"
+             "Latency of requests to a protected guest and to the same guest unprotected, in alternating rounds, and\n"
+             "the share of each step. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest's redis (port 6379), and\n"
+             "where its ftvmm's --metrics can be reached from here.\n\n",
+    .arguments = arguments,
+    .exit_status = "0 measured, 1 not measured, 2 usage",
+};
 
 static int parse_options(struct guest_options *options, int argc, char **argv)
 {
-    enum { PROTECTED = 1, UNPROTECTED, CONNECTIONS, PIPELINE, REQUESTS, WARMUP, ROUNDS, LIMIT, IDLE, SPIN, PATIENCE,
-           KEY, SEED, NOTE, HELP };
-    static const struct option known[] = {
-        { "protected", required_argument, NULL, PROTECTED },
-        { "unprotected", required_argument, NULL, UNPROTECTED },
-        { "connections", required_argument, NULL, CONNECTIONS },
-        { "pipeline", required_argument, NULL, PIPELINE },
-        { "requests", required_argument, NULL, REQUESTS },
-        { "warmup", required_argument, NULL, WARMUP },
-        { "rounds", required_argument, NULL, ROUNDS },
-        { "round-limit", required_argument, NULL, LIMIT },
-        { "idle-ms", required_argument, NULL, IDLE },
-        { "spin-us", required_argument, NULL, SPIN },
-        { "patience", required_argument, NULL, PATIENCE },
-        { "key", required_argument, NULL, KEY },
-        { "seed", required_argument, NULL, SEED },
-        { "note", required_argument, NULL, NOTE },
-        ARGUMENT_FILES,
-        { "help", no_argument, NULL, HELP },
-        { NULL, 0, NULL, 0 },
-    };
-    uint64_t number = 0;
-    bool good = true;
-    int option;
+    int result;
 
     *options = (struct guest_options){
-        .targets = { { .side = "protected", .is_protected = true }, { .side = "unprotected" } },
-        .key = "ftbench.guest", .note = "", .connections = 1, .pipeline = 1, .requests = 2000, .warmup = 200,
-        .rounds = 7, .limit_ns = 30 * NS_PER_S, .idle_ns = 500 * NS_PER_MS, .spin_ns = NS_PER_MS,
-        .patience_ns = 30 * NS_PER_S, .seed = 1,
+        .key = "ftbench.guest", .connections = 1, .pipeline = 1, .requests = 2000, .warmup = 200, .rounds = 7,
+        .limit_ns = 30 * NS_PER_S, .idle_ns = 500 * NS_PER_MS, .spin_ns = NS_PER_MS, .patience_ns = 30 * NS_PER_S,
+        .seed = 1,
     };
-    while (good && (option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
-        switch (option) {
-        case PROTECTED:
-        case UNPROTECTED:
-            good = guest_target_parse(&options->targets[option - PROTECTED], optarg, REDIS_PORT);
-            break;
-        case CONNECTIONS:
-            good = argument_unsigned("connections", optarg, 1, COUNTER_CONNECTIONS_MAX, &options->connections);
-            break;
-        case PIPELINE:
-            good = argument_unsigned("pipeline", optarg, 1, COUNTER_PIPELINE_MAX, &options->pipeline);
-            break;
-        case REQUESTS:
-            good = argument_number("requests", optarg, 10, 100000000, &options->requests);
-            break;
-        case WARMUP:
-            good = argument_number("warmup", optarg, 0, 100000000, &options->warmup);
-            break;
-        case ROUNDS:
-            good = argument_unsigned("rounds", optarg, 1, ROUNDS_MAX, &options->rounds);
-            break;
-        case LIMIT:
-            good = argument_seconds("round-limit", optarg, &options->limit_ns);
-            break;
-        case IDLE:
-            good = argument_number("idle-ms", optarg, 0, 60000, &number);
-            options->idle_ns = number * NS_PER_MS;
-            break;
-        case SPIN:
-            good = argument_number("spin-us", optarg, 0, 1000000, &number);
-            options->spin_ns = number * NS_PER_US;
-            break;
-        case PATIENCE:
-            good = argument_seconds("patience", optarg, &options->patience_ns);
-            break;
-        case KEY:
-            options->key = optarg;
-            break;
-        case SEED:
-            good = argument_number("seed", optarg, 0, UINT32_MAX, &options->seed);
-            break;
-        case NOTE:
-            options->note = optarg;
-            break;
-        case HELP:
-        case 'h':
-            print_help();
-            return 1;
-        default:
-            if (!argument_file(option, optarg, &options->files))
-                return -EINVAL; /* getopt has said it */
-        }
-    }
-    good = good && argument_none_left(argc, argv, "guest");
-    return good && guest_targets_given(options->targets, GUEST_SIDES) ? 0 : -EINVAL;
+    guest_targets_init(options->targets, REDIS_PORT);
+    result = arguments_read(&command_line, argc, argv, options);
+    return result == 0 && !guest_targets_given(options->targets) ? -EINVAL : result;
 }
 
 /* ---- one side ---- */
@@ -208,8 +140,6 @@ static void side_close(struct side *side)
     ledger_fini(&side->run.ledger);
     if (side->address != NULL)
         freeaddrinfo(side->address);
-    if (side->target != NULL)
-        guest_target_fini(side->target);
 }
 
 static unsigned in_flight_of(const struct side *side)
@@ -421,8 +351,6 @@ static void say_what_is_missing(struct guest_run *run)
     if (run->options->connections * run->options->pipeline > 1)
         result_note(&run->result, "%u requests are in flight at once: the steps of one do not add up to its time",
                     run->options->connections * run->options->pipeline);
-    if (run->options->note[0] != '\0')
-        result_note(&run->result, "%s", run->options->note);
 }
 
 int guest_main(int argc, char **argv)
@@ -437,7 +365,7 @@ int guest_main(int argc, char **argv)
     if (run == NULL)
         return EXIT_NOT_MEASURED;
     run->options = &options;
-    result_begin(&run->result, "guest");
+    result_begin(&run->result, "guest", options.note);
     bytes = redisFormatCommand(&run->command, "INCR %s", options.key);
     run->command_bytes = bytes > 0 ? (size_t)bytes : 0;
     result = bytes > 0 ? 0 : -ENOMEM;
@@ -455,6 +383,7 @@ int guest_main(int argc, char **argv)
     }
     for (unsigned i = 0; i < GUEST_SIDES; i++)
         side_close(&run->sides[i]);
+    guest_targets_fini(options.targets);
     free(run->command);
     free(run);
     return result == 0 ? 0 : EXIT_NOT_MEASURED;

@@ -5,8 +5,6 @@
 #include "base/idle.h"
 #include "bench/guest_target.h"
 
-#define GUEST_SIDES 2
-
 /* The steps of a request, in its order; each is a summary that ftvmm serves, or what is left. */
 enum guest_step {
     STEP_INPUT_WAIT,

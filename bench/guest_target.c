@@ -7,20 +7,26 @@
 
 #include "base/clock.h"
 #include "base/report.h"
-#include "bench/arguments.h"
 
-bool guest_target_parse(struct guest_target *target, const char *text, unsigned default_port)
+void guest_targets_init(struct guest_target targets[GUEST_SIDES], unsigned default_port)
 {
+    targets[0] = (struct guest_target){.side = "protected", .is_protected = true, .default_port = default_port};
+    targets[1] = (struct guest_target){.side = "unprotected", .default_port = default_port};
+}
+
+bool guest_target_take(const struct argument *argument, const char *text, void *place)
+{
+    struct guest_target *target = place;
     static const char key[] = ",metrics=";
     const char *metrics = strstr(text, key), *colon;
     size_t length = metrics != NULL ? (size_t)(metrics - text) : strlen(text);
 
     target->text = text;
-    target->port = default_port;
+    target->port = target->default_port;
     if (length == 0 || length >= sizeof(target->host) || strcspn(text, ",") != length ||
-        (metrics != NULL && (strlen(metrics + strlen(key)) >= sizeof(target->metrics) ||
-                             strchr(metrics + strlen(key), ':') == NULL))) {
-        report_error("--%s is '%s'; it must be HOST[:PORT][,metrics=HOST:PORT]", target->side, text);
+        (metrics != NULL &&
+         (strlen(metrics + strlen(key)) >= sizeof(target->metrics) || strchr(metrics + strlen(key), ':') == NULL))) {
+        report_error("--%s is '%s'; it must be HOST[:PORT][,metrics=HOST:PORT]", argument->name, text);
         return false;
     }
     if (metrics != NULL)
@@ -31,12 +37,12 @@ bool guest_target_parse(struct guest_target *target, const char *text, unsigned 
     if (colon == NULL || strchr(colon + 1, ':') != NULL) /* none, or an IPv6 address */
         return true;
     target->host[colon - target->host] = '\0';
-    return argument_unsigned(target->side, colon + 1, 1, 65535, &target->port);
+    return argument_unsigned(argument->name, colon + 1, 1, 65535, &target->port);
 }
 
-bool guest_targets_given(const struct guest_target *targets, unsigned count)
+bool guest_targets_given(const struct guest_target targets[GUEST_SIDES])
 {
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = 0; i < GUEST_SIDES; i++)
         if (targets[i].text == NULL) {
             report_error("--%s is missing: the two guests are measured against each other", targets[i].side);
             return false;
@@ -44,10 +50,12 @@ bool guest_targets_given(const struct guest_target *targets, unsigned count)
     return true;
 }
 
-void guest_target_fini(struct guest_target *target)
+void guest_targets_fini(struct guest_target targets[GUEST_SIDES])
 {
-    vmm_metrics_fini(&target->before);
-    vmm_metrics_fini(&target->after);
+    for (unsigned i = 0; i < GUEST_SIDES; i++) {
+        vmm_metrics_fini(&targets[i].before);
+        vmm_metrics_fini(&targets[i].after);
+    }
 }
 
 static int check_role(const struct guest_target *target)
@@ -96,20 +104,20 @@ void guest_target_add_counts(struct bench_result *result, const struct guest_tar
         const char *counter, *name;
         bool of_the_log;
     } counts[] = {
-        { "positions_total", "exits", false },
-        { "exits_total{kind=\"io\"}", "io_exits", false },
-        { "exits_total{kind=\"hlt\"}", "hlt_exits", false },
-        { "exits_total{kind=\"window\"}", "window_exits", false },
-        { "exits_total{kind=\"interrupted\"}", "kicks", false },
-        { "net_received_frames_total", "frames_in", false },
-        { "net_transmitted_frames_total", "frames_out", false },
-        { "log_records_total", "records", true },
-        { "time_records_total", "time_records", true },
-        { "output_records_total", "output_records", true },
-        { "log_bytes_total", "log_bytes", true },
-        { "log_writes_total", "log_writes", true },
-        { "forced_syncs_total", "forced_syncs", true },
-        { "forced_sync_pages_total", "forced_pages", true },
+        {"positions_total", "exits", false},
+        {"exits_total{kind=\"io\"}", "io_exits", false},
+        {"exits_total{kind=\"hlt\"}", "hlt_exits", false},
+        {"exits_total{kind=\"window\"}", "window_exits", false},
+        {"exits_total{kind=\"interrupted\"}", "kicks", false},
+        {"net_received_frames_total", "frames_in", false},
+        {"net_transmitted_frames_total", "frames_out", false},
+        {"log_records_total", "records", true},
+        {"time_records_total", "time_records", true},
+        {"output_records_total", "output_records", true},
+        {"log_bytes_total", "log_bytes", true},
+        {"log_writes_total", "log_writes", true},
+        {"forced_syncs_total", "forced_syncs", true},
+        {"forced_sync_pages_total", "forced_pages", true},
     };
     char name[64];
 

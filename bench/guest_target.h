@@ -5,25 +5,35 @@
 #ifndef FTVMM_BENCH_GUEST_TARGET_H
 #define FTVMM_BENCH_GUEST_TARGET_H
 
-#include "bench/result.h"
+#include "bench/arguments.h"
 #include "bench/vmm_metrics.h"
 
-/* Zero-initialise, with `side` and `is_protected`. */
+#define GUEST_SIDES 2
+
 struct guest_target {
     const char *side; /* "protected" or "unprotected": the option, and part of the metrics' names */
     bool is_protected;
     const char *text; /* as given; NULL: was not */
     char host[256];
-    unsigned port;
+    unsigned port, default_port;
     char metrics[280]; /* HOST:PORT; empty: nobody is asked */
     struct vmm_metrics before, after;
 };
 
-/* Reads HOST[:PORT][,metrics=HOST:PORT]. false: it is wrong, and that was said. */
-bool guest_target_parse(struct guest_target *target, const char *text, unsigned default_port);
-void guest_target_fini(struct guest_target *target);
-/* All were named on the command line; false: one was not, and that was said. */
-bool guest_targets_given(const struct guest_target *targets, unsigned count);
+/* Both, before the command line is read. */
+void guest_targets_init(struct guest_target targets[GUEST_SIDES], unsigned default_port);
+/* Both were named on it; false: one was not, and that was said. */
+bool guest_targets_given(const struct guest_target targets[GUEST_SIDES]);
+void guest_targets_fini(struct guest_target targets[GUEST_SIDES]);
+
+/* Their rows of a command line whose settings have them as `targets`. */
+#define GUEST_TARGET_ARGUMENTS(settings)                                                                               \
+    {"protected", "TARGET", "a guest with a backup", .take = guest_target_take,                                        \
+     .place = offsetof(settings, targets[0])},                                                                         \
+    {"unprotected", "TARGET", "the same guest under `ftvmm run`, on the same host", .take = guest_target_take,         \
+     .place = offsetof(settings, targets[1])}
+/* Reads HOST[:PORT][,metrics=HOST:PORT] into a target. false: it is wrong, and that was said. */
+bool guest_target_take(const struct argument *argument, const char *text, void *place);
 
 /* A stretch that is measured begins, and ends. 0 or -errno, said; nothing where there are no metrics. The first one
  * finds out whether the guest is protected as it should be: -EINVAL, said. */

@@ -3,7 +3,6 @@
  * called and what came back. At the end it is looked for an order of all of it that one server could have had.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -32,7 +31,7 @@ enum object { REGISTER, COUNTER, OBJECTS };
 static const char *const object_names[] = { "register", "counter" };
 
 struct options {
-    const char *host, *key;
+    const char *host, *key, *json_path;
     FILE *json;
     unsigned port, clients;
     uint64_t run_ns, patience_ns, pause_ns, seed;
@@ -248,69 +247,35 @@ static int conclude(const struct options *options, const struct client *clients)
 
 /* ---- the run ---- */
 
-static void print_help(void)
-{
-    printf("usage: ftbench history --host ADDRESS [OPTION...]\n\n"
-           "Several clients write, read and count in a redis server; are their histories linearizable?\n\n"
-           "  --host ADDRESS   of the redis server\n"
-           "  --port N         default 6379\n"
-           "  --clients N      default 4, at most %u\n"
-           "  --seconds S      default 30; SIGTERM or SIGINT ends earlier\n"
-           "  --pause MS       of a client between two requests; default 5\n"
-           "  --key NAME       default history; the keys NAME:register and NAME:counter are set to 0, and nobody else may\n"
-           "                   change them meanwhile\n"
-           "  --patience S     silence that a connection bears before it is closed, default 60\n"
-           "  --seed N         of what the clients ask; default: the time, printed\n"
-           "  --json FILE      the result as JSON too\n\n"
-           "exit status: 0 linearizable, 1 not, 2 usage, 3 service unreachable or history not judged\n", CLIENTS_MAX);
-}
+static const struct argument arguments[] = {
+    ARGUMENT_SERVER(struct options),
+    { "clients", "N", "default 4, at most 64", ARGUMENT_UNSIGNED(struct options, clients, 1, CLIENTS_MAX) },
+    { "pause", "MS", "of a client between two requests; default 5",
+      ARGUMENT_TIME(struct options, pause_ns, 0, 60000, NS_PER_MS) },
+    { "key", "NAME", "default history; the keys NAME:register and NAME:counter are set to 0, and nobody\n"
+      "else may change them meanwhile", ARGUMENT_TEXT(struct options, key) },
+    { "seed", "N", "of what the clients ask; default: the time, printed",
+      ARGUMENT_NUMBER(struct options, seed, 0, UINT64_MAX) },
+    { 0 },
+};
 
-/* 0: go on; 1: help was given; -EINVAL. */
+static const struct command_line command_line = {
+    .workload = "history",
+    .usage = "usage: ftbench history --host ADDRESS [OPTION...]\n\n"
+             "Several clients write, read and count in a redis server; are their histories linearizable?\n\n",
+    .arguments = arguments,
+    .exit_status = "0 linearizable, 1 not, 2 usage, 3 service unreachable or history not judged",
+};
+
+/* As arguments_read. */
 static int parse_options(struct options *options, int argc, char **argv)
 {
-    enum { HOST = 1, PORT, CLIENTS, SECONDS, PAUSE, KEY, PATIENCE, SEED, JSON, HELP };
-    static const struct option known[] = {
-        { "host", required_argument, NULL, HOST },         { "port", required_argument, NULL, PORT },
-        { "clients", required_argument, NULL, CLIENTS },   { "seconds", required_argument, NULL, SECONDS },
-        { "pause", required_argument, NULL, PAUSE },       { "key", required_argument, NULL, KEY },
-        { "patience", required_argument, NULL, PATIENCE }, { "seed", required_argument, NULL, SEED },
-        { "json", required_argument, NULL, JSON },         { "help", no_argument, NULL, HELP },
-        { NULL, 0, NULL, 0 },
-    };
-    const char *json_path = NULL;
-    uint64_t pause_ms = 5;
-    bool good = true;
-    int option;
+    int result;
 
     *options = (struct options){ .key = "history", .port = 6379, .clients = 4, .run_ns = 30 * NS_PER_S,
-                                 .patience_ns = 60 * NS_PER_S, .seed = clock_now_ns() };
-    while (good && (option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
-        switch (option) {
-        case HOST: options->host = optarg; break;
-        case PORT: good = argument_unsigned("port", optarg, 1, 65535, &options->port); break;
-        case CLIENTS: good = argument_unsigned("clients", optarg, 1, CLIENTS_MAX, &options->clients); break;
-        case SECONDS: good = argument_seconds("seconds", optarg, &options->run_ns); break;
-        case PAUSE: good = argument_number("pause", optarg, 0, 60000, &pause_ms); break;
-        case KEY: options->key = optarg; break;
-        case PATIENCE: good = argument_seconds("patience", optarg, &options->patience_ns); break;
-        case SEED: good = argument_number("seed", optarg, 0, UINT64_MAX, &options->seed); break;
-        case JSON: json_path = optarg; break;
-        case HELP:
-        case 'h': print_help(); return 1;
-        default: return -EINVAL; /* getopt has said it */
-        }
-    }
-    options->pause_ns = pause_ms * NS_PER_MS;
-    good = good && argument_none_left(argc, argv, "history");
-    if (good && options->host == NULL) {
-        report_error("--host is missing: which redis server?");
-        good = false;
-    }
-    if (good && json_path != NULL && (options->json = fopen(json_path, "we")) == NULL) {
-        report_error("cannot write %s: %s", json_path, strerror(errno));
-        good = false;
-    }
-    return good ? 0 : -EINVAL;
+                                 .patience_ns = 60 * NS_PER_S, .pause_ns = 5 * NS_PER_MS, .seed = clock_now_ns() };
+    result = arguments_read(&command_line, argc, argv, options);
+    return result == 0 && !argument_server(options->host, options->json_path, &options->json) ? -EINVAL : result;
 }
 
 /* Both objects are 0 before the first call. */

@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -57,24 +56,35 @@ struct forward_run {
     struct bench_result result;
 };
 
-static void print_help(void)
-{
-    printf(
+/* ---- options ---- */
+
+static const struct argument arguments[] = {
+    {"sizes", "N,...", "bytes of the frames, 60 to 1514; default 64,512,1500",
+     ARGUMENT_LIST(struct forward_run, sizes, size_count, FRAME_MIN, FRAME_MAX, 1)},
+    ARGUMENT_ROUNDS(struct forward_run, "default 7"),
+    {"run-ms", "N", "of each measurement, default 300",
+     ARGUMENT_TIME(struct forward_run, run_ns, 10, 60000, NS_PER_MS)},
+    {"warmup-ms", "N", "before it, not counted, default 100",
+     ARGUMENT_TIME(struct forward_run, warmup_ns, 0, 60000, NS_PER_MS)},
+    {"cpu", "N", "where all of them forward; default: the last one that this process may use",
+     ARGUMENT_UNSIGNED(struct forward_run, cpu, 0, CPU_SETSIZE - 1)},
+    {"no-testpmd", NULL, "without the yardstick (Debian's package dpdk-dev)",
+     ARGUMENT_FLAG(struct forward_run, testpmd, false)},
+    ARGUMENT_SEED(struct forward_run, "of the order within a round, default 1"),
+    ARGUMENT_NOTE(struct forward_run, "about the machine"),
+    ARGUMENT_FILES(struct forward_run),
+    {0},
+};
+
+static const struct command_line command_line = {
+    .workload = "net forward",
+    .usage =
         "usage: ftbench net forward [OPTION...]\n\n"
         "Frames go round between two memif ports, forwarded by dpdk-net (its port path, as ftvmm uses it, and all of\n"
-        "it with the hold queue) and by dpdk-testpmd in io mode, on the same CPU, in alternating rounds.\n\n"
-        "  --sizes N,...        bytes of the frames, %u to %u; default 64,512,1500\n"
-        "  --rounds N           default 7\n"
-        "  --run-ms N           of each measurement, default 300\n"
-        "  --warmup-ms N        before it, not counted, default 100\n"
-        "  --cpu N              where all of them forward; default: the last one that this process may use\n"
-        "  --no-testpmd         without the yardstick (Debian's package dpdk-dev)\n"
-        "  --seed N             of the order within a round, default 1\n"
-        "  --note TEXT          about the machine; goes into the result\n"
-        "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
-        "exit status: 0 measured, 1 not measured, 2 usage\n",
-        FRAME_MIN, FRAME_MAX);
-}
+        "it with the hold queue) and by dpdk-testpmd in io mode, on the same CPU, in alternating rounds.\n\n",
+    .arguments = arguments,
+    .exit_status = "0 measured, 1 not measured, 2 usage",
+};
 
 static bool last_cpu(unsigned *cpu)
 {
@@ -90,72 +100,16 @@ static bool last_cpu(unsigned *cpu)
 
 static int parse_options(struct forward_run *run, int argc, char **argv)
 {
-    enum { SIZES = 1, ROUNDS, RUN_MS, WARMUP_MS, CPU, NO_TESTPMD, SEED, NOTE, HELP };
-    static const struct option known[] = {
-        {"sizes", required_argument, NULL, SIZES},
-        {"rounds", required_argument, NULL, ROUNDS},
-        {"run-ms", required_argument, NULL, RUN_MS},
-        {"warmup-ms", required_argument, NULL, WARMUP_MS},
-        {"cpu", required_argument, NULL, CPU},
-        {"no-testpmd", no_argument, NULL, NO_TESTPMD},
-        {"seed", required_argument, NULL, SEED},
-        {"note", required_argument, NULL, NOTE},
-        ARGUMENT_FILES,
-        {"help", no_argument, NULL, HELP},
-        {NULL, 0, NULL, 0},
-    };
-    bool good = last_cpu(&run->cpu);
-    uint64_t number;
-    int option;
+    static const uint32_t sizes[] = {64, 512, 1500};
 
-    run->sizes[0] = 64;
-    run->sizes[1] = 512;
-    run->sizes[2] = 1500;
+    memcpy(run->sizes, sizes, sizeof(sizes));
     run->size_count = 3;
     run->rounds = 7;
     run->run_ns = 300 * NS_PER_MS;
     run->warmup_ns = 100 * NS_PER_MS;
     run->seed = 1;
     run->testpmd = true;
-    run->note = "";
-    while (good && (option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
-        switch (option) {
-        case SIZES:
-            good = argument_list("sizes", optarg, FRAME_MIN, FRAME_MAX, 1, run->sizes, SIZES_MAX, &run->size_count);
-            break;
-        case ROUNDS:
-            good = argument_unsigned("rounds", optarg, 1, ROUNDS_MAX, &run->rounds);
-            break;
-        case RUN_MS:
-            good = argument_number("run-ms", optarg, 10, 60000, &number);
-            run->run_ns = number * NS_PER_MS;
-            break;
-        case WARMUP_MS:
-            good = argument_number("warmup-ms", optarg, 0, 60000, &number);
-            run->warmup_ns = number * NS_PER_MS;
-            break;
-        case CPU:
-            good = argument_unsigned("cpu", optarg, 0, CPU_SETSIZE - 1, &run->cpu);
-            break;
-        case NO_TESTPMD:
-            run->testpmd = false;
-            break;
-        case SEED:
-            good = argument_number("seed", optarg, 0, UINT32_MAX, &run->seed);
-            break;
-        case NOTE:
-            run->note = optarg;
-            break;
-        case HELP:
-        case 'h':
-            print_help();
-            return 1;
-        default:
-            if (!argument_file(option, optarg, &run->files))
-                return -EINVAL; /* getopt has said it */
-        }
-    }
-    return good && argument_none_left(argc, argv, "net forward") ? 0 : -EINVAL;
+    return last_cpu(&run->cpu) ? arguments_read(&command_line, argc, argv, run) : -EINVAL;
 }
 
 /* ---- one measurement ---- */
@@ -388,9 +342,7 @@ int net_forward_main(int argc, char **argv)
         return EXIT_NOT_MEASURED;
     }
     snprintf(run->socket, sizeof(run->socket), "%s/memif", run->directory);
-    result_begin(&run->result, "net");
-    if (run->note[0] != '\0')
-        result_note(&run->result, "%s", run->note);
+    result_begin(&run->result, "net", run->note);
     for (unsigned i = 0; i < run->size_count; i++)
         if (run->sizes[i] == 64)
             add_goal(run);

@@ -8,20 +8,14 @@
 #include "bench/net_forward.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <getopt.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/report.h"
 #include "bench/arguments.h"
+#include "bench/child.h"
 #include "bench/guest_target.h"
 #include "bench/shuffle.h"
 #include "bench/statistics.h"
@@ -29,7 +23,6 @@
 #define EXIT_NOT_MEASURED 1
 #define EXIT_USAGE        2
 #define IPERF_PORT        5201
-#define SIDES             2
 #define TEXT_BYTES        (1u << 20)
 #define CONNECT_MS        "10000"
 
@@ -37,7 +30,7 @@ enum { RECEIVE, TRANSMIT, DIRECTIONS }; /* of the guest */
 static const char *const directions[DIRECTIONS] = {"receive", "transmit"};
 
 struct net_guest {
-    struct guest_target targets[SIDES]; /* protected, unprotected */
+    struct guest_target targets[GUEST_SIDES]; /* protected, unprotected */
     unsigned rounds, streams;
     uint64_t seconds, warmup_seconds, limit_ns, seed;
     const char *note;
@@ -46,140 +39,49 @@ struct net_guest {
     struct bench_result result;
 };
 
-static void print_help(void)
-{
-    printf("usage: ftbench net guest --protected TARGET --unprotected TARGET [OPTION...]\n\n"
-           "TCP throughput into (receive) and out of (transmit) a protected guest and the same guest unprotected, in\n"
-           "alternating rounds, by iperf3, and the log that it makes. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the\n"
-           "guest's `iperf3 -s` (port %u), and where its ftvmm's --metrics can be reached from here.\n\n"
-           "  --protected TARGET   a guest with a backup\n"
-           "  --unprotected TARGET the same guest under `ftvmm run`, on the same host\n"
-           "  --seconds N          of each measurement, default 5\n"
-           "  --warmup N           seconds before each that are not counted, default 1\n"
-           "  --streams N          connections at once, default 1\n"
-           "  --rounds N           default 5; each has both directions of both guests\n"
-           "  --limit S            no measurement may take longer, default 120\n"
-           "  --seed N             of the order within a round, default 1\n"
-           "  --note TEXT          about the hosts; goes into the result\n"
-           "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
-           "exit status: 0 measured, 1 not measured, 2 usage\n",
-           IPERF_PORT);
-}
+/* ---- options ---- */
+
+static const struct argument arguments[] = {
+    GUEST_TARGET_ARGUMENTS(struct net_guest),
+    {"seconds", "N", "of each measurement, default 5", ARGUMENT_NUMBER(struct net_guest, seconds, 1, 3600)},
+    {"warmup", "N", "seconds before each that are not counted, default 1",
+     ARGUMENT_NUMBER(struct net_guest, warmup_seconds, 0, 60)},
+    {"streams", "N", "connections at once, default 1", ARGUMENT_UNSIGNED(struct net_guest, streams, 1, 128)},
+    ARGUMENT_ROUNDS(struct net_guest, "default 5; each has both directions of both guests"),
+    ARGUMENT_LIMIT(struct net_guest, "no measurement may take longer, default 120"),
+    ARGUMENT_SEED(struct net_guest, "of the order within a round, default 1"),
+    ARGUMENT_NOTE(struct net_guest, "about the hosts"),
+    ARGUMENT_FILES(struct net_guest),
+    {0},
+};
+
+static const struct command_line command_line = {
+    .workload = "net guest",
+    .usage =
+        "usage: ftbench net guest --protected TARGET --unprotected TARGET [OPTION...]\n\n"
+        "TCP throughput into (receive) and out of (transmit) a protected guest and the same guest unprotected, in\n"
+        "alternating rounds, by iperf3, and the log that it makes. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the\n"
+        "guest's `iperf3 -s` (port 5201), and where its ftvmm's --metrics can be reached from here.\n\n",
+    .arguments = arguments,
+    .exit_status = "0 measured, 1 not measured, 2 usage",
+};
 
 static int parse_options(struct net_guest *run, int argc, char **argv)
 {
-    enum { PROTECTED = 1, UNPROTECTED, SECONDS, WARMUP, STREAMS, ROUNDS, LIMIT, SEED, NOTE, HELP };
-    static const struct option known[] = {
-        {"protected", required_argument, NULL, PROTECTED},
-        {"unprotected", required_argument, NULL, UNPROTECTED},
-        {"seconds", required_argument, NULL, SECONDS},
-        {"warmup", required_argument, NULL, WARMUP},
-        {"streams", required_argument, NULL, STREAMS},
-        {"rounds", required_argument, NULL, ROUNDS},
-        {"limit", required_argument, NULL, LIMIT},
-        {"seed", required_argument, NULL, SEED},
-        {"note", required_argument, NULL, NOTE},
-        ARGUMENT_FILES,
-        {"help", no_argument, NULL, HELP},
-        {NULL, 0, NULL, 0},
-    };
-    bool good = true;
-    int option;
+    int result;
 
-    run->targets[0] = (struct guest_target){.side = "protected", .is_protected = true};
-    run->targets[1] = (struct guest_target){.side = "unprotected"};
+    guest_targets_init(run->targets, IPERF_PORT);
     run->seconds = 5;
     run->warmup_seconds = 1;
     run->streams = 1;
     run->rounds = 5;
     run->limit_ns = 120 * NS_PER_S;
     run->seed = 1;
-    run->note = "";
-    while (good && (option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
-        switch (option) {
-        case PROTECTED:
-        case UNPROTECTED:
-            good = guest_target_parse(&run->targets[option - PROTECTED], optarg, IPERF_PORT);
-            break;
-        case SECONDS:
-            good = argument_number("seconds", optarg, 1, 3600, &run->seconds);
-            break;
-        case WARMUP:
-            good = argument_number("warmup", optarg, 0, 60, &run->warmup_seconds);
-            break;
-        case STREAMS:
-            good = argument_unsigned("streams", optarg, 1, 128, &run->streams);
-            break;
-        case ROUNDS:
-            good = argument_unsigned("rounds", optarg, 1, ROUNDS_MAX, &run->rounds);
-            break;
-        case LIMIT:
-            good = argument_seconds("limit", optarg, &run->limit_ns);
-            break;
-        case SEED:
-            good = argument_number("seed", optarg, 0, UINT32_MAX, &run->seed);
-            break;
-        case NOTE:
-            run->note = optarg;
-            break;
-        case HELP:
-        case 'h':
-            print_help();
-            return 1;
-        default:
-            if (!argument_file(option, optarg, &run->files))
-                return -EINVAL; /* getopt has said it */
-        }
-    }
-    good = good && argument_none_left(argc, argv, "net guest");
-    return good && guest_targets_given(run->targets, SIDES) ? 0 : -EINVAL;
+    result = arguments_read(&command_line, argc, argv, run);
+    return result == 0 && !guest_targets_given(run->targets) ? -EINVAL : result;
 }
 
 /* ---- iperf3 ---- */
-
-static void become_iperf(const struct net_guest *run, const struct guest_target *target, unsigned direction, int output)
-{
-    char port[8], seconds[16], warmup[16], streams[8];
-    char *const argv[] = {"iperf3",   "-c",    (char *)target->host,
-                          "-p",       port,    "-t",
-                          seconds,    "-O",    warmup,
-                          "-P",       streams, "--connect-timeout",
-                          CONNECT_MS, "-J",    direction == TRANSMIT ? "-R" : NULL,
-                          NULL};
-
-    snprintf(port, sizeof(port), "%u", target->port);
-    snprintf(seconds, sizeof(seconds), "%llu", (unsigned long long)run->seconds);
-    snprintf(warmup, sizeof(warmup), "%llu", (unsigned long long)run->warmup_seconds);
-    snprintf(streams, sizeof(streams), "%u", run->streams);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    dup2(output, STDOUT_FILENO);
-    execvp(argv[0], argv);
-    _exit(127);
-}
-
-/* Its words until it ends; 0 or -errno. */
-static int collect(struct net_guest *run, int output)
-{
-    uint64_t until_ns = clock_now_ns() + run->limit_ns;
-    size_t used = 0;
-
-    for (;;) {
-        struct pollfd ready = {.fd = output, .events = POLLIN};
-        ssize_t got;
-
-        run->text[used] = '\0';
-        if (clock_now_ns() >= until_ns)
-            return -ETIMEDOUT;
-        if (poll(&ready, 1, 20) <= 0)
-            continue;
-        got = read(output, run->text + used, TEXT_BYTES - 1 - used);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return used < TEXT_BYTES - 1 ? 0 : -EMSGSIZE;
-        used += (size_t)got;
-    }
-}
 
 /* What arrived, in bits per second, and how many segments its sender sent again. 0 or -errno; `why` is filled then. */
 static int read_answer(const char *text, double *bits_per_second, double *retransmits, char why[200])
@@ -209,30 +111,27 @@ static int read_answer(const char *text, double *bits_per_second, double *retran
 static int run_iperf(struct net_guest *run, const struct guest_target *target, unsigned direction,
                      double *bits_per_second, double *retransmits)
 {
-    char why[200] = "";
-    int pipes[2], status = 0, result;
-    pid_t child;
+    char port[8], seconds[16], warmup[16], streams[8], why[200] = "";
+    char *const argv[] = {"iperf3",   "-c",    (char *)target->host,
+                          "-p",       port,    "-t",
+                          seconds,    "-O",    warmup,
+                          "-P",       streams, "--connect-timeout",
+                          CONNECT_MS, "-J",    direction == TRANSMIT ? "-R" : NULL,
+                          NULL};
+    int result;
 
-    if (pipe2(pipes, O_CLOEXEC) != 0)
-        return -errno;
-    child = fork();
-    if (child == 0)
-        become_iperf(run, target, direction, pipes[1]);
-    close(pipes[1]);
-    result = child > 0 ? collect(run, pipes[0]) : -errno;
-    close(pipes[0]);
-    if (child > 0) {
-        if (result != 0)
-            kill(child, SIGKILL);
-        waitpid(child, &status, 0);
-    }
-    if (result == 0 && WIFEXITED(status) && WEXITSTATUS(status) == 127) {
+    snprintf(port, sizeof(port), "%u", target->port);
+    snprintf(seconds, sizeof(seconds), "%llu", (unsigned long long)run->seconds);
+    snprintf(warmup, sizeof(warmup), "%llu", (unsigned long long)run->warmup_seconds);
+    snprintf(streams, sizeof(streams), "%u", run->streams);
+    result = child_run(argv, false, run->text, TEXT_BYTES, run->limit_ns);
+    if (result == -ENOENT) {
         report_error("iperf3 does not start here: install Debian's package iperf3");
-        return -ENOENT;
+        return result;
     }
-    if (result != 0)
+    if (result < 0)
         snprintf(why, sizeof(why), "%s", result == -ETIMEDOUT ? "not done within --limit" : strerror(-result));
-    else
+    else /* whatever its exit status: its answer tells more */
         result = read_answer(run->text, bits_per_second, retransmits, why);
     if (result != 0)
         report_error("iperf3 with the %s guest at %s:%u, %s: %s; does `iperf3 -s` run there?", target->side,
@@ -295,18 +194,18 @@ static int measure(struct net_guest *run, unsigned direction, unsigned side)
 
 static int run_rounds(struct net_guest *run)
 {
-    unsigned order[DIRECTIONS * SIDES];
+    unsigned order[DIRECTIONS * GUEST_SIDES];
     uint64_t state = run->seed;
     int result = 0;
 
-    for (unsigned i = 0; i < DIRECTIONS * SIDES; i++)
+    for (unsigned i = 0; i < DIRECTIONS * GUEST_SIDES; i++)
         order[i] = i;
     for (unsigned round = 0; result == 0 && round < run->rounds; round++) {
         report_info("round %u of %u", round + 1, run->rounds);
         result_look_at_noise(&run->result);
-        shuffle(order, DIRECTIONS * SIDES, &state);
-        for (unsigned i = 0; result == 0 && i < DIRECTIONS * SIDES; i++)
-            result = measure(run, order[i] / SIDES, order[i] % SIDES);
+        shuffle(order, DIRECTIONS * GUEST_SIDES, &state);
+        for (unsigned i = 0; result == 0 && i < DIRECTIONS * GUEST_SIDES; i++)
+            result = measure(run, order[i] / GUEST_SIDES, order[i] % GUEST_SIDES);
         for (unsigned i = 0; result == 0 && i < DIRECTIONS; i++) {
             char ratio[64], ours[64], theirs[64];
 
@@ -372,7 +271,7 @@ static int write_files(const struct net_guest *run)
     cJSON *object = result_json(&run->result), *settings = cJSON_AddObjectToObject(object, "settings");
 
     cJSON_AddStringToObject(object, "part", "guest");
-    for (unsigned i = 0; i < SIDES; i++)
+    for (unsigned i = 0; i < GUEST_SIDES; i++)
         cJSON_AddStringToObject(settings, run->targets[i].side, run->targets[i].text);
     cJSON_AddNumberToObject(settings, "seconds", (double)run->seconds);
     cJSON_AddNumberToObject(settings, "warmup", (double)run->warmup_seconds);
@@ -394,10 +293,8 @@ int net_guest_main(int argc, char **argv)
         free(run);
         return result > 0 ? 0 : EXIT_USAGE;
     }
-    result_begin(&run->result, "net");
-    if (run->note[0] != '\0')
-        result_note(&run->result, "%s", run->note);
-    for (unsigned i = 0; i < SIDES; i++)
+    result_begin(&run->result, "net", run->note);
+    for (unsigned i = 0; i < GUEST_SIDES; i++)
         if (run->targets[i].metrics[0] == '\0')
             result_note(&run->result, "the %s guest's counts are not known: its target names no metrics",
                         run->targets[i].side);
@@ -407,8 +304,7 @@ int net_guest_main(int argc, char **argv)
         print(run, result_files_take_stdout(&run->files) ? stderr : stdout);
         result = write_files(run);
     }
-    for (unsigned i = 0; i < SIDES; i++)
-        guest_target_fini(&run->targets[i]);
+    guest_targets_fini(run->targets);
     free(run->text);
     free(run);
     return result == 0 ? 0 : EXIT_NOT_MEASURED;

@@ -1,101 +1,44 @@
 /*
  * ftbench overhead: whole programs in a protected guest and in the same guest unprotected, in alternating rounds: what
  * is left of their speed, and how much log they make. Table 1 of "The design of a practical system for fault-tolerant
- * virtual machines" (Scales, Nelson, Venkitachalam, 2010), with programs of today.
- *
- * redis and nginx are driven from here, by redis-benchmark and wrk. The others are run by an agent in the guest
- * (scripts/guest.d): a line "NAME AMOUNT" goes there, the work is done, "ok DONE" or "error WHY" comes back. Before the
- * first round "prepare NAME" goes there, for what is not to be timed. Time is taken here.
+ * virtual machines" (Scales, Nelson, Venkitachalam, 2010), with programs of today, which program.c has. Time is taken
+ * here.
  */
 #include <errno.h>
-#include <getopt.h>
-#include <netdb.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/report.h"
-#include "bench/arguments.h"
-#include "bench/guest_target.h"
+#include "bench/program.h"
 #include "bench/shuffle.h"
 #include "bench/statistics.h"
 #include "bench/workloads.h"
 
 #define EXIT_NOT_MEASURED 1
-#define EXIT_USAGE 2
-#define AGENT_PORT 7100
-#define SIDES 2
-
-enum runner { AGENT, REDIS_BENCHMARK, WRK };
-
-static const struct program {
-    const char *name, *unit, *words;
-    unsigned amount; /* by default */
-    enum runner runner;
-    const char *detail; /* redis-benchmark: requests in flight on each connection. wrk: the path */
-} programs[] = {
-    { "redis", "requests", "redis-benchmark, INCR, 10 connections, one request in flight each", 2000, REDIS_BENCHMARK,
-      "1" },
-    { "redis_pipelined", "requests", "the same with 16 requests in flight each", 20000, REDIS_BENCHMARK, "16" },
-    { "nginx", "requests", "wrk against nginx, a page of 1 KiB, 10 connections, for AMOUNT seconds", 5, WRK, "small" },
-    { "nginx_large", "requests", "the same with a page of 256 KiB", 5, WRK, "large" },
-    { "pgbench", "transactions", "pgbench against PostgreSQL on the guest's disk, AMOUNT transactions, 4 clients", 400,
-      AGENT, NULL },
-    { "openssl", "bytes", "openssl speed sha256, for AMOUNT seconds", 3, AGENT, NULL },
-    { "compile", "files", "gcc -O2, AMOUNT times a C file of 200 functions", 5, AGENT, NULL },
-    { "sqlite", "rows", "sqlite3, AMOUNT rows inserted, indexed and grouped", 20000, AGENT, NULL },
-    { "python", "rounds", "python3, AMOUNT rounds of a program of dictionaries, strings and floats", 20, AGENT, NULL },
-    { "stress_cpu", "bogo_ops", "stress-ng --cpu 1, for AMOUNT seconds", 3, AGENT, NULL },
-    { "stress_vm", "bogo_ops", "stress-ng --vm 1, 32 MB, for AMOUNT seconds", 3, AGENT, NULL },
-    { "stress_switch", "bogo_ops", "stress-ng --switch 1, for AMOUNT seconds", 3, AGENT, NULL },
-    { "stress_timer", "bogo_ops", "stress-ng --timer 1, for AMOUNT seconds", 3, AGENT, NULL },
-    { "stress_signal", "bogo_ops", "stress-ng --signal 1, for AMOUNT seconds", 3, AGENT, NULL },
-};
-#define PROGRAMS (sizeof(programs) / sizeof(programs[0]))
+#define EXIT_USAGE        2
+#define AGENT_PORT        7100
 
 struct overhead {
-    struct guest_target targets[SIDES]; /* protected, unprotected; their ports are the agents' */
-    unsigned redis_port, http_port, rounds;
-    uint64_t seed, limit_ns;
+    struct guest_target targets[GUEST_SIDES]; /* protected, unprotected */
+    struct program_settings settings;
     bool chosen[PROGRAMS];
     bool by_name; /* chosen by --run: none of them may be left out */
     unsigned amounts[PROGRAMS];
+    unsigned rounds;
+    uint64_t seed;
     const char *note;
     struct result_files files;
     struct bench_result result;
 };
 
-static void print_help(void)
-{
-    printf("usage: ftbench overhead --protected TARGET --unprotected TARGET [OPTION...]\n\n"
-           "Runs programs in a protected guest and in the same guest unprotected, in alternating rounds: the ratio of\n"
-           "their speeds, and the log they make. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest, the port of\n"
-           "the agent in it (7100; scripts/guest-image --workloads), and where its ftvmm's --metrics can be reached\n"
-           "from here.\n\n"
-           "  --run NAME[=AMOUNT],...  which programs, and how much of them; default: all that can be\n"
-           "                       done there and from here\n");
-    for (size_t i = 0; i < PROGRAMS; i++)
-        printf("      %-18s %s; default %u\n", programs[i].name, programs[i].words, programs[i].amount);
-    printf("  --redis-port N       default 6379\n"
-           "  --http-port N        default 80\n"
-           "  --rounds N           default 5\n"
-           "  --limit S            no program may take longer, default 300\n"
-           "  --seed N             of the order within a round, default 1\n"
-           "  --note TEXT          about the hosts; goes into the result\n"
-           "  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
-           "exit status: 0 measured, 1 not measured, 2 usage\n");
-}
-
 /* ---- options ---- */
 
-static bool parse_programs(struct overhead *overhead, const char *text)
+static bool take_programs(const struct argument *argument, const char *text, void *place)
 {
+    struct overhead *overhead = place;
+
     memset(overhead->chosen, 0, sizeof(overhead->chosen));
     overhead->by_name = true;
     for (;; text++) {
@@ -113,7 +56,7 @@ static bool parse_programs(struct overhead *overhead, const char *text)
             report_error("--run has '%s'; `ftbench overhead --help` lists the programs", item);
             return false;
         }
-        if (amount != NULL && !argument_unsigned("run", amount, 1, 100000000, &overhead->amounts[i]))
+        if (amount != NULL && !argument_unsigned(argument->name, amount, 1, 100000000, &overhead->amounts[i]))
             return false;
         overhead->chosen[i] = true;
         text += length;
@@ -122,311 +65,59 @@ static bool parse_programs(struct overhead *overhead, const char *text)
     }
 }
 
+static const struct argument arguments[] = {
+    GUEST_TARGET_ARGUMENTS(struct overhead),
+    {"run", "NAME[=AMOUNT],...",
+     "which programs, and how much of them; default: all that can be\n"
+     "done there and from here",
+     .take = take_programs},
+    {"redis-port", "N", "default 6379", ARGUMENT_UNSIGNED(struct overhead, settings.redis_port, 1, 65535)},
+    {"http-port", "N", "default 80", ARGUMENT_UNSIGNED(struct overhead, settings.http_port, 1, 65535)},
+    ARGUMENT_ROUNDS(struct overhead, "default 5"),
+    {"limit", "S", "no program may take longer, default 300", ARGUMENT_SECONDS(struct overhead, settings.limit_ns)},
+    ARGUMENT_SEED(struct overhead, "of the order within a round, default 1"),
+    ARGUMENT_NOTE(struct overhead, "about the hosts"),
+    ARGUMENT_FILES(struct overhead),
+    {0},
+};
+
+static void print_programs(void)
+{
+    printf("\nNAME and AMOUNT:\n");
+    for (size_t i = 0; i < PROGRAMS; i++)
+        printf("  %-20s %s; default %u\n", programs[i].name, programs[i].words, programs[i].amount);
+}
+
+static const struct command_line command_line = {
+    .workload = "overhead",
+    .usage =
+        "usage: ftbench overhead --protected TARGET --unprotected TARGET [OPTION...]\n\n"
+        "Runs programs in a protected guest and in the same guest unprotected, in alternating rounds: the ratio of\n"
+        "their speeds, and the log they make. TARGET is HOST[:PORT][,metrics=HOST:PORT]: the guest, the port of\n"
+        "the agent in it (7100; scripts/guest-image --workloads), and where its ftvmm's --metrics can be reached\n"
+        "from here.\n\n",
+    .arguments = arguments,
+    .print_more = print_programs,
+    .exit_status = "0 measured, 1 not measured, 2 usage",
+};
+
 static int parse_options(struct overhead *overhead, int argc, char **argv)
 {
-    enum { PROTECTED = 1, UNPROTECTED, RUN, REDIS_PORT, HTTP_PORT, ROUNDS, LIMIT, SEED, NOTE, HELP };
-    static const struct option known[] = {
-        { "protected", required_argument, NULL, PROTECTED },
-        { "unprotected", required_argument, NULL, UNPROTECTED },
-        { "run", required_argument, NULL, RUN },
-        { "redis-port", required_argument, NULL, REDIS_PORT },
-        { "http-port", required_argument, NULL, HTTP_PORT },
-        { "rounds", required_argument, NULL, ROUNDS },
-        { "limit", required_argument, NULL, LIMIT },
-        { "seed", required_argument, NULL, SEED },
-        { "note", required_argument, NULL, NOTE },
-        ARGUMENT_FILES,
-        { "help", no_argument, NULL, HELP },
-        { NULL, 0, NULL, 0 },
-    };
-    bool good = true;
-    int option;
+    int result;
 
-    overhead->targets[0].side = "protected";
-    overhead->targets[0].is_protected = true;
-    overhead->targets[1].side = "unprotected";
-    overhead->redis_port = 6379;
-    overhead->http_port = 80;
+    guest_targets_init(overhead->targets, AGENT_PORT);
+    overhead->settings = (struct program_settings){.redis_port = 6379, .http_port = 80, .limit_ns = 300 * NS_PER_S};
     overhead->rounds = 5;
     overhead->seed = 1;
-    overhead->limit_ns = 300 * NS_PER_S;
-    overhead->note = "";
     for (size_t i = 0; i < PROGRAMS; i++) {
         overhead->chosen[i] = true;
         overhead->amounts[i] = programs[i].amount;
     }
-    while (good && (option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
-        switch (option) {
-        case PROTECTED:
-        case UNPROTECTED:
-            good = guest_target_parse(&overhead->targets[option - PROTECTED], optarg, AGENT_PORT);
-            break;
-        case RUN:
-            good = parse_programs(overhead, optarg);
-            break;
-        case REDIS_PORT:
-            good = argument_unsigned("redis-port", optarg, 1, 65535, &overhead->redis_port);
-            break;
-        case HTTP_PORT:
-            good = argument_unsigned("http-port", optarg, 1, 65535, &overhead->http_port);
-            break;
-        case ROUNDS:
-            good = argument_unsigned("rounds", optarg, 1, ROUNDS_MAX, &overhead->rounds);
-            break;
-        case LIMIT:
-            good = argument_seconds("limit", optarg, &overhead->limit_ns);
-            break;
-        case SEED:
-            good = argument_number("seed", optarg, 0, UINT32_MAX, &overhead->seed);
-            break;
-        case NOTE:
-            overhead->note = optarg;
-            break;
-        case HELP:
-        case 'h':
-            print_help();
-            return 1;
-        default:
-            if (!argument_file(option, optarg, &overhead->files))
-                return -EINVAL; /* getopt has said it */
-        }
-    }
-    good = good && argument_none_left(argc, argv, "overhead");
-    return good && guest_targets_given(overhead->targets, SIDES) ? 0 : -EINVAL;
+    result = arguments_read(&command_line, argc, argv, overhead);
+    return result == 0 && !guest_targets_given(overhead->targets) ? -EINVAL : result;
 }
 
-/* ---- running one program in one guest: 0 and the amount done, or -errno, said ---- */
-
-/* Reads from fd until it ends, or the limit. */
-static int read_all(int fd, char *text, size_t size, uint64_t limit_ns)
-{
-    uint64_t until_ns = clock_now_ns() + limit_ns;
-    size_t used = 0;
-
-    text[0] = '\0';
-    while (used + 1 < size) {
-        uint64_t now_ns = clock_now_ns();
-        struct pollfd ready = { .fd = fd, .events = POLLIN };
-        ssize_t got;
-
-        if (now_ns >= until_ns)
-            return -ETIMEDOUT;
-        if (poll(&ready, 1, (int)((until_ns - now_ns) / NS_PER_MS) + 1) <= 0)
-            continue;
-        got = read(fd, text + used, size - 1 - used);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return -errno;
-        if (got == 0)
-            break;
-        used += (size_t)got;
-        text[used] = '\0';
-    }
-    return 0;
-}
-
-/* -1: nobody answers there. */
-static int connect_to(const struct guest_target *target, unsigned to_port)
-{
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *address = NULL;
-    const struct timeval patience = { .tv_sec = 15 };
-    char port[8];
-    int fd = -1;
-
-    snprintf(port, sizeof(port), "%u", to_port);
-    if (getaddrinfo(target->host, port, &hints, &address) == 0) {
-        fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        /* connect(2) heeds it, too (socket(7)) */
-        if (fd >= 0)
-            (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-        if (fd >= 0 && connect(fd, address->ai_addr, address->ai_addrlen) != 0) {
-            close(fd);
-            fd = -1;
-        }
-        freeaddrinfo(address);
-    }
-    return fd;
-}
-
-/* Asks the agent, and waits: 0, or -EPROTO and `answer` says why, or -EHOSTUNREACH, said. */
-static int ask_agent(const struct overhead *overhead, const struct guest_target *target, const char *line, char *answer,
-                     size_t size, double *amount)
-{
-    int fd = connect_to(target, target->port), result;
-    char *end;
-
-    if (fd < 0) {
-        report_error("no agent in the %s guest at %s:%u: boot it from the images of `scripts/guest-image --workloads`",
-                     target->side, target->host, target->port);
-        return -EHOSTUNREACH;
-    }
-    answer[0] = '\0';
-    result = send(fd, line, strlen(line), MSG_NOSIGNAL) == (ssize_t)strlen(line) ? 0 : -EPIPE;
-    if (result == 0)
-        result = read_all(fd, answer, size, overhead->limit_ns);
-    close(fd);
-    *amount = result == 0 && strncmp(answer, "ok ", 3) == 0 ? strtod(answer + 3, &end) : 0;
-    answer[strcspn(answer, "\n")] = '\0';
-    if (*amount > 0)
-        return 0;
-    if (result != 0)
-        snprintf(answer, size, "%s", result == -ETIMEDOUT ? "not done within --limit" : strerror(-result));
-    else if (answer[0] == '\0')
-        snprintf(answer, size, "the agent ended without an answer");
-    else if (strncmp(answer, "error ", 6) == 0)
-        memmove(answer, answer + 6, strlen(answer + 6) + 1);
-    return -EPROTO;
-}
-
-static int run_by_agent(const struct overhead *overhead, const struct guest_target *target, size_t program,
-                        double *amount)
-{
-    char line[64], answer[256];
-    int result;
-
-    snprintf(line, sizeof(line), "%s %u\n", programs[program].name, overhead->amounts[program]);
-    result = ask_agent(overhead, target, line, answer, sizeof(answer), amount);
-    if (result == -EPROTO)
-        report_error("%s in the %s guest: %s", programs[program].name, target->side, answer);
-    return result;
-}
-
-/* 0, or -errno, said: nobody answers there. The load generators themselves would try for long. */
-static int probe_service(const struct guest_target *target, const char *service, unsigned port)
-{
-    int fd = connect_to(target, port);
-
-    if (fd < 0) {
-        report_error("nobody answers at the %s guest's %s, %s:%u", target->side, service, target->host, port);
-        return -EHOSTUNREACH;
-    }
-    close(fd);
-    return 0;
-}
-
-/* Runs a load generator of this machine, which says all in `output`: 0, or -errno, and `output` says why. */
-static int run_here(const struct overhead *overhead, char *const argv[], const char *package, char *output, size_t size)
-{
-    int pipes[2], status = 0, result;
-    pid_t child;
-
-    output[0] = '\0';
-    if (pipe(pipes) != 0)
-        return -errno;
-    child = fork();
-    if (child == 0) {
-        dup2(pipes[1], STDOUT_FILENO);
-        dup2(pipes[1], STDERR_FILENO);
-        close(pipes[0]);
-        close(pipes[1]);
-        execvp(argv[0], argv);
-        dprintf(STDOUT_FILENO, "%s does not start: %s (Debian's package %s)\n", argv[0], strerror(errno), package);
-        _exit(127);
-    }
-    close(pipes[1]);
-    result = child > 0 ? read_all(pipes[0], output, size, overhead->limit_ns) : -errno;
-    close(pipes[0]);
-    if (child > 0) {
-        if (result != 0)
-            kill(child, SIGKILL);
-        waitpid(child, &status, 0);
-    }
-    if (result != 0)
-        snprintf(output, size, "%s", result == -ETIMEDOUT ? "not done within --limit" : strerror(-result));
-    else if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-        result = -EPROTO;
-    return result;
-}
-
-static int run_redis_benchmark(const struct overhead *overhead, const struct guest_target *target, size_t program,
-                               double *amount)
-{
-    char port[8], count[16], output[4096];
-    char *const argv[] = { "redis-benchmark", "-h", (char *)target->host, "-p", port, "-c", "10", "-n", count, "-P",
-                           (char *)programs[program].detail, "-t", "incr", "--csv", NULL };
-    int result = probe_service(target, "redis", overhead->redis_port);
-
-    if (result != 0)
-        return result;
-    snprintf(port, sizeof(port), "%u", overhead->redis_port);
-    snprintf(count, sizeof(count), "%u", overhead->amounts[program]);
-    result = run_here(overhead, argv, "redis-tools", output, sizeof(output));
-    /* a line that begins with "INCR", and no lines of progress before it; an error comes with status 0, too */
-    if (result == 0 && strstr(output, "\"INCR\",") == NULL)
-        result = -EPROTO;
-    if (result != 0)
-        report_error("redis-benchmark against the %s guest at %s:%u: %.200s", target->side, target->host,
-                     overhead->redis_port, output);
-    *amount = overhead->amounts[program];
-    return result;
-}
-
-static int run_wrk(const struct overhead *overhead, const struct guest_target *target, size_t program, double *amount)
-{
-    bool is_ipv6 = strchr(target->host, ':') != NULL;
-    char url[320], duration[16], output[4096];
-    char *const argv[] = { "wrk", "--threads", "1", "--connections", "10", "--duration", duration, "--timeout", "20s",
-                           url, NULL };
-    const char *counted;
-    int result = probe_service(target, "nginx", overhead->http_port);
-
-    if (result != 0)
-        return result;
-    snprintf(url, sizeof(url), "http://%s%s%s:%u/%s", is_ipv6 ? "[" : "", target->host, is_ipv6 ? "]" : "",
-             overhead->http_port, programs[program].detail);
-    snprintf(duration, sizeof(duration), "%us", overhead->amounts[program]);
-    result = run_here(overhead, argv, "wrk", output, sizeof(output));
-    /* "  1234 requests in 5.00s, ...": the line begins with the count */
-    counted = result == 0 ? strstr(output, " requests in ") : NULL;
-    while (counted != NULL && counted > output && counted[-1] != '\n')
-        counted--;
-    *amount = counted != NULL ? strtod(counted, NULL) : 0;
-    if (result == 0 && (!(*amount > 0) || strstr(output, "Socket errors") != NULL || strstr(output, "Non-2xx") != NULL))
-        result = -EPROTO;
-    if (result != 0)
-        report_error("wrk against %s: %.400s", url, output);
-    return result;
-}
-
-static int run_program(const struct overhead *overhead, const struct guest_target *target, size_t program,
-                       double *amount)
-{
-    switch (programs[program].runner) {
-    case REDIS_BENCHMARK:
-        return run_redis_benchmark(overhead, target, program, amount);
-    case WRK:
-        return run_wrk(overhead, target, program, amount);
-    case AGENT:
-        break;
-    }
-    return run_by_agent(overhead, target, program, amount);
-}
-
-/* ---- what is not timed ---- */
-
-/* 0, or -EPROTO and why it cannot be done there, or -errno, said. */
-static int prepare_program(const struct overhead *overhead, size_t program, char *why, size_t size)
-{
-    static char *const wrk_version[] = { "wrk", "--version", NULL };
-    char line[64];
-    double done;
-    int result = 0;
-
-    if (programs[program].runner == REDIS_BENCHMARK)
-        return 0;
-    if (programs[program].runner == WRK) {
-        (void)run_here(overhead, wrk_version, "wrk", why, size); /* its status is 1, whatever it says */
-        why[strcspn(why, "\n")] = '\0';
-        if (strstr(why, "does not start") != NULL)
-            return -EPROTO;
-    }
-    snprintf(line, sizeof(line), "prepare %s\n", programs[program].runner == WRK ? "nginx" : programs[program].name);
-    result = 0;
-    for (unsigned side = 0; result == 0 && side < SIDES; side++)
-        result = ask_agent(overhead, &overhead->targets[side], line, why, size, &done);
-    return result;
-}
+/* ---- what can be done ---- */
 
 /* Leaves out what cannot be done, unless it was asked for by name. */
 static int prepare(struct overhead *overhead)
@@ -435,11 +126,12 @@ static int prepare(struct overhead *overhead)
 
     for (size_t i = 0; i < PROGRAMS; i++) {
         char why[256] = "";
-        int result;
+        int result = 0;
 
         if (!overhead->chosen[i])
             continue;
-        result = prepare_program(overhead, i, why, sizeof(why));
+        for (unsigned side = 0; result == 0 && side < GUEST_SIDES; side++)
+            result = program_prepare(&programs[i], &overhead->settings, &overhead->targets[side], why, sizeof(why));
         if (result == -EPROTO && !overhead->by_name) {
             report_warning("%s is not measured: %s", programs[i].name, why);
             result_note(&overhead->result, "%s is not measured: %s", programs[i].name, why);
@@ -467,11 +159,11 @@ static void add_rates_of_log(struct overhead *overhead, const struct guest_targe
         double scale;
         bool of_the_log;
     } counts[] = {
-        { "log_bytes_total", "log_mbit_per_second", 8e-6, true },
-        { "log_records_total", "log_records_per_second", 1, true },
-        { "positions_total", "exits_per_second", 1, false },
-        { "forced_syncs_total", "forced_syncs_per_second", 1, true },
-        { "forced_sync_pages_total", "forced_pages_per_second", 1, true },
+        {"log_bytes_total", "log_mbit_per_second", 8e-6, true},
+        {"log_records_total", "log_records_per_second", 1, true},
+        {"positions_total", "exits_per_second", 1, false},
+        {"forced_syncs_total", "forced_syncs_per_second", 1, true},
+        {"forced_sync_pages_total", "forced_pages_per_second", 1, true},
     };
     double seconds = guest_target_seconds(target);
     char name[64];
@@ -491,19 +183,19 @@ static int measure(struct overhead *overhead, size_t program, unsigned side)
 {
     struct guest_target *target = &overhead->targets[side];
     uint64_t begin_ns;
-    double amount = 0;
+    double done = 0;
     char name[64];
     int result = guest_target_begin(target);
 
     if (result != 0)
         return result;
     begin_ns = clock_now_ns();
-    result = run_program(overhead, target, program, &amount);
+    result = program_run(&programs[program], overhead->amounts[program], &overhead->settings, target, &done);
     if (result != 0)
         return result;
     snprintf(name, sizeof(name), "%s_%s_per_second.%s", programs[program].name, programs[program].unit, target->side);
     result_add(&overhead->result, name, target->is_protected ? METRIC_OURS : METRIC_YARDSTICK, false,
-               amount * (double)NS_PER_S / (double)(clock_now_ns() - begin_ns));
+               done * (double)NS_PER_S / (double)(clock_now_ns() - begin_ns));
     result = guest_target_end(target);
     if (result == 0)
         add_rates_of_log(overhead, target, program);
@@ -512,19 +204,19 @@ static int measure(struct overhead *overhead, size_t program, unsigned side)
 
 static int run_rounds(struct overhead *overhead)
 {
-    unsigned order[PROGRAMS * SIDES];
+    unsigned order[PROGRAMS * GUEST_SIDES];
     uint64_t state = overhead->seed;
     int result = 0;
 
-    for (unsigned i = 0; i < PROGRAMS * SIDES; i++)
+    for (unsigned i = 0; i < PROGRAMS * GUEST_SIDES; i++)
         order[i] = i;
     for (unsigned round = 0; result == 0 && round < overhead->rounds; round++) {
         report_info("round %u of %u", round + 1, overhead->rounds);
         result_look_at_noise(&overhead->result);
-        shuffle(order, PROGRAMS * SIDES, &state);
-        for (unsigned i = 0; result == 0 && i < PROGRAMS * SIDES; i++)
-            if (overhead->chosen[order[i] / SIDES])
-                result = measure(overhead, order[i] / SIDES, order[i] % SIDES);
+        shuffle(order, PROGRAMS * GUEST_SIDES, &state);
+        for (unsigned i = 0; result == 0 && i < PROGRAMS * GUEST_SIDES; i++)
+            if (overhead->chosen[order[i] / GUEST_SIDES])
+                result = measure(overhead, order[i] / GUEST_SIDES, order[i] % GUEST_SIDES);
         for (size_t i = 0; result == 0 && i < PROGRAMS; i++) {
             char ratio[64], ours[64], theirs[64];
 
@@ -581,8 +273,7 @@ static void print(const struct overhead *overhead, FILE *out)
             continue;
         summary = statistics_summarize(metric->values, metric->count);
         fprintf(out, "  %-16s %9.3f %7.3f..%-6.3f %10s %12s %12s %14s\n", name, summary.median, summary.min,
-                summary.max,
-                median_text(result, "log_mbit_per_second", name, "protected", 3),
+                summary.max, median_text(result, "log_mbit_per_second", name, "protected", 3),
                 median_text(result, "exits_per_second", name, "protected", 0),
                 median_text(result, "forced_syncs_per_second", name, "protected", 1),
                 median_text(result, "forced_pages_per_second", name, "protected", 0));
@@ -597,7 +288,7 @@ static int write_files(const struct overhead *overhead)
 {
     cJSON *object = result_json(&overhead->result), *settings = cJSON_AddObjectToObject(object, "settings");
 
-    for (unsigned i = 0; i < SIDES; i++)
+    for (unsigned i = 0; i < GUEST_SIDES; i++)
         cJSON_AddStringToObject(settings, overhead->targets[i].side, overhead->targets[i].text);
     for (size_t i = 0; i < PROGRAMS; i++)
         if (overhead->chosen[i])
@@ -619,9 +310,7 @@ int overhead_main(int argc, char **argv)
         free(overhead);
         return result > 0 ? 0 : EXIT_USAGE;
     }
-    result_begin(&overhead->result, "overhead");
-    if (overhead->note[0] != '\0')
-        result_note(&overhead->result, "%s", overhead->note);
+    result_begin(&overhead->result, "overhead", overhead->note);
     result = prepare(overhead);
     if (result == 0)
         result = run_rounds(overhead);
@@ -629,8 +318,7 @@ int overhead_main(int argc, char **argv)
         print(overhead, result_files_take_stdout(&overhead->files) ? stderr : stdout);
         result = write_files(overhead);
     }
-    for (unsigned i = 0; i < SIDES; i++)
-        guest_target_fini(&overhead->targets[i]);
+    guest_targets_fini(overhead->targets);
     free(overhead);
     return result == 0 ? 0 : EXIT_NOT_MEASURED;
 }

@@ -1,11 +1,11 @@
 /* ftbench report: one page from results of any workload, for people. It shows what is in them and judges nothing. */
 #include <errno.h>
-#include <getopt.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/report.h"
+#include "bench/arguments.h"
 #include "bench/page.h"
 #include "bench/plot.h"
 #include "bench/result_file.h"
@@ -15,17 +15,6 @@
 #define EXIT_NOT_WRITTEN 1
 #define EXIT_USAGE 2
 #define BARS_MAX METRICS_MAX
-
-static void print_help(void)
-{
-    printf("usage: ftbench report [OPTION...] RESULT.json...\n\n"
-           "Makes one page of results (--json of any workload): machines and noise, tables, plots. HTML without\n"
-           "script and without anything from elsewhere, or Markdown without plots.\n\n"
-           "  --out FILE           default: standard output\n"
-           "  --markdown           Markdown instead of HTML\n"
-           "  --title TEXT         default: ftbench\n\n"
-           "exit status: 0 written, 1 a result cannot be read or the page not written, 2 usage\n");
-}
 
 /* ---- numbers as text: a few may be in use at once ---- */
 
@@ -422,10 +411,35 @@ static int write_page(struct page *page, const char *title, char **paths, cJSON 
     return fflush(page->out) == 0 && !ferror(page->out) ? 0 : -EIO;
 }
 
-static int report_results(const char *out_path, const char *title, bool markdown, char **paths, unsigned count)
+/* ---- options ---- */
+
+struct report {
+    const char *out_path; /* NULL: standard output */
+    const char *title;
+    bool markdown;
+};
+
+static const struct argument arguments[] = {
+    { "out", "FILE", "default: standard output", ARGUMENT_TEXT(struct report, out_path) },
+    { "markdown", NULL, "Markdown instead of HTML", ARGUMENT_FLAG(struct report, markdown, true) },
+    { "title", "TEXT", "default: ftbench", ARGUMENT_TEXT(struct report, title) },
+    { 0 },
+};
+
+static const struct command_line command_line = {
+    .workload = "report",
+    .usage = "usage: ftbench report [OPTION...] RESULT.json...\n\n"
+             "Makes one page of results (--json of any workload): machines and noise, tables, plots. HTML without\n"
+             "script and without anything from elsewhere, or Markdown without plots.\n\n",
+    .arguments = arguments,
+    .exit_status = "0 written, 1 a result cannot be read or the page not written, 2 usage",
+    .words = WORDS_ANYWHERE,
+};
+
+static int report_results(const struct report *report, char **paths, unsigned count)
 {
     cJSON **results = calloc(count, sizeof(*results));
-    struct page page = { .markdown = markdown };
+    struct page page = { .markdown = report->markdown };
     int result = results != NULL ? 0 : -ENOMEM;
 
     for (unsigned i = 0; result == 0 && i < count; i++)
@@ -433,10 +447,11 @@ static int report_results(const char *out_path, const char *title, bool markdown
             result = -EINVAL;
     if (result == 0) { /* all are read: only now is an older page overwritten */
         errno = 0;
-        page.out = out_path != NULL ? fopen(out_path, "we") : stdout;
-        result = page.out != NULL ? write_page(&page, title, paths, results, count) : -EIO;
+        page.out = report->out_path != NULL ? fopen(report->out_path, "we") : stdout;
+        result = page.out != NULL ? write_page(&page, report->title, paths, results, count) : -EIO;
         if (result != 0)
-            report_error("cannot write %s: %s", out_path != NULL ? out_path : "standard output", strerror(errno));
+            report_error("cannot write %s: %s", report->out_path != NULL ? report->out_path : "standard output",
+                         strerror(errno));
         if (page.out != NULL && page.out != stdout)
             fclose(page.out);
     }
@@ -448,39 +463,14 @@ static int report_results(const char *out_path, const char *title, bool markdown
 
 int report_main(int argc, char **argv)
 {
-    enum { OUT = 1, MARKDOWN, TITLE, HELP };
-    static const struct option known[] = {
-        { "out", required_argument, NULL, OUT },     { "markdown", no_argument, NULL, MARKDOWN },
-        { "title", required_argument, NULL, TITLE }, { "help", no_argument, NULL, HELP },
-        { NULL, 0, NULL, 0 },
-    };
-    const char *out_path = NULL, *title = "ftbench";
-    bool markdown = false;
-    int option;
+    struct report report = { .title = "ftbench" };
+    int result = arguments_read(&command_line, argc, argv, &report);
 
-    while ((option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
-        switch (option) {
-        case OUT:
-            out_path = optarg;
-            break;
-        case MARKDOWN:
-            markdown = true;
-            break;
-        case TITLE:
-            title = optarg;
-            break;
-        case HELP:
-        case 'h':
-            print_help();
-            return 0;
-        default:
-            return EXIT_USAGE; /* getopt has said it */
-        }
-    }
+    if (result != 0)
+        return result > 0 ? 0 : EXIT_USAGE;
     if (optind >= argc) {
         report_error("report takes results, RESULT.json...; `ftbench report --help` tells more");
         return EXIT_USAGE;
     }
-    return report_results(out_path, title, markdown, argv + optind, (unsigned)(argc - optind)) == 0 ? 0
-                                                                                                 : EXIT_NOT_WRITTEN;
+    return report_results(&report, argv + optind, (unsigned)(argc - optind)) == 0 ? 0 : EXIT_NOT_WRITTEN;
 }

@@ -20,12 +20,14 @@ static const char *const percentile_names[] = { "p50", "p90", "p99", "p99.9", "p
 
 /* ---- collecting ---- */
 
-void result_begin(struct bench_result *result, const char *workload)
+void result_begin(struct bench_result *result, const char *workload, const char *note)
 {
     result->workload = workload;
     machine_describe(&result->machine);
     result->begin_ns = clock_now_ns();
     result->begin_stolen_ns = machine_stolen_ns();
+    if (note != NULL)
+        result_note(result, "%s", note);
 }
 
 void result_look_at_noise(struct bench_result *result)

@@ -78,8 +78,8 @@ struct bench_result {
 
 /* ---- collecting ---- */
 
-/* The run begins: describes this machine. `workload` must outlive the result. */
-void result_begin(struct bench_result *result, const char *workload);
+/* The run begins: describes this machine. `workload` must outlive the result. `note`: the first one, or NULL. */
+void result_begin(struct bench_result *result, const char *workload, const char *note);
 /* Looks how noisy the machine is, for 20 ms; once each round. */
 void result_look_at_noise(struct bench_result *result);
 /* The run has ended. */

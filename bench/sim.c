@@ -3,7 +3,6 @@
  * each number comes from, and prints what the model (model.h) makes of them: a prediction, labelled as one everywhere.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,27 +68,6 @@ struct sim {
     struct model model;
     struct bench_result result;
 };
-
-static void print_help(void)
-{
-    printf("usage: ftbench sim [--from RESULT.json]... [OPTION...]\n\n"
-           "Predicts latency and throughput for other hardware from measured steps. A model, not a measurement:\n"
-           "docs/benchmarks.md has its formulas.\n\n"
-           "  --from FILE          take what it has from a result of `ftbench channel` (shm:, ring: a record's cost;\n"
-           "                       verbs: the write's latency) or `ftbench guest` (counts and times of a request)\n"
-           "  --counts-only        of guest results take the counts, not the times (they were emulated)\n"
-           "  --links N,...        Gb/s of the rail, default 25,100,400\n"
-           "  --sizes N,...        frame bytes of records, default 64,256,1024,4096\n"
-           "  --load PERCENT       of the highest throughput at which requests arrive, default 50\n"
-           "  --requests N         simulated for each line of percentiles, default 200000\n"
-           "  --seed N             default 1\n\n"
-           "Numbers of the model; each wins over a result's:\n");
-    for (unsigned i = 0; i < INPUTS; i++)
-        printf("  --%-18s %s: %s, default %g (%s)\n", kinds[i].option, kinds[i].unit, kinds[i].words, kinds[i].value,
-               kinds[i].origin);
-    printf("\n  --json FILE, --csv FILE, --svg FILE   the result in these shapes too; - is standard output\n\n"
-           "exit status: 0 done, 1 a result cannot be read, 2 usage\n");
-}
 
 static void set_input(struct sim *sim, enum input input, double value, const char *path, const char *what)
 {
@@ -199,25 +177,70 @@ static int read_results(struct sim *sim)
 
 /* ---- options ---- */
 
+static bool take_from(const struct argument *argument, const char *path, void *place)
+{
+    struct sim *sim = place;
+
+    (void)argument;
+    if (sim->from_count == FROM_MAX) {
+        report_error("more than %u results; give those that differ", FROM_MAX);
+        return false;
+    }
+    sim->from[sim->from_count++] = path;
+    return true;
+}
+
+static bool take_input(const struct argument *argument, const char *text, void *place)
+{
+    struct sim *sim = place;
+    unsigned i = 0;
+
+    while (strcmp(kinds[i].option, argument->name) != 0)
+        i++;
+    sim->given[i] = true;
+    snprintf(sim->origins[i], sizeof(sim->origins[i]), "given");
+    return argument_real(argument->name, text, kinds[i].min, kinds[i].max, kinds[i].unit, &sim->values[i]);
+}
+
+static const struct argument other_arguments[] = {
+    { "from", "FILE", "take what it has from a result of `ftbench channel` (shm:, ring: a record's cost;\n"
+      "verbs: the write's latency) or `ftbench guest` (counts and times of a request)", .take = take_from },
+    { "counts-only", NULL, "of guest results take the counts, not the times (they were emulated)",
+      ARGUMENT_FLAG(struct sim, counts_only, true) },
+    { "links", "N,...", "Gb/s of the rail, default 25,100,400",
+      ARGUMENT_LIST(struct sim, links_gbit, link_count, 1, 3200, 1) },
+    { "sizes", "N,...", "frame bytes of records, default 64,256,1024,4096",
+      ARGUMENT_LIST(struct sim, sizes, size_count, 64, 65536, 64) },
+    { "load", "PERCENT", "of the highest throughput at which requests arrive, default 50",
+      ARGUMENT_UNSIGNED(struct sim, load_percent, 1, 95) },
+    { "requests", "N", "simulated for each line of percentiles, default 200000",
+      ARGUMENT_NUMBER(struct sim, requests, 100, 100000000) },
+    ARGUMENT_SEED(struct sim, "default 1"),
+    ARGUMENT_FILES(struct sim),
+};
+#define OTHERS (sizeof(other_arguments) / sizeof(other_arguments[0]))
+
 static int parse_options(struct sim *sim, int argc, char **argv)
 {
-    enum { FROM = INPUTS, COUNTS_ONLY, LINKS, SIZES, LOAD, REQUESTS, SEED, HELP };
-    static const struct option others[] = {
-        { "from", required_argument, NULL, FROM },   { "counts-only", no_argument, NULL, COUNTS_ONLY },
-        { "links", required_argument, NULL, LINKS }, { "sizes", required_argument, NULL, SIZES },
-        { "load", required_argument, NULL, LOAD },   { "requests", required_argument, NULL, REQUESTS },
-        { "seed", required_argument, NULL, SEED },
-        ARGUMENT_FILES,
-        { "help", no_argument, NULL, HELP },         { NULL, 0, NULL, 0 },
-    };
     static const uint32_t links[] = { 25, 100, 400 }, sizes[] = { 64, 256, 1024, 4096 };
-    struct option known[INPUTS + sizeof(others) / sizeof(others[0])];
-    bool good = true;
-    int option;
+    struct argument arguments[OTHERS + INPUTS + 1] = { 0 };
+    const struct command_line line = {
+        .workload = "sim",
+        .usage =
+            "usage: ftbench sim [--from RESULT.json]... [OPTION...]\n\n"
+            "Predicts latency and throughput for other hardware from measured steps. A model, not a measurement:\n"
+            "docs/benchmarks.md has its formulas. From --write-us on the options are numbers of the model, with their\n"
+            "units; each wins over a result's.\n\n",
+        .arguments = arguments,
+        .exit_status = "0 done, 1 a result cannot be read, 2 usage",
+    };
+    char words[INPUTS][160];
 
-    memcpy(known + INPUTS, others, sizeof(others));
+    memcpy(arguments, other_arguments, sizeof(other_arguments));
     for (unsigned i = 0; i < INPUTS; i++) {
-        known[i] = (struct option){ kinds[i].option, required_argument, NULL, (int)i };
+        snprintf(words[i], sizeof(words[i]), "%s: %s, default %g (%s)", kinds[i].unit, kinds[i].words, kinds[i].value,
+                 kinds[i].origin);
+        arguments[OTHERS + i] = (struct argument){ kinds[i].option, "N", words[i], .take = take_input };
         sim->values[i] = kinds[i].value;
         snprintf(sim->origins[i], sizeof(sim->origins[i]), "%s", kinds[i].origin);
     }
@@ -228,50 +251,7 @@ static int parse_options(struct sim *sim, int argc, char **argv)
     sim->load_percent = 50;
     sim->requests = 200000;
     sim->seed = 1;
-    while (good && (option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
-        if (option >= 0 && option < INPUTS) {
-            good = argument_real(kinds[option].option, optarg, kinds[option].min, kinds[option].max,
-                                 kinds[option].unit, &sim->values[option]);
-            sim->given[option] = true;
-            snprintf(sim->origins[option], sizeof(sim->origins[option]), "given");
-            continue;
-        }
-        switch (option) {
-        case FROM:
-            good = sim->from_count < FROM_MAX;
-            if (good)
-                sim->from[sim->from_count++] = optarg;
-            else
-                report_error("more than %u results; give those that differ", FROM_MAX);
-            break;
-        case COUNTS_ONLY:
-            sim->counts_only = true;
-            break;
-        case LINKS:
-            good = argument_list("links", optarg, 1, 3200, 1, sim->links_gbit, LINKS_MAX, &sim->link_count);
-            break;
-        case SIZES:
-            good = argument_list("sizes", optarg, 64, 65536, 64, sim->sizes, SIZES_MAX, &sim->size_count);
-            break;
-        case LOAD:
-            good = argument_unsigned("load", optarg, 1, 95, &sim->load_percent);
-            break;
-        case REQUESTS:
-            good = argument_number("requests", optarg, 100, 100000000, &sim->requests);
-            break;
-        case SEED:
-            good = argument_number("seed", optarg, 0, UINT32_MAX, &sim->seed);
-            break;
-        case HELP:
-        case 'h':
-            print_help();
-            return 1;
-        default:
-            if (!argument_file(option, optarg, &sim->files))
-                return -EINVAL; /* getopt has said it */
-        }
-    }
-    return good && argument_none_left(argc, argv, "sim") ? 0 : -EINVAL;
+    return arguments_read(&line, argc, argv, sim);
 }
 
 /* ---- predictions ---- */

@@ -2,18 +2,11 @@
 #include "bench/channel_bench.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/report.h"
+#include "bench/child.h"
 
 #define ITERATIONS "1000"
 #define LISTEN_WAIT_NS (500 * NS_PER_MS) /* they say nowhere that they listen; twice as long before each further try */
@@ -27,79 +20,41 @@ static const char *program_of(bool latency)
     return latency ? "ib_write_lat" : "ib_write_bw";
 }
 
-static pid_t spawn(const struct bench_options *options, bool latency, uint32_t bytes, bool is_server, int output)
-{
-    pid_t child = fork();
-    char port[8], size[16];
-    const char *host = is_server ? NULL : options->host;
-
-    if (child != 0)
-        return child;
-    snprintf(port, sizeof(port), "%u", options->port + 3);
-    snprintf(size, sizeof(size), "%u", bytes);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    dup2(output, STDOUT_FILENO);
-    dup2(output, STDERR_FILENO);
-    /* -R: through rdma_cm, so that the address chooses the device; -F: no complaints about CPU frequencies */
-    execlp(program_of(latency), program_of(latency), "-R", "-F", "-p", port, "-s", size, "-n", ITERATIONS, host, NULL);
-    _exit(errno == ENOENT ? 127 : 126);
-}
-
-/* Reads what it says until it ends; kills it when it takes too long, or the other end is gone or has ended its own.
- * Its exit status or -errno. */
-static int collect(struct bench_end *end, pid_t child, int output, char *text)
+/* Until it ends; killed when it takes too long, or the other end is gone or has ended its own. As child_end. */
+static int collect(struct bench_end *end, struct child *child)
 {
     uint64_t until_ns = clock_now_ns() + RUN_LIMIT_NS;
     bool other_done = end->is_leader;
-    size_t used = 0;
-    int status = 0, result = 0;
+    int result = 0;
 
-    for (;;) {
-        struct pollfd ready = { .fd = output, .events = POLLIN };
+    while (result == 0 && child_listen(child)) {
         char byte;
-        ssize_t got;
 
         if (!other_done && recv(end->socket, &byte, 1, MSG_DONTWAIT | MSG_PEEK) == 1) {
             other_done = true;
             until_ns = clock_now_ns() + END_WAIT_NS;
         }
-        if (clock_now_ns() >= until_ns)
-            result = -ETIMEDOUT;
-        if (result == 0)
-            result = bench_wait_beat(&end->wait, clock_now_ns());
-        if (result != 0)
-            break;
-        if (poll(&ready, 1, 20) <= 0)
-            continue;
-        got = read(output, text + used, TEXT_BYTES - 1 - used);
-        if (got <= 0)
-            break;
-        used += (size_t)got;
-        if (used == TEXT_BYTES - 1)
-            result = -EMSGSIZE; /* they never say so much */
+        result = clock_now_ns() >= until_ns ? -ETIMEDOUT : bench_wait_beat(&end->wait, clock_now_ns());
     }
-    text[used] = '\0';
-    if (result != 0)
-        kill(child, SIGKILL);
-    waitpid(child, &status, 0);
-    return result != 0 ? result : WIFEXITED(status) ? WEXITSTATUS(status) : -EIO;
+    return child_end(child, result);
 }
 
 static int run(struct bench_end *end, bool latency, uint32_t bytes, bool is_server, char *text)
 {
-    int pipes[2], result;
-    pid_t child;
+    char port[8], size[16];
+    /* -R: through rdma_cm, so that the address chooses the device; -F: no complaints about CPU frequencies */
+    char *const argv[] = { (char *)program_of(latency), "-R", "-F", "-p", port, "-s", size, "-n", ITERATIONS,
+                           is_server ? NULL : (char *)end->options->host, NULL };
+    struct child child;
+    int result;
 
-    if (pipe2(pipes, O_CLOEXEC) != 0)
-        return -errno;
-    child = spawn(end->options, latency, bytes, is_server, pipes[1]);
-    close(pipes[1]);
-    result = child < 0 ? -errno : collect(end, child, pipes[0], text);
-    close(pipes[0]);
-    if (result == 127) {
+    snprintf(port, sizeof(port), "%u", end->options->port + 3);
+    snprintf(size, sizeof(size), "%u", bytes);
+    result = child_start(&child, argv, true, text, TEXT_BYTES);
+    if (result == 0)
+        result = collect(end, &child);
+    if (result == -ENOENT)
         report_warning("%s is not installed here; the package perftest has it", program_of(latency));
-        return -ENOENT;
-    }
     if (result > 0) {
         report_warning("%s ended with status %d: %s", program_of(latency), result, text);
         return -EAGAIN;
@@ -127,7 +82,6 @@ int yardstick_perftest(struct bench_end *end, bool latency, uint32_t bytes, doub
 
     if (result != 0)
         return result;
-    text[0] = '\0';
     ours = run_client(end, latency, bytes, text);
     if (send(end->socket, "", 1, MSG_NOSIGNAL) != 1 && (ours == 0 || ours == -ENOENT)) /* ours has ended */
         ours = -EPIPE;

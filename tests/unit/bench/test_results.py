@@ -310,6 +310,16 @@ class Results(unittest.TestCase):
             with self.assertRaises(jsonschema.ValidationError):
                 self.validator.validate(copy)
 
+    def test_every_workload_has_help_and_refuses_unknown_options(self):
+        for words in (("counter",), ("history",), ("channel",), ("guest",), ("net", "forward"), ("net", "guest"),
+                      ("overhead",), ("failover",), ("determinism",), ("sim",), ("compare",), ("report",)):
+            said = self.ftbench(*words, "--help").stdout
+            self.assertTrue(said.startswith("usage: ftbench " + " ".join(words)), said)
+            self.assertIn("\nexit status: 0 ", said)
+            self.assertTrue(all(len(line) <= 120 for line in said.splitlines()), said)
+            self.assertEqual(self.ftbench(*words, "-h").stdout, said)
+            self.assertIn("--no-such", self.ftbench(*words, "--no-such", status=2).stderr)
+
     def test_guest_tells_steps_and_counts_from_the_metrics(self):
         _, result = self.guest()
         for side, steps in {
@@ -387,6 +397,22 @@ class Results(unittest.TestCase):
         elsewhere = dict(os.environ, PATH=self.dir)
         self.assertIn("wrk does not start", self.ftbench(*run, "nginx=1", status=1, env=elsewhere).stderr)
 
+    def test_overhead_ends_what_does_not_end(self):
+        pages, guests = Pages(), self.targets([agent.port for agent in self.agents])
+        wrk, pid = self.path("slow/wrk"), self.path("slow/pid")
+        os.mkdir(self.path("slow"))
+        with open(wrk, "w", encoding="utf-8") as file:
+            file.write(f"#!/bin/sh\n[ $1 != --version ] || exit 1\necho $$ >{pid}\nexec sleep 50\n")
+        os.chmod(wrk, 0o700)
+        slow = dict(os.environ, PATH=f"{self.path('slow')}:{os.environ['PATH']}")
+        self.assertIn("not done within --limit", self.ftbench(
+            "overhead", *guests, "--rounds", 1, "--http-port", pages.port, "--limit", 0.5, "--run", "nginx=1", status=1,
+            env=slow).stderr)
+        pages.server.shutdown()
+        pages.server.server_close()
+        with open(pid, encoding="utf-8") as file, self.assertRaises(ProcessLookupError):
+            os.kill(int(file.read()), 0)
+
     def test_net_forward_holds_dpdk_net_against_testpmd(self):
         _, result = self.net_forward()
         self.assertEqual(result["settings"]["frame_bytes"], [64, 1000])
@@ -429,6 +455,10 @@ class Results(unittest.TestCase):
             for share in self.values(result, f"log_bytes_per_byte.{way}.protected"):
                 self.assertAlmostEqual(share, 512 / moved, places=9)
         self.assertNotIn("log_mbit_per_second.receive.unprotected", [metric["name"] for metric in result["metrics"]])
+
+    def test_net_guest_says_that_iperf3_is_missing(self):
+        elsewhere = dict(os.environ, PATH=self.dir)
+        self.assertIn("package iperf3", self.ftbench("net", "guest", *self.targets(), status=1, env=elsewhere).stderr)
 
     def test_net_guest_says_what_does_not_answer(self):
         if shutil.which("iperf3") is None:
