@@ -280,16 +280,6 @@ static void add_ratios(struct run *run)
     }
 }
 
-static void set_goal(struct run *run, const char *metric, const char *what, bool at_most, double limit)
-{
-    struct goal *goal = &run->result.goals[run->result.goal_count++];
-
-    snprintf(goal->metric, sizeof(goal->metric), "%s", metric);
-    goal->what = what;
-    goal->at_most = at_most;
-    goal->limit = limit;
-}
-
 static void set_goals(struct run *run)
 {
     const struct bench_options *options = run->options;
@@ -299,16 +289,16 @@ static void set_goals(struct run *run)
     switch (options->link) {
     case LINK_RING:
     case LINK_SHM:
-        set_goal(run, "seen_to_cache_line", "median commit to seen / a cache line's way", true, 2);
+        result_set_goal(&run->result, "seen_to_cache_line", "median commit to seen / a cache line's way", true, 2);
         snprintf(metric, sizeof(metric), "channel_to_rte_ring.%uB", least);
-        set_goal(run, metric, "records per second / rte_ring's with the same bytes", false, 1);
+        result_set_goal(&run->result, metric, "records per second / rte_ring's with the same bytes", false, 1);
         break;
     case LINK_VERBS:
-        set_goal(run, "ack_to_bare_write", "median commit to ack / a bare signalled write", true, 1.15);
+        result_set_goal(&run->result, "ack_to_bare_write", "median commit to ack / a bare signalled write", true, 1.15);
         rate_name(of, "channel_to_ib_write_bw", options->sizes[options->size_count - 1], widest);
-        set_goal(run, of, "bytes per second / ib_write_bw's with writes as long", false, 0.9);
+        result_set_goal(&run->result, of, "bytes per second / ib_write_bw's with writes as long", false, 0.9);
         snprintf(metric, sizeof(metric), "coalesced_to_one_write_each.%uB", least);
-        set_goal(run, metric, "records per second coalesced / one write each", false, 5);
+        result_set_goal(&run->result, metric, "records per second coalesced / one write each", false, 5);
         break;
     case LINK_TCP:
         break; /* the ratios to a raw socket are told; no goal is set */

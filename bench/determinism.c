@@ -352,15 +352,9 @@ static bool look_live(struct determinism *determinism)
 
 static void add_goals(struct bench_result *result)
 {
-    if (result_find(result, "checked_percent_of_run") != NULL)
-        result->goals[result->goal_count++] =
-            (struct goal){.metric = "checked_percent_of_run",
-                          .what = "the comparison costs less than 2 % of the guest's time",
-                          .limit = GOAL_DIGEST_PERCENT,
-                          .at_most = true};
-    if (result_find(result, "protected_by_unprotected") != NULL)
-        result->goals[result->goal_count++] = (struct goal){
-            .metric = "protected_by_unprotected", .what = "VMware FT (2010) is at 0.94 to 0.99", .limit = GOAL_RATIO};
+    result_set_goal(result, "checked_percent_of_run", "the comparison costs less than 2 % of the guest's time", true,
+                    GOAL_DIGEST_PERCENT);
+    result_set_goal(result, "protected_by_unprotected", "VMware FT (2010) is at 0.94 to 0.99", false, GOAL_RATIO);
 }
 
 static void print(const struct determinism *determinism, FILE *out)

@@ -1,6 +1,6 @@
 /*
  * ftbench guest: requests to a protected guest and to the same guest unprotected, in alternating rounds, so that what
- * drifts hits both alike; and where each request's time goes, by the counters of the two ftvmm. One thread, poll(2).
+ * drifts hits all alike; and where each request's time goes, by the counters of the two ftvmm. One thread, poll(2).
  */
 #include "bench/guest.h"
 
@@ -20,6 +20,8 @@
 #define EXIT_USAGE 2
 #define TICK_MS 10 /* how late a time-out may be noticed */
 #define REDIS_PORT 6379
+#define HOLD_GOAL 1.3        /* of the way from commit to ack */
+#define ROUND_TRIP_GOAL 1.25 /* of the unprotected one, besides an ack */
 
 const struct guest_step_name guest_steps[GUEST_STEPS] = {
     [STEP_INPUT_WAIT] = { "input_wait", "a frame waits for the guest to stop", "input_wait_seconds",
@@ -33,7 +35,7 @@ const struct guest_step_name guest_steps[GUEST_STEPS] = {
     [STEP_OUTSIDE] = { "outside", "wire, stacks and client: the rest", NULL, NULL },
 };
 
-/* One of the two, as it is driven. */
+/* One of the guests, as it is driven. */
 struct side {
     struct guest_target *target;
     struct counter_options counter;
@@ -46,6 +48,7 @@ struct side {
 struct guest_run {
     const struct guest_options *options;
     struct side sides[GUEST_SIDES];
+    unsigned side_count;
     char *command;
     size_t command_bytes;
     struct bench_result result;
@@ -215,6 +218,21 @@ static double mean_us(const struct guest_target *target, const char *summary)
     return samples > 0 ? guest_target_growth(target, sum) / samples * 1e6 : 0;
 }
 
+/*
+ * Beside the log's own way, which is a round trip of the rail: how long output is held, and what a request may take. The
+ * goals are of medians; the counters give the means of this round, for both alike.
+ */
+static void add_hold(struct bench_result *result, const struct guest_target *target)
+{
+    double ack_us = mean_us(target, "ack_latency_seconds"), hold_us = mean_us(target, "output_hold_seconds");
+
+    if (target->metrics[0] == '\0' || !target->is_protected || ack_us <= 0)
+        return;
+    result_add(result, "ack_us", METRIC_FACT, true, ack_us);
+    result_add(result, "hold_us", METRIC_FACT, true, hold_us);
+    result_add(result, "hold_to_ack", METRIC_RATIO, true, hold_us / ack_us);
+}
+
 /* The mean of each step in this round, and what the client waited beyond them. */
 static void add_steps(struct bench_result *result, const struct guest_target *target, const struct histogram *ns)
 {
@@ -296,8 +314,27 @@ static int measure_side(struct guest_run *run, struct side *side)
     if (result == 0) {
         guest_target_add_counts(found, target, "request", count);
         add_steps(found, target, &side->run.latency_ns);
+        add_hold(found, target);
     }
     return result;
+}
+
+static double last_value(const struct bench_result *result, const char *name)
+{
+    const struct metric *metric = result_find(result, name);
+
+    return metric != NULL ? metric->values[metric->count - 1] : 0;
+}
+
+/* What a request takes at the median, of a quarter more than unprotected and one round trip of the rail. */
+static void add_round_trip(struct bench_result *result)
+{
+    double ack_ns = last_value(result, "ack_us") * 1e3;
+
+    if (ack_ns > 0)
+        result_add(result, "round_trip_to_goal", METRIC_RATIO, true,
+                   last_value(result, "protected_ns.p50") /
+                       (ROUND_TRIP_GOAL * last_value(result, "unprotected_ns.p50") + ack_ns));
 }
 
 /* What protection adds in this round, and how many times as long a request takes. */
@@ -321,31 +358,53 @@ static void add_ratios(struct bench_result *result)
     }
     result_add_ratio(result, "throughput_protected_to_unprotected", false, "requests_per_s.protected",
                      "requests_per_s.unprotected", 1);
+    add_round_trip(result);
+}
+
+/* Each of ours beside the other. */
+static void add_ratios_to_other(struct bench_result *result)
+{
+    static const char *const ours[] = { "protected", "unprotected" };
+
+    for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++) {
+        char name[64], rate[64], latency[64];
+
+        snprintf(name, sizeof(name), "%s_to_other.p50", ours[i]);
+        snprintf(latency, sizeof(latency), "%s_ns.p50", ours[i]);
+        result_add_ratio(result, name, true, latency, "other_ns.p50", 1);
+        snprintf(name, sizeof(name), "throughput_%s_to_other", ours[i]);
+        snprintf(rate, sizeof(rate), "requests_per_s.%s", ours[i]);
+        result_add_ratio(result, name, false, rate, "requests_per_s.other", 1);
+    }
 }
 
 static int run_rounds(struct guest_run *run)
 {
     uint64_t state = run->options->seed;
-    unsigned order[GUEST_SIDES] = { 0, 1 };
+    unsigned order[GUEST_SIDES] = { 0, 1, 2 };
     int result = 0;
 
     for (unsigned round = 0; result == 0 && round < run->options->rounds; round++) {
         report_info("round %u of %u", round + 1, run->options->rounds);
         result_look_at_noise(&run->result);
-        shuffle(order, GUEST_SIDES, &state);
-        for (unsigned i = 0; result == 0 && i < GUEST_SIDES; i++)
+        shuffle(order, run->side_count, &state);
+        for (unsigned i = 0; result == 0 && i < run->side_count; i++)
             result = measure_side(run, &run->sides[order[i]]);
         if (result == 0)
             add_ratios(&run->result);
+        if (result == 0 && run->side_count > 2)
+            add_ratios_to_other(&run->result);
     }
     result_end(&run->result);
+    result_set_goal(&run->result, "hold_to_ack", "output held / commit to ack", true, HOLD_GOAL);
+    result_set_goal(&run->result, "round_trip_to_goal", "median request / (1.25 x unprotected + commit to ack)", true, 1);
     return result;
 }
 
 static void say_what_is_missing(struct guest_run *run)
 {
-    for (unsigned i = 0; i < GUEST_SIDES; i++)
-        if (run->options->targets[i].metrics[0] == '\0')
+    for (unsigned i = 0; i < run->side_count; i++)
+        if (run->options->targets[i].metrics[0] == '\0' && !run->options->targets[i].is_other)
             result_note(&run->result, "the steps and counts of the %s guest are not known: its target names no metrics",
                         run->options->targets[i].side);
     if (run->options->connections * run->options->pipeline > 1)
@@ -369,7 +428,8 @@ int guest_main(int argc, char **argv)
     bytes = redisFormatCommand(&run->command, "INCR %s", options.key);
     run->command_bytes = bytes > 0 ? (size_t)bytes : 0;
     result = bytes > 0 ? 0 : -ENOMEM;
-    for (unsigned i = 0; result == 0 && i < GUEST_SIDES; i++)
+    run->side_count = guest_targets_count(options.targets);
+    for (unsigned i = 0; result == 0 && i < run->side_count; i++)
         result = side_open(run, &run->sides[i], &options.targets[i]);
     if (result == -ENOMEM)
         report_error("no memory for %u connections", options.connections);
@@ -381,7 +441,7 @@ int guest_main(int argc, char **argv)
         guest_result_print(&run->result, &options, result_files_take_stdout(&options.files) ? stderr : stdout);
         result = guest_result_write(&run->result, &options);
     }
-    for (unsigned i = 0; i < GUEST_SIDES; i++)
+    for (unsigned i = 0; i < run->side_count; i++)
         side_close(&run->sides[i]);
     guest_targets_fini(options.targets);
     free(run->command);

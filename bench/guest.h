@@ -24,7 +24,7 @@ struct guest_step_name {
 extern const struct guest_step_name guest_steps[GUEST_STEPS];
 
 struct guest_options {
-    struct guest_target targets[GUEST_SIDES]; /* protected, unprotected */
+    struct guest_target targets[GUEST_SIDES]; /* protected, unprotected, other */
     const char *key, *note;
     unsigned connections, pipeline, rounds;
     uint64_t requests, warmup; /* of each round */

@@ -6,6 +6,8 @@
 #include "base/clock.h"
 #include "bench/statistics.h"
 
+#define OURS 2 /* of the guests: their steps are known */
+
 static bool median_of(const struct bench_result *result, const char *side, const char *step, double *us)
 {
     const struct metric *metric;
@@ -20,20 +22,20 @@ static bool median_of(const struct bench_result *result, const char *side, const
 
 static void print_steps(const struct bench_result *result, const struct guest_options *options, FILE *out)
 {
-    double totals[GUEST_SIDES] = { 0 }, us;
+    double totals[OURS] = { 0 }, us;
 
-    for (unsigned side = 0; side < GUEST_SIDES; side++)
+    for (unsigned side = 0; side < OURS; side++)
         for (unsigned i = 0; i < GUEST_STEPS; i++)
             if (median_of(result, options->targets[side].side, guest_steps[i].name, &us))
                 totals[side] += us;
     if (totals[0] <= 0 && totals[1] <= 0)
         return;
     fprintf(out, "\n%-46s", "steps of a request, mean us, median of rounds");
-    for (unsigned side = 0; side < GUEST_SIDES; side++)
+    for (unsigned side = 0; side < OURS; side++)
         fprintf(out, " %14s %9s", options->targets[side].side, "share");
     for (unsigned i = 0; i < GUEST_STEPS; i++) {
         fprintf(out, "\n  %-44s", guest_steps[i].words);
-        for (unsigned side = 0; side < GUEST_SIDES; side++) {
+        for (unsigned side = 0; side < OURS; side++) {
             if (median_of(result, options->targets[side].side, guest_steps[i].name, &us) && totals[side] > 0)
                 fprintf(out, " %14.3f %7.1f %%", us, 100 * us / totals[side]);
             else
@@ -59,6 +61,7 @@ void guest_result_print(const struct bench_result *result, const struct guest_op
         if (strncmp(result->metrics[i].name, "added_us.", strlen("added_us.")) == 0)
             result_print_metric(&result->metrics[i], out);
     result_print_metrics(result, METRIC_RATIO, false, out);
+    result_print_goals(result, out);
     print_steps(result, options, out);
     result_print_metrics_head("what the log and the vCPU had to do", out);
     result_print_metrics(result, METRIC_FACT, false, out);
@@ -69,7 +72,7 @@ int guest_result_write(const struct bench_result *result, const struct guest_opt
 {
     cJSON *object = result_json(result), *settings = cJSON_AddObjectToObject(object, "settings");
 
-    for (unsigned i = 0; i < GUEST_SIDES; i++)
+    for (unsigned i = 0; i < guest_targets_count(options->targets); i++)
         cJSON_AddStringToObject(settings, options->targets[i].side, options->targets[i].text);
     cJSON_AddNumberToObject(settings, "connections", options->connections);
     cJSON_AddNumberToObject(settings, "pipeline", options->pipeline);

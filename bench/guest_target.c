@@ -12,6 +12,7 @@ void guest_targets_init(struct guest_target targets[GUEST_SIDES], unsigned defau
 {
     targets[0] = (struct guest_target){.side = "protected", .is_protected = true, .default_port = default_port};
     targets[1] = (struct guest_target){.side = "unprotected", .default_port = default_port};
+    targets[2] = (struct guest_target){.side = "other", .is_other = true, .default_port = default_port};
 }
 
 bool guest_target_take(const struct argument *argument, const char *text, void *place)
@@ -29,6 +30,10 @@ bool guest_target_take(const struct argument *argument, const char *text, void *
         report_error("--%s is '%s'; it must be HOST[:PORT][,metrics=HOST:PORT]", argument->name, text);
         return false;
     }
+    if (metrics != NULL && target->is_other) {
+        report_error("--%s is '%s'; it has no metrics that could be read here", argument->name, text);
+        return false;
+    }
     if (metrics != NULL)
         strcpy(target->metrics, metrics + strlen(key));
     memcpy(target->host, text, length);
@@ -43,11 +48,20 @@ bool guest_target_take(const struct argument *argument, const char *text, void *
 bool guest_targets_given(const struct guest_target targets[GUEST_SIDES])
 {
     for (unsigned i = 0; i < GUEST_SIDES; i++)
-        if (targets[i].text == NULL) {
+        if (targets[i].text == NULL && !targets[i].is_other) {
             report_error("--%s is missing: the two guests are measured against each other", targets[i].side);
             return false;
         }
     return true;
+}
+
+unsigned guest_targets_count(const struct guest_target targets[GUEST_SIDES])
+{
+    unsigned count = 0;
+
+    while (count < GUEST_SIDES && targets[count].text != NULL)
+        count++;
+    return count;
 }
 
 void guest_targets_fini(struct guest_target targets[GUEST_SIDES])

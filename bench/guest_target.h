@@ -1,6 +1,6 @@
 /*
  * A guest that is measured from outside: where its service is, and what its ftvmm counts meanwhile. One is protected
- * (a primary with its backup), one is not (`ftvmm run`).
+ * (a primary with its backup), one is not (`ftvmm run`), and a third may run under something else: QEMU, for example.
  */
 #ifndef FTVMM_BENCH_GUEST_TARGET_H
 #define FTVMM_BENCH_GUEST_TARGET_H
@@ -8,11 +8,12 @@
 #include "bench/arguments.h"
 #include "bench/vmm_metrics.h"
 
-#define GUEST_SIDES 2
+#define GUEST_SIDES 3
 
 struct guest_target {
-    const char *side; /* "protected" or "unprotected": the option, and part of the metrics' names */
+    const char *side; /* "protected", "unprotected" or "other": the option, and part of the metrics' names */
     bool is_protected;
+    bool is_other;    /* not ours: nothing is known of it from inside, and it need not be there */
     const char *text; /* as given; NULL: was not */
     char host[256];
     unsigned port, default_port;
@@ -20,10 +21,12 @@ struct guest_target {
     struct vmm_metrics before, after;
 };
 
-/* Both, before the command line is read. */
+/* All, before the command line is read. */
 void guest_targets_init(struct guest_target targets[GUEST_SIDES], unsigned default_port);
-/* Both were named on it; false: one was not, and that was said. */
+/* Those that must be were named on it; false: one was not, and that was said. */
 bool guest_targets_given(const struct guest_target targets[GUEST_SIDES]);
+/* How many were named: the first ones. */
+unsigned guest_targets_count(const struct guest_target targets[GUEST_SIDES]);
 void guest_targets_fini(struct guest_target targets[GUEST_SIDES]);
 
 /* Their rows of a command line whose settings have them as `targets`. */
@@ -31,7 +34,9 @@ void guest_targets_fini(struct guest_target targets[GUEST_SIDES]);
     {"protected", "TARGET", "a guest with a backup", .take = guest_target_take,                                        \
      .place = offsetof(settings, targets[0])},                                                                         \
     {"unprotected", "TARGET", "the same guest under `ftvmm run`, on the same host", .take = guest_target_take,         \
-     .place = offsetof(settings, targets[1])}
+     .place = offsetof(settings, targets[1])},                                                                         \
+    {"other", "TARGET", "the same guest under another VMM on that host; without metrics", .take = guest_target_take,   \
+     .place = offsetof(settings, targets[2])}
 /* Reads HOST[:PORT][,metrics=HOST:PORT] into a target. false: it is wrong, and that was said. */
 bool guest_target_take(const struct argument *argument, const char *text, void *place);
 

@@ -314,15 +314,6 @@ static int write_files(const struct forward_run *run)
     return result_write(&run->result, object, &run->files);
 }
 
-static void add_goal(struct forward_run *run)
-{
-    struct goal *goal = &run->result.goals[run->result.goal_count++];
-
-    goal->what = "dpdk-net's port path, of testpmd's frames of 64 bytes";
-    snprintf(goal->metric, sizeof(goal->metric), "port_to_testpmd.64B");
-    goal->limit = GOAL;
-}
-
 int net_forward_main(int argc, char **argv)
 {
     struct forward_run *run = calloc(1, sizeof(*run));
@@ -343,10 +334,9 @@ int net_forward_main(int argc, char **argv)
     }
     snprintf(run->socket, sizeof(run->socket), "%s/memif", run->directory);
     result_begin(&run->result, "net", run->note);
-    for (unsigned i = 0; i < run->size_count; i++)
-        if (run->sizes[i] == 64)
-            add_goal(run);
     result = run_rounds(run);
+    result_set_goal(&run->result, "port_to_testpmd.64B", "dpdk-net's port path, of testpmd's frames of 64 bytes", false,
+                    GOAL);
     if (result == 0) {
         print(run, result_files_take_stdout(&run->files) ? stderr : stdout);
         result = write_files(run);

@@ -19,14 +19,17 @@
 #define EXIT_NOT_MEASURED 1
 #define EXIT_USAGE        2
 #define AGENT_PORT        7100
+#define REDIS_GOAL        0.9
+#define REDIS_LOG_GOAL    1.3
 
 struct overhead {
-    struct guest_target targets[GUEST_SIDES]; /* protected, unprotected */
+    struct guest_target targets[GUEST_SIDES]; /* protected, unprotected, other */
     struct program_settings settings;
     bool chosen[PROGRAMS];
     bool by_name; /* chosen by --run: none of them may be left out */
     unsigned amounts[PROGRAMS];
     unsigned rounds;
+    unsigned sides; /* of the guests */
     uint64_t seed;
     const char *note;
     struct result_files files;
@@ -130,7 +133,7 @@ static int prepare(struct overhead *overhead)
 
         if (!overhead->chosen[i])
             continue;
-        for (unsigned side = 0; result == 0 && side < GUEST_SIDES; side++)
+        for (unsigned side = 0; result == 0 && side < overhead->sides; side++)
             result = program_prepare(&programs[i], &overhead->settings, &overhead->targets[side], why, sizeof(why));
         if (result == -EPROTO && !overhead->by_name) {
             report_warning("%s is not measured: %s", programs[i].name, why);
@@ -177,6 +180,11 @@ static void add_rates_of_log(struct overhead *overhead, const struct guest_targe
         result_add(&overhead->result, name, METRIC_FACT, true,
                    guest_target_growth(target, counts[i].counter) * counts[i].scale / seconds);
     }
+    if (target->is_protected && guest_target_growth(target, "net_received_bytes_total") > 0) {
+        snprintf(name, sizeof(name), "log_to_received_bytes.%s", programs[program].name);
+        result_add(&overhead->result, name, METRIC_RATIO, true,
+                   guest_target_growth(target, "log_bytes_total") / guest_target_growth(target, "net_received_bytes_total"));
+    }
 }
 
 static int measure(struct overhead *overhead, size_t program, unsigned side)
@@ -202,31 +210,44 @@ static int measure(struct overhead *overhead, size_t program, unsigned side)
     return result;
 }
 
+static void add_ratio(struct overhead *overhead, size_t program, const char *side, const char *to)
+{
+    char ratio[64], ours[64], theirs[64];
+
+    snprintf(ratio, sizeof(ratio), "%s_to_%s.%s", side, to, programs[program].name);
+    snprintf(ours, sizeof(ours), "%s_%s_per_second.%s", programs[program].name, programs[program].unit, side);
+    snprintf(theirs, sizeof(theirs), "%s_%s_per_second.%s", programs[program].name, programs[program].unit, to);
+    result_add_ratio(&overhead->result, ratio, false, ours, theirs, 1);
+}
+
 static int run_rounds(struct overhead *overhead)
 {
-    unsigned order[PROGRAMS * GUEST_SIDES];
+    unsigned order[PROGRAMS * GUEST_SIDES], sides = overhead->sides;
     uint64_t state = overhead->seed;
     int result = 0;
 
-    for (unsigned i = 0; i < PROGRAMS * GUEST_SIDES; i++)
+    for (unsigned i = 0; i < PROGRAMS * sides; i++)
         order[i] = i;
     for (unsigned round = 0; result == 0 && round < overhead->rounds; round++) {
         report_info("round %u of %u", round + 1, overhead->rounds);
         result_look_at_noise(&overhead->result);
-        shuffle(order, PROGRAMS * GUEST_SIDES, &state);
-        for (unsigned i = 0; result == 0 && i < PROGRAMS * GUEST_SIDES; i++)
-            if (overhead->chosen[order[i] / GUEST_SIDES])
-                result = measure(overhead, order[i] / GUEST_SIDES, order[i] % GUEST_SIDES);
+        shuffle(order, PROGRAMS * sides, &state);
+        for (unsigned i = 0; result == 0 && i < PROGRAMS * sides; i++)
+            if (overhead->chosen[order[i] / sides])
+                result = measure(overhead, order[i] / sides, order[i] % sides);
         for (size_t i = 0; result == 0 && i < PROGRAMS; i++) {
-            char ratio[64], ours[64], theirs[64];
-
-            snprintf(ratio, sizeof(ratio), "protected_to_unprotected.%s", programs[i].name);
-            snprintf(ours, sizeof(ours), "%s_%s_per_second.protected", programs[i].name, programs[i].unit);
-            snprintf(theirs, sizeof(theirs), "%s_%s_per_second.unprotected", programs[i].name, programs[i].unit);
-            result_add_ratio(&overhead->result, ratio, false, ours, theirs, 1);
+            add_ratio(overhead, i, "protected", "unprotected");
+            if (sides < GUEST_SIDES)
+                continue;
+            add_ratio(overhead, i, "protected", "other");
+            add_ratio(overhead, i, "unprotected", "other");
         }
     }
     result_end(&overhead->result);
+    result_set_goal(&overhead->result, "protected_to_unprotected.redis_pipelined", "redis, 16 requests in flight", false,
+                    REDIS_GOAL);
+    result_set_goal(&overhead->result, "log_to_received_bytes.redis_pipelined", "its log / the bytes that came", true,
+                    REDIS_LOG_GOAL);
     return result;
 }
 
@@ -278,6 +299,9 @@ static void print(const struct overhead *overhead, FILE *out)
                 median_text(result, "forced_syncs_per_second", name, "protected", 1),
                 median_text(result, "forced_pages_per_second", name, "protected", 0));
     }
+    result_print_metrics_head("ratios, of each round", out);
+    result_print_metrics(result, METRIC_RATIO, false, out);
+    result_print_goals(result, out);
     result_print_metrics_head("work per second", out);
     result_print_metrics(result, METRIC_OURS, false, out);
     result_print_metrics(result, METRIC_YARDSTICK, false, out);
@@ -288,7 +312,7 @@ static int write_files(const struct overhead *overhead)
 {
     cJSON *object = result_json(&overhead->result), *settings = cJSON_AddObjectToObject(object, "settings");
 
-    for (unsigned i = 0; i < GUEST_SIDES; i++)
+    for (unsigned i = 0; i < overhead->sides; i++)
         cJSON_AddStringToObject(settings, overhead->targets[i].side, overhead->targets[i].text);
     for (size_t i = 0; i < PROGRAMS; i++)
         if (overhead->chosen[i])
@@ -311,6 +335,7 @@ int overhead_main(int argc, char **argv)
         return result > 0 ? 0 : EXIT_USAGE;
     }
     result_begin(&overhead->result, "overhead", overhead->note);
+    overhead->sides = guest_targets_count(overhead->targets);
     result = prepare(overhead);
     if (result == 0)
         result = run_rounds(overhead);

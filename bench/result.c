@@ -105,6 +105,17 @@ void result_add_ratio(struct bench_result *result, const char *ratio, bool lower
                above->values[above->count - 1] / below->values[below->count - 1] * factor);
 }
 
+void result_set_goal(struct bench_result *result, const char *metric, const char *what, bool at_most, double limit)
+{
+    struct goal *goal = &result->goals[result->goal_count];
+
+    if (result_find(result, metric) == NULL || result->goal_count == GOALS_MAX)
+        return;
+    *goal = (struct goal){ .what = what, .limit = limit, .at_most = at_most };
+    snprintf(goal->metric, sizeof(goal->metric), "%s", metric);
+    result->goal_count++;
+}
+
 void result_note(struct bench_result *result, const char *format, ...)
 {
     size_t used = strlen(result->notes);

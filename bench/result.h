@@ -80,6 +80,9 @@ struct bench_result {
 
 /* The run begins: describes this machine. `workload` must outlive the result. `note`: the first one, or NULL. */
 void result_begin(struct bench_result *result, const char *workload, const char *note);
+/* `metric` should have a median of at most (or at least) the limit. One that is not measured has no goal: nothing is done.
+ * `what` must outlive the result. */
+void result_set_goal(struct bench_result *result, const char *metric, const char *what, bool at_most, double limit);
 /* Looks how noisy the machine is, for 20 ms; once each round. */
 void result_look_at_noise(struct bench_result *result);
 /* The run has ended. */

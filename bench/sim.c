@@ -106,6 +106,10 @@ static void take_record_cost(struct sim *sim, const cJSON *result, const char *p
         ns[i] = (double)NS_PER_S / rates[i];
     }
     byte_ns = ns[1] > ns[0] ? (ns[1] - ns[0]) / (sizes[1] - sizes[0]) : 0;
+    if (ns[0] <= byte_ns * sizes[0]) {
+        report_warning("%s is of a machine too noisy to tell a record's cost", path);
+        return;
+    }
     set_input(sim, INPUT_RECORD, ns[0] - byte_ns * sizes[0], path, "records_per_s, 64 and 4096 B,");
     set_input(sim, INPUT_RECORD_BYTE, byte_ns, path, "records_per_s, 64 and 4096 B,");
 }

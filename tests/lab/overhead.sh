@@ -15,7 +15,7 @@ if command -v wrk >/dev/null; then
     run+=,nginx=5,nginx_large=5
     carry wrk libluajit
 fi
-need_two_guests_of 448
+need_guests_of 2 448
 images="$(guest_images --workloads) --memory 448"
 # A disk for each of the three, on its own host.
 lab run alpha -- 'truncate -s 160M /tmp/bench.img /tmp/alone.img'

@@ -10,6 +10,7 @@ guest_limit_s=300
 dir=$(mktemp -d "$(shared_dir)/guests.XXXXXX")
 there=/shared/$(basename "$dir")
 started=() # "HOST PID": of what runs there, each the leader of a process group
+bridged=   # alpha's LAN card is
 
 # shellcheck disable=SC2317 # a trap calls it
 leave_guests() {
@@ -20,6 +21,7 @@ leave_guests() {
         lab run --timeout 30 "${one% *}" -- "kill -TERM -- -${one#* } 2>/dev/null; for i in \$(seq 50); do
             kill -0 -- -${one#* } 2>/dev/null || exit 0; sleep 0.2; done; kill -KILL -- -${one#* }" >/dev/null 2>&1
     done
+    [ -z "$bridged" ] || lab run --timeout 30 alpha -- "ip link delete br-lan; ip link delete qemu" >/dev/null 2>&1
     cp -f "$dir"/*.* "$TEST_OUT"/ 2>/dev/null
     rm -rf --one-file-system "$dir"
     exit "$rc"
@@ -62,26 +64,29 @@ start_two_guests() { # GUEST_OPTIONS SERVICE_PORT [PAIR_OPTIONS ALONE_OPTIONS]: 
 }
 
 # And, if it is called, the same guest under QEMU with vhost-net beside them on alpha (10.8.0.12). Its card is joined to the
-# LAN by a bridge, which takes nothing from the ports of the others: those see a frame before it.
-start_qemu() { # KERNEL INITRD MIB SERVICE_PORT
+# LAN by a bridge, which takes nothing from the ports of the others: they see a frame before it does.
+start_qemu() { # GUEST_IMAGES MIB SERVICE_PORT
+    local kernel initrd
+    read -r _ kernel _ initrd <<<"$1"
     carry qemu-system-x86_64 lib
-    mkdir -p "$dir/bin/data"
-    cp -L /usr/share/seabios/{bios-256k,kvmvapic,vgabios-stdvga}.bin /usr/share/qemu/linuxboot_dma.bin "$dir/bin/data/" 2>/dev/null || true
-    lab run alpha -- "modprobe vhost_net && modprobe tun && ip link add br-lan type bridge forward_delay 0 mcast_snooping 0 &&
+    cp -L /usr/share/seabios/bios-256k.bin /usr/share/qemu/{kvmvapic,linuxboot_dma}.bin "$dir/bin/"
+    lab run alpha -- "modprobe -a vhost_net tun && ip link add br-lan type bridge forward_delay 0 mcast_snooping 0 &&
         ip link set br-lan up && ip link set lan master br-lan &&
         ip tuntap add qemu mode tap vnet_hdr && ip link set qemu master br-lan && ip link set qemu up"
-    start_on alpha qemu "$with_carried exec qemu-system-x86_64 -accel kvm -cpu host -m $3 -kernel $1 -initrd $2 \
-        -append 'console=ttyS0 quiet ftvmm.ip=$other/24' -L $there/bin/data -nodefaults -no-user-config -display none \
-        -serial file:$there/qemu.console -netdev tap,id=lan,ifname=qemu,script=no,downscript=no,vhost=on \
+    bridged=1
+    start_on alpha qemu "exec env $with_carried qemu-system-x86_64 -accel kvm -cpu host -m $2 -kernel $kernel \
+        -initrd $initrd -append 'console=ttyS0 quiet ftvmm.ip=$other/24' -L $there/bin -nodefaults -no-user-config \
+        -display none -serial file:$there/qemu.console \
+        -netdev tap,id=lan,ifname=qemu,script=no,downscript=no,vhost=on \
         -device virtio-net-pci,netdev=lan,romfile=,mac=52:54:00:0a:08:0c"
-    await_service $other "$4"
+    await_service $other "$3"
 }
 
-need_two_guests_of() { # MIB: and the huge pages, on alpha
-    local have_mib need_mib=$((2 * $1 + 1200))
+need_guests_of() { # COUNT MIB: and the huge pages, on alpha
+    local have_mib need_mib=$(($1 * $2 + 1200))
     have_mib=$(lab run alpha -- "awk '/^MemTotal/ { print int(\$2 / 1024) }' /proc/meminfo")
     [ "$have_mib" -ge $need_mib ] ||
-        fail "two guests of $1 MB do not fit into alpha's $have_mib MB: LAB_MEMORY_MIB=2560 scripts/lab up, after a down"
+        fail "$1 guests of $2 MB do not fit into alpha's $have_mib MB: LAB_MEMORY_MIB=2560 scripts/lab up, after a down"
 }
 
 start_forward() { # HOST:PORT: of alpha's rail, to the same port of its loopback

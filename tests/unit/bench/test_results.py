@@ -61,7 +61,8 @@ class Vmm(threading.Thread):
                         f"ftvmm_positions_total {n * 9}", f'ftvmm_exits_total{{kind="io"}} {n * 7}']
                 if protected:
                     rows += [f"ftvmm_log_records_total {n * 4}", f"ftvmm_log_bytes_total {n * 512}",
-                             f"ftvmm_log_writes_total {n * 3}"]
+                             f"ftvmm_log_writes_total {n * 3}", f"ftvmm_ack_latency_seconds_count {n}",
+                             f"ftvmm_ack_latency_seconds_sum {n * 2.5e-6:.12g}"]
                 for step, us in STEPS_US.items():
                     rows += [f"ftvmm_{step}_seconds_sum {n * us * 1e-6:.12g}", f"ftvmm_{step}_seconds_count {n}"]
                 body = ("\n".join(rows) + "\n").encode()
@@ -172,7 +173,7 @@ class Results(unittest.TestCase):
             schema = json.load(file)
         jsonschema.Draft202012Validator.check_schema(schema)
         cls.validator = jsonschema.Draft202012Validator(schema)
-        cls.ports = [free_port(), free_port()]
+        cls.ports = [free_port(), free_port(), free_port()]
         cls.redis = [subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "",
                                        "--dir", cls.dir], stdout=subprocess.DEVNULL) for port in cls.ports]
         cls.vmms = [Vmm(True, 100), Vmm(False, 100)]
@@ -232,8 +233,8 @@ class Results(unittest.TestCase):
                            "--patience", 5)
 
     def guest(self):
-        return self.result("guest", "guest", *self.targets(), "--rounds", 3, "--requests", 300, "--warmup", 20,
-                           "--idle-ms", 10)
+        return self.result("guest", "guest", *self.targets(), f"--other=127.0.0.1:{self.ports[2]}", "--rounds", 3,
+                           "--requests", 300, "--warmup", 20, "--idle-ms", 10)
 
     def sim(self):
         return self.result("sim", "sim", "--from", self.channel()[0], "--from", self.guest()[0], "--requests", 5000,
@@ -251,13 +252,14 @@ class Results(unittest.TestCase):
     def net_guest(self):
         if shutil.which("iperf3") is None:
             self.skipTest("iperf3 is not installed (scripts/setup installs it)")
-        return self.result("net_guest", "net", "guest", *self.targets([guest.port for guest in self.iperfs()]),
+        ports = [guest.port for guest in self.iperfs()]
+        return self.result("net_guest", "net", "guest", *self.targets(ports), f"--other=127.0.0.1:{ports[2]}",
                            "--rounds", 2, "--seconds", 1, "--warmup", 0)
 
     def iperfs(self):
         """Two real servers, as they run in the two guests."""
         if not self.servers:
-            for port in (free_port(), free_port()):
+            for port in (free_port(), free_port(), free_port()):
                 server = subprocess.Popen(["iperf3", "-s", "--forceflush", "-B", "127.0.0.1", "-p", str(port)],
                                           stdout=subprocess.PIPE, text=True)
                 server.port = port
@@ -343,6 +345,23 @@ class Results(unittest.TestCase):
                                ("protected_to_unprotected.p50", "protected_ns.p50", "unprotected_ns.p50"))
         for a, b, c in zip(ratio, ours, theirs):
             self.assertAlmostEqual(a, b / c, places=6)
+
+    def test_guest_is_held_against_another_vmm_and_the_goals(self):
+        _, result = self.guest()
+        for side in ("protected", "unprotected"):
+            for ratio, ours, theirs in zip(self.values(result, f"throughput_{side}_to_other"),
+                                           self.values(result, f"requests_per_s.{side}"),
+                                           self.values(result, "requests_per_s.other")):
+                self.assertAlmostEqual(ratio, ours / theirs, places=6)
+        acks, holds = (self.values(result, name) for name in ("ack_us", "hold_us"))
+        self.assertEqual(self.values(result, "hold_to_ack"), [hold / ack for hold, ack in zip(holds, acks)])
+        for share, ours, theirs, ack in zip(self.values(result, "round_trip_to_goal"),
+                                            self.values(result, "protected_ns.p50"),
+                                            self.values(result, "unprotected_ns.p50"), acks):
+            self.assertAlmostEqual(share, ours / (1.25 * theirs + 1000 * ack), places=6)
+        self.assertEqual([goal["metric"] for goal in result["goals"]], ["hold_to_ack", "round_trip_to_goal"])
+        self.assertIn("no metrics", self.ftbench("guest", *self.targets(), "--other=127.0.0.1,metrics=127.0.0.1:1",
+                                                 status=2).stderr)
 
     def test_guest_refuses_what_is_no_pair_of_guests(self):
         swapped = [f"--{side}=127.0.0.1:{port},metrics={vmm.address}"
