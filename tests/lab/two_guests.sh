@@ -66,7 +66,7 @@ start_two_guests() { # GUEST_OPTIONS SERVICE_PORT [PAIR_OPTIONS ALONE_OPTIONS]: 
 # And, if it is called, the same guest under QEMU with vhost-net beside them on alpha (10.8.0.12). Its card is joined to the
 # LAN by a bridge, which takes nothing from the ports of the others: they see a frame before it does.
 start_qemu() { # GUEST_IMAGES MIB SERVICE_PORT
-    local kernel initrd
+    local kernel initrd tsc
     read -r _ kernel _ initrd <<<"$1"
     carry qemu-system-x86_64 lib
     cp -L /usr/share/seabios/bios-256k.bin /usr/share/qemu/{kvmvapic,linuxboot_dma}.bin "$dir/bin/"
@@ -74,9 +74,11 @@ start_qemu() { # GUEST_IMAGES MIB SERVICE_PORT
         ip link set br-lan up && ip link set lan master br-lan &&
         ip tuntap add qemu mode tap vnet_hdr && ip link set qemu master br-lan && ip link set qemu up"
     bridged=1
-    # On an emulated host the kernel hangs in its trials of HPET and I/O APIC.
+    # On an emulated host the kernel hangs in its trials of timers, and may find a TSC several times too fast.
+    tsc=$(lab run alpha -- "grep -o 'tsc_early_khz=[0-9]*' /proc/cmdline || true")
     start_on alpha qemu "exec env $with_carried qemu-system-x86_64 -M pc,hpet=off -accel kvm -cpu host -m $2 \
-        -kernel $kernel -initrd $initrd -append 'console=ttyS0 quiet no_timer_check ftvmm.ip=$other/24' -L $there/bin -nodefaults -no-user-config \
+        -kernel $kernel -initrd $initrd -append 'console=ttyS0 quiet no_timer_check \
+        tsc=reliable $tsc ftvmm.ip=$other/24' -L $there/bin -nodefaults -no-user-config \
         -display none -serial file:$there/qemu.console \
         -netdev tap,id=lan,ifname=qemu,script=no,downscript=no,vhost=on \
         -device virtio-net-pci,netdev=lan,romfile=,mac=52:54:00:0a:08:0c"
