@@ -1,7 +1,7 @@
 #!/bin/bash
-# ftbench guest from gamma: the redis of a protected guest against that of the same guest unprotected, and under QEMU with
-# vhost-net. Fails when something could not be measured, or a count that emulation does not distort is absurd; what it measured
-# is in TEST_OUT. Three guests on alpha: LAB_MEMORY_MIB=2560 for the lab.
+# ftbench guest from gamma: the redis of a protected guest against that of the same guest unprotected, and, with
+# LAB_QEMU=1, under QEMU with vhost-net. Fails when something could not be measured, or a count that emulation does not
+# distort is absurd; what it measured is in TEST_OUT. LAB_MEMORY_MIB=2560 for the lab.
 # usage: guest_bench.sh [OPTION of ftbench guest...]
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$(readlink -f "$0")")/lib.sh"
@@ -9,7 +9,7 @@ source "$(dirname "$(readlink -f "$0")")/lib.sh"
 source "$(dirname "$(readlink -f "$0")")/two_guests.sh"
 
 limit_s=600
-need_guests_of 3 256
+need_guests_of 2 256
 # shellcheck disable=SC2119 # the ordinary image
 start_two_guests "$(guest_images)" 6379
 # shellcheck disable=SC2119
@@ -19,7 +19,7 @@ start_qemu "$(guest_images)" 256 6379
 rc=0
 lab run --timeout $((limit_s + 20)) gamma -- "timeout -k 2 $limit_s /src/build/bench/ftbench guest \
     --protected $protected,metrics=$protected_metrics --unprotected $unprotected,metrics=$unprotected_metrics \
-    --other $other --spin-us 0 --rounds 3 --requests 200 --warmup 20 --idle-ms 2000 --note 'three emulated lab hosts on one machine' \
+    $with_other --spin-us 0 --rounds 3 --requests 200 --warmup 20 --idle-ms 2000 --note 'three emulated lab hosts on one machine' \
     --json $there/guest.json --csv $there/guest.csv --svg $there/guest.svg $* >$there/guest.txt 2>$there/guest.log" || rc=$?
 [ $rc = 0 ] || fail "not measured (status $rc): $(tail -n 1 "$dir/guest.log")"
 cat "$dir/guest.txt"
@@ -28,7 +28,6 @@ python3 - "$dir/guest.json" <<'PYTHON' || fail "a measurement is missing or absu
 import json, sys
 result = json.load(open(sys.argv[1], encoding="utf-8"))
 values = {metric["name"]: metric["values"] for metric in result["metrics"]}
-assert min(values["throughput_unprotected_to_other"]) > 0, "QEMU's guest was not measured"
 for side in ("protected", "unprotected"):
     assert min(values[f"exits_per_request.{side}"]) > 1, f"a request of the {side} guest makes exits"
     assert min(values[f"frames_in_per_request.{side}"]) > 0.9, "each request is a frame"
