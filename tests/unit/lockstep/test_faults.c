@@ -15,13 +15,13 @@
 
 #include "base/clock.h"
 #include "tests/unit/cmocka_prelude.h"
-#include "tests/unit/lockstep/real_hosts.h"
+#include "tests/unit/lockstep/disk_hosts.h"
 
 #define SIDE_BY_SIDE 3
 #define FROZEN_NS    (2500 * NS_PER_MS) /* two and a half peer time-outs */
 
 /* What comes over the pair, host 0 the primary and host 1 the backup; or over host 0, which is alone and gets 1. */
-enum event { THE_PRIMARY_FREEZES, THE_BACKUP_FREEZES, HANDOVER, TRANSFER, A_DIFFERENCE };
+enum event { THE_PRIMARY_FREEZES, THE_BACKUP_FREEZES, HANDOVER, TRANSFER, A_DIFFERENCE, A_DISKS_DIFFERENCE };
 
 /* Who has the guest in the end. Lost: the only host with the right to it has died. Both: they are a pair. */
 enum end { OLD, NEW, LOST, BOTH };
@@ -63,10 +63,17 @@ static const struct fault {
     { "heal-begun", A_DIFFERENCE, 0, LOST, OLD },
     { "heal-logged", A_DIFFERENCE, 0, NEW, NEW },
     { "heal-part-taken", A_DIFFERENCE, 1, OLD, OLD },
+    /* And one with a mirrored disk. */
+    { "heal-stretch-read", A_DISKS_DIFFERENCE, 0, LOST, OLD },
+    { "heal-compared", A_DISKS_DIFFERENCE, 0, LOST, OLD },
+    { "heal-logged", A_DISKS_DIFFERENCE, 0, NEW, NEW },
+    { "heal-stretch-read", A_DISKS_DIFFERENCE, 1, OLD, OLD },
+    { "heal-sectors-taken", A_DISKS_DIFFERENCE, 1, OLD, OLD },
 };
 #define FAULTS (sizeof(faults) / sizeof(faults[0]))
 
 static const char *ftvmm, *ftctl;
+static unsigned seed;
 
 /* ---- one case, in a process of its own ---- */
 
@@ -76,6 +83,8 @@ static struct host start_with(const struct fault *fault, const char *how, unsign
     char value[64];
     struct host host;
 
+    if (fault->event == A_DISKS_DIFFERENCE)
+        disk_hosts_image(number, false);
     snprintf(value, sizeof(value), "%s:%s", fault->step, how);
     if (fault->host == number)
         setenv("FTVMM_FAULT", value, 1);
@@ -116,6 +125,19 @@ static void must_have_lost(const struct host *host, bool killed)
         host_fail(host, "it has ended as if it had had the guest");
 }
 
+/* The guest was stopped with a backup: the copies are equal, and hold what it was told wherever it ran. */
+static void check_disks(const struct host *hosts, const struct host *winner, const struct host *backup)
+{
+    uint64_t told = 0;
+
+    for (unsigned i = 0; i < 2; i++)
+        if (disk_hosts_told(&hosts[i], 'D') > told)
+            told = disk_hosts_told(&hosts[i], 'D');
+    assert_true(told > 0);
+    disk_hosts_check(winner->number, told);
+    disk_hosts_check_equal(winner->number, backup->number);
+}
+
 static void case_main(const struct fault *fault, bool killed)
 {
     const char *how = killed ? "kill" : "stop";
@@ -146,6 +168,10 @@ static void case_main(const struct fault *fault, bool killed)
         break;
     case A_DIFFERENCE:
         host_spoil(&hosts[1]);
+        break;
+    case A_DISKS_DIFFERENCE:
+        disk_hosts_spoil(1, &seed);
+        disk_hosts_divert(&hosts[1], &seed);
         break;
     case HANDOVER:
         tell(&hosts[0], "failover");
@@ -178,6 +204,8 @@ static void case_main(const struct fault *fault, bool killed)
     } else {
         must_have_lost(loser, killed && loser == faulty);
         host_await(winner, "alone", false);
+        if (fault->event == A_DISKS_DIFFERENCE)
+            disk_hosts_image(2, false);
         hosts[2] = host_protect(winner, 2);
         backup = &hosts[2];
     }
@@ -188,6 +216,8 @@ static void case_main(const struct fault *fault, bool killed)
         host_fail(winner, "it did not stop in order");
     if (host_end(backup) != 0 || !host_has_said(backup, "equal to the primary's to the last byte"))
         host_fail(backup, "it has not found the guest equal");
+    if (fault->event == A_DISKS_DIFFERENCE)
+        check_disks(hosts, winner, backup);
 }
 
 static void one_case(void **state)
@@ -208,7 +238,8 @@ static int case_process(unsigned number)
     said = open(path, O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600);
     dup2(said, STDOUT_FILENO);
     dup2(said, STDERR_FILENO);
-    if (hosts_open(ftvmm, ftctl) != 0)
+    seed += number;
+    if (faults[number / 2].event == A_DISKS_DIFFERENCE ? disk_hosts_open(ftvmm, ftctl) != 0 : hosts_open(ftvmm, ftctl) != 0)
         return 1;
     rc = _cmocka_run_group_tests(faults[number / 2].step, &test, 1, NULL, NULL);
     hosts_close();
@@ -254,6 +285,9 @@ int main(int argc, char **argv)
         return 1;
     ftvmm = argv[1];
     ftctl = argv[2];
+    seed = getenv("FTVMM_TEST_SEED") != NULL ? (unsigned)strtoul(getenv("FTVMM_TEST_SEED"), NULL, 0)
+                                             : (unsigned)clock_now_ns();
+    printf("seed %u\n", seed);
     while (ended < 2 * FAULTS) {
         int status;
         pid_t pid;
