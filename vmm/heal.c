@@ -387,6 +387,8 @@ int heal_follow(struct lockstep *ls)
     COUNT_SET(heal->last_unix, (int64_t)time(NULL));
     COUNT_SET(heal->last_position, ls->machine.position);
     COUNT_SET(heal->took_ns, 0);
+    COUNT_SET(heal->disk_compared_bytes, 0);
+    COUNT_SET(heal->disk_differing_bytes, 0);
     journal_note(&ls->journal, JOURNAL_DIVERGED, "%s", report_last_error());
     difference = difference_open(ls);
     if (ls->arbiter == NULL || ls->verify == NULL) {
@@ -401,8 +403,8 @@ int heal_follow(struct lockstep *ls)
     ls->output_ns = 0;
     ls->position_closed = false;
     rc = leave_instruction(ls);
-    if (rc == 0)
-        rc = heal_disk_forget(ls);
+    if (rc == 0 && ls->disk != NULL)
+        rc = lockstep_disk_forget(ls);
     if (rc == 0)
         COUNT_SET(heal->word, wishes << HEAL_WORD_WISHES_SHIFT | (ls->machine.position & HEAL_WORD_POSITION_MASK));
     if (rc == 0)

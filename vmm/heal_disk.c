@@ -46,12 +46,6 @@ static uint64_t answer_about(uint64_t wish, uint64_t stretch)
            (stretch & HEAL_WORD_STRETCH_MASK) << HEAL_WORD_STRETCH_SHIFT;
 }
 
-static void count_begin(struct heal *heal)
-{
-    COUNT_SET(heal->disk_compared_bytes, 0);
-    COUNT_SET(heal->disk_differing_bytes, 0);
-}
-
 static void count(struct heal *heal, const struct disk *disk, uint64_t stretch, uint32_t shares)
 {
     if (shares != 0 && COUNT_GET(heal->disk_differing_bytes) == 0)
@@ -152,7 +146,8 @@ int heal_disk_begin(struct lockstep *ls)
     struct heal *heal = &ls->heal;
     int rc;
 
-    count_begin(heal);
+    COUNT_SET(heal->disk_compared_bytes, 0);
+    COUNT_SET(heal->disk_differing_bytes, 0);
     if (!is_mirrored(ls))
         return 0;
     rc = open_thread(ls);
@@ -219,12 +214,6 @@ void heal_disk_drop(struct lockstep *ls)
 }
 
 /* ---- backup, machine thread ---- */
-
-int heal_disk_forget(struct lockstep *ls)
-{
-    count_begin(&ls->heal);
-    return ls->disk != NULL ? lockstep_disk_forget(ls) : 0;
-}
 
 int heal_disk_compare(struct lockstep *ls, const struct event_stretch *theirs)
 {

@@ -7,7 +7,7 @@
  * marks to be sent, and logs the next. What its guest writes from the beginning on it sends in any case, and the backup's
  * copy stands still: so what is not marked in the end is the same.
  *
- * Without a mirrored disk all of these do nothing.
+ * Without a mirrored disk the primary's functions do nothing.
  */
 #ifndef FTVMM_VMM_HEAL_DISK_H
 #define FTVMM_VMM_HEAL_DISK_H
@@ -31,9 +31,6 @@ void heal_disk_drop(struct lockstep *ls);
 
 /* ---- backup, machine thread ---- */
 
-/* The machine is to be replaced: what it has asked of its disk, mirrored or not, comes to its end, and nobody learns of it.
- * 0 or -errno, said in words. */
-int heal_disk_forget(struct lockstep *ls);
 /* Has a stretch read here, compared and answered. 0; -EBADMSG, said in words: the primary may not ask that; -errno. */
 int heal_disk_compare(struct lockstep *ls, const struct event_stretch *theirs);
 

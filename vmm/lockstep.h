@@ -300,8 +300,8 @@ void lockstep_disk_finished(void *ctx);
 bool lockstep_disk_may_write(void *ctx, uint64_t lsn);
 /* Applies a DISK record: waits for our own disk's result, and compares. */
 int lockstep_disk_apply(struct lockstep *ls, const struct channel_record *record);
-/* Backup, whose machine is to be replaced: waits until what it has asked of its own copy has ended, and drops the answers; what
- * a shared disk holds for it disk_begin_at drops. 0 or -errno, said in words. */
+/* Backup, whose machine is to be replaced: waits until what that has asked of its own copy has ended, and drops the answers;
+ * what a shared disk holds for it disk_begin_at drops. 0 or -errno, said in words. */
 int lockstep_disk_forget(struct lockstep *ls);
 /* Backup, arbitration won: the disk is ours from now on. Waits until it is. 0 or -errno. */
 int lockstep_disk_go_live(struct lockstep *ls);
