@@ -2,6 +2,8 @@
 #include "tests/unit/lockstep/disk_hosts.h"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -59,10 +61,14 @@ void disk_hosts_divert(const struct host *host, unsigned *seed)
     close(memory);
 }
 
-void disk_hosts_spoil(unsigned number, unsigned *seed)
+/* Or it could find out, be healed, and be spoilt again by the rest. */
+void disk_hosts_spoil(const struct host *host, bool divert, unsigned *seed)
 {
-    int fd = image_open(number);
+    int fd = image_open(host->number);
+    siginfo_t info = { 0 };
 
+    assert_int_equal(kill(host->pid, SIGSTOP), 0);
+    assert_int_equal(waitid(P_PID, (id_t)host->pid, &info, WSTOPPED), 0);
     for (unsigned i = 0; i < SPOILT; i++) {
         uint8_t byte = (uint8_t)(1 + rand_r(seed) % 255);
         off_t at = rand_r(seed) % DISK_GUEST_CELLS * (off_t)DISK_GUEST_APART_BYTES;
@@ -71,6 +77,9 @@ void disk_hosts_spoil(unsigned number, unsigned *seed)
                          : DISK_GUEST_CELL_BYTES + rand_r(seed) % (DISK_GUEST_APART_BYTES - DISK_GUEST_CELL_BYTES);
         assert_int_equal(pwrite(fd, &byte, 1, i == 1 ? DISK_GUEST_IMAGE_BYTES - 1 : at), 1);
     }
+    if (divert)
+        disk_hosts_divert(host, seed);
+    kill(host->pid, SIGCONT);
     close(fd);
 }
 

@@ -15,8 +15,9 @@ int disk_hosts_open(const char *ftvmm_path, const char *ftctl_path);
 void disk_hosts_image(unsigned number, bool shared);
 /* From now on the host's guest is another one: it asks other things of its disk. */
 void disk_hosts_divert(const struct host *host, unsigned *seed);
-/* Bytes all over the image are changed behind the host's back: some that the guest reads, and some that it never does. */
-void disk_hosts_spoil(unsigned number, unsigned *seed);
+/* Bytes all over the image with the host's number are changed behind its back, some that the guest reads, and some that it
+ * never does; and with `divert` the guest, too. All at one moment of the guest. */
+void disk_hosts_spoil(const struct host *host, bool divert, unsigned *seed);
 /* Bytes of the image are cut off its end, which the guest does not use. */
 void disk_hosts_cut(unsigned number);
 

@@ -190,8 +190,7 @@ static void case_main(const struct fault *fault, bool killed)
         host_spoil(&hosts[1]);
         break;
     case A_DIFFERENCE_WITH_DISK:
-        disk_hosts_spoil(1, &seed);
-        disk_hosts_divert(&hosts[1], &seed);
+        disk_hosts_spoil(&hosts[1], true, &seed);
         break;
     case A_DIFFERENCE_WITH_SHARED_DISK:
         disk_hosts_divert(&hosts[1], &seed);

@@ -12,20 +12,26 @@
 #include "base/clock.h"
 #include "tests/unit/cmocka_prelude.h"
 #include "tests/unit/lockstep/disk_hosts.h"
+#include "tests/unit/lockstep/etcd_cluster.h"
 
 static const char *ftvmm, *ftctl;
 static unsigned seed;
 
-/* Host `first` and its backup, the one after it, each with the image of its number; or with one, if they share it. */
+/* Host `first` and its backup, the one after it, each with the image of its number; or with one, if they share it. Every
+ * other pair over tcp. */
 static void start_pair(struct host *live, struct host *backup, unsigned first, bool shared)
 {
-    char arguments[160];
+    char address[64], arguments[160];
 
+    if (first % 20 == 0)
+        snprintf(address, sizeof(address), "tcp:127.0.0.1:%d", free_port());
+    else
+        snprintf(address, sizeof(address), "shm:heal-disk-%d-%u", (int)getpid(), first);
     disk_hosts_image(shared ? first : first + 1, shared);
-    snprintf(arguments, sizeof(arguments), "--listen shm:heal-disk-%d-%u", (int)getpid(), first);
+    snprintf(arguments, sizeof(arguments), "--listen %s", address);
     *backup = host_start(first + 1, "backup", arguments);
     disk_hosts_image(first, shared);
-    snprintf(arguments, sizeof(arguments), "--spare none --backup shm:heal-disk-%d-%u", (int)getpid(), first);
+    snprintf(arguments, sizeof(arguments), "--spare none --backup %s", address);
     *live = host_start(first, "primary", arguments);
     host_await(live, "primary", true);
     disk_hosts_await(live, 'D', 200);
@@ -60,12 +66,11 @@ static void a_spoilt_copy_is_made_equal_again(void **state)
 
     (void)state;
     start_pair(&live, &backup, 0, false);
-    disk_hosts_spoil(1, &seed);
+    disk_hosts_spoil(&backup, false, &seed);
     await_healed(&live, &backup, 1);
     assert_true(host_has_said(&backup, "the two copies of the disk were not equal"));
     assert_true(differing_bytes(&backup, 1) > 0);
-    disk_hosts_spoil(1, &seed);
-    disk_hosts_divert(&backup, &seed);
+    disk_hosts_spoil(&backup, true, &seed);
     await_healed(&live, &backup, 2);
     assert_true(differing_bytes(&backup, 2) > 0);
     disk_hosts_await(&live, 'S', disk_hosts_told(&live, 'S') + 2);
@@ -82,9 +87,10 @@ static void outlive(unsigned first, bool shared)
     uint64_t told, scans;
 
     start_pair(&live, &backup, first, shared);
-    if (!shared)
-        disk_hosts_spoil(first + 1, &seed);
-    disk_hosts_divert(&backup, &seed);
+    if (shared)
+        disk_hosts_divert(&backup, &seed);
+    else
+        disk_hosts_spoil(&backup, true, &seed);
     await_healed(&live, &backup, 1);
     clock_sleep_ns((uint64_t)(rand_r(&seed) % 500) * NS_PER_MS);
     kill(live.pid, SIGKILL);
