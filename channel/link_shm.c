@@ -242,7 +242,7 @@ static void shm_heartbeat(struct channel *channel)
 
     if (!is_sender)
         atomic_store_explicit(&link->head->receiver_word, channel_told(channel), memory_order_relaxed);
-    /* A receiver that has shut the log is silent, as it is over the other links: a sender that was frozen has to find out. */
+    /* A receiver that has shut the log is silent, as over the other links: a sender that was frozen has to find out. */
     if (is_sender || !atomic_load_explicit(&link->head->fenced, memory_order_relaxed))
         link_count(ours, 1);
     if (beat != link->peer_beat || index != link->peer_index) {

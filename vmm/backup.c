@@ -311,7 +311,7 @@ int backup_receive_again(struct lockstep *ls, struct difference *difference)
         if (record.kind == EVENT_START) { /* perhaps once more, if the primary had to begin again */
             begun = ((const struct event_start *)record.payload)->transfer;
             if (!begun) {
-                report_error("the primary cannot send the machine anew; it says why");
+                report_error("the primary cannot send the machine anew, and says why");
                 return -EILSEQ;
             }
         } else if (begun && record.kind == EVENT_VERIFY) {

@@ -666,14 +666,14 @@ int disk_digest(struct disk *disk, uint64_t stretch, uint64_t digests[DISK_STRET
     uint64_t from, to;
 
     memset(digests, 0, DISK_STRETCH_SHARES * sizeof(digests[0]));
-    for (unsigned share = 0; rc == 0 && share < DISK_STRETCH_SHARES && share_at(disk, stretch, share, &from, &to); share++) {
+    for (unsigned i = 0; rc == 0 && i < DISK_STRETCH_SHARES && share_at(disk, stretch, i, &from, &to); i++) {
         /* Not SEEK_HOLE: some file systems look through all of the file for it. */
         off_t data = lseek(disk->fd, (off_t)from, SEEK_DATA);
 
         if (data < 0 && errno == ENXIO) /* nothing but a hole up to the end, unless somebody has cut the image */
             rc = lseek(disk->fd, 0, SEEK_END) < (off_t)to ? -EIO : 0;
         else if (data < (off_t)to) /* or the file system does not tell */
-            rc = digest_range(disk, buffer, from, to, &digests[share]);
+            rc = digest_range(disk, buffer, from, to, &digests[i]);
     }
     free(buffer);
     return rc;

@@ -206,7 +206,9 @@ static void count_text(void *ctx, const char *name, const char *text)
 /* Whatever the bytes, if the record passes it can be read, in a heap block of its own size, and its texts print. */
 static void event_of_random_bytes_that_passes_can_be_read(void **state)
 {
-    const uint32_t sizes[] = { 8, 14, sizeof(struct event_place), sizeof(struct event_stretch), sizeof(struct event_output), sizeof(struct event_machine), 16, 24, 60, 1500, sizeof(struct event_start) + 2 * 40, 16 + 4096, sizeof(struct vcpu_state),
+    const uint32_t sizes[] = { 8, 14, sizeof(struct event_place), sizeof(struct event_stretch), sizeof(struct event_output),
+                               sizeof(struct event_machine), 16, 24, 60, 1500, sizeof(struct event_start) + 2 * 40,
+                               16 + 4096, sizeof(struct vcpu_state),
                                sizeof(struct vcpu_registers), sizeof(struct event_segment) };
     uint32_t passed = 0;
     unsigned seed = 21;
