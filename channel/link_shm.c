@@ -242,7 +242,9 @@ static void shm_heartbeat(struct channel *channel)
 
     if (!is_sender)
         atomic_store_explicit(&link->head->receiver_word, channel_told(channel), memory_order_relaxed);
-    link_count(ours, 1);
+    /* A receiver that has shut the log is silent, as over the other links: a sender that was frozen has to find out. */
+    if (is_sender || !atomic_load_explicit(&link->head->fenced, memory_order_relaxed))
+        link_count(ours, 1);
     if (beat != link->peer_beat || index != link->peer_index) {
         link->peer_beat = beat;
         link->peer_index = index;

@@ -12,6 +12,7 @@
 #include "base/fault_point.h"
 #include "base/report.h"
 #include "vmm/difference.h"
+#include "vmm/heal_disk.h"
 #include "vmm/transfer.h"
 
 /* How often to look for the arbiter's answer; how often to say that there is none. */
@@ -309,11 +310,18 @@ int backup_receive_again(struct lockstep *ls, struct difference *difference)
         }
         if (record.kind == EVENT_START) { /* perhaps once more, if the primary had to begin again */
             begun = ((const struct event_start *)record.payload)->transfer;
+            if (!begun) {
+                report_error("the primary cannot send the machine anew, and says why");
+                return -EILSEQ;
+            }
         } else if (begun && record.kind == EVENT_VERIFY) {
             difference_registers(difference, &record);
         } else if (begun && record.position == 0 && record.kind == EVENT_SEGMENT_PAGES) {
             difference_excuse(difference, &record);
-        } else if (begun && ((record.position == 0 && record.kind == EVENT_PAGES) || record.kind == EVENT_MACHINE)) {
+        } else if (begun && record.kind == EVENT_STRETCH) {
+            ls->failure = heal_disk_compare(ls, record.payload);
+        } else if (begun && ((record.position == 0 && record.kind == EVENT_PAGES) || record.kind == EVENT_SECTORS ||
+                             record.kind == EVENT_MACHINE)) {
             bool pages = record.kind == EVENT_PAGES;
 
             if (pages)
@@ -321,7 +329,7 @@ int backup_receive_again(struct lockstep *ls, struct difference *difference)
             ls->failure = transfer_take(ls, &record, &whole);
             if (pages && !ls->failure)
                 difference_after(difference, &record);
-            fault_point("heal-part-taken");
+            fault_point(record.kind == EVENT_SECTORS ? "heal-sectors-taken" : "heal-part-taken");
         }
         consume_whole(ls);
     }
@@ -425,6 +433,7 @@ void backup_arrive(struct lockstep *ls)
         case EVENT_SECTORS:
         case EVENT_MACHINE:
         case EVENT_PLACE:
+        case EVENT_STRETCH:
             report_error("the log has a %s record at position %llu, where none can be", event_name(record.kind),
                          (unsigned long long)record.position);
             ls->failure = -EBADMSG;

@@ -281,11 +281,30 @@ static void say_pages(const struct difference *difference)
                    difference->changed_since);
 }
 
+/* Of a mirrored disk, as far as it was compared (heal_disk.h). */
+static void add_disk(const struct difference *difference)
+{
+    const struct heal *heal = &difference->ls->heal;
+    uint64_t compared = COUNT_GET(heal->disk_compared_bytes), differing = COUNT_GET(heal->disk_differing_bytes);
+    cJSON *disk;
+
+    if (compared == 0)
+        return;
+    disk = cJSON_AddObjectToObject(difference->root, "disk");
+    cJSON_AddNumberToObject(disk, "compared_bytes", (double)compared);
+    cJSON_AddNumberToObject(disk, "differing_bytes", (double)differing);
+    if (differing > 0)
+        json_add_hex(disk, "first_share", COUNT_GET(heal->disk_first_differing));
+    report_warning("of %" PRIu64 " MiB of the disk %" PRIu64 " MiB were not the same here and at the primary, when it was "
+                   "compared", compared >> 20, differing >> 20);
+}
+
 void difference_close(struct difference *difference, int outcome)
 {
     if (difference == NULL)
         return;
     add_registers(difference);
+    add_disk(difference);
     cJSON_AddNumberToObject(difference->root, "differing_count", (double)difference->differing);
     cJSON_AddNumberToObject(difference->root, "changed_since_count", (double)difference->changed_since);
     cJSON_AddNumberToObject(difference->root, "compared_count", (double)difference->came);

@@ -23,7 +23,7 @@
 #define HOLD_LOOK_NS (50 * NS_PER_US)
 /* The unit of the contents' digest; of these, all-zero ones and holes count the same: nothing. */
 #define DIGEST_BLOCK_BYTES 4096u
-#define DIGEST_READ_BYTES  (1u << 20)
+#define DIGEST_READ_BYTES  DISK_SHARE_BYTES
 
 struct slot {
     struct virtio_blk_request request;
@@ -42,8 +42,10 @@ struct disk {
     pthread_t thread;
     bool started, sem_ready;
     sem_t work;
+    uint64_t renumbered; /* machine thread: a request's number less the number of its place, see disk_begin_at */
 
-    /* Requests before `consumed` are done with, before `finished` have a result, before `submitted` are known.
+    /* Places of requests, numbered from the disk's opening on. Those before `consumed` are done with, before `finished` have
+     * a result, before `submitted` are known.
      * D1: submit's release pairs with the thread's acquire: slot and data. D2: the thread's release of `finished` pairs
      * with disk_result's acquire: result and data. D3: activation's release of `active` pairs with the thread's
      * acquire: `finished` has a new owner. */
@@ -59,14 +61,14 @@ struct disk {
     struct slot slots[VIRTIO_BLK_REQUESTS_MAX];
 };
 
-static struct slot *slot_of(struct disk *disk, uint64_t number)
+static struct slot *slot_of(struct disk *disk, uint64_t place)
 {
-    return &disk->slots[number % VIRTIO_BLK_REQUESTS_MAX];
+    return &disk->slots[place % VIRTIO_BLK_REQUESTS_MAX];
 }
 
-uint8_t *disk_data(struct disk *disk, uint64_t number)
+static uint8_t *data_of(struct disk *disk, uint64_t place)
 {
-    return disk->data + number % VIRTIO_BLK_REQUESTS_MAX * VIRTIO_BLK_DATA_BYTES_MAX;
+    return disk->data + place % VIRTIO_BLK_REQUESTS_MAX * VIRTIO_BLK_DATA_BYTES_MAX;
 }
 
 /* ---- the disk thread ---- */
@@ -106,26 +108,29 @@ static uint64_t blocks_of(const struct disk *disk)
     return (disk->bytes + DISK_BLOCK_BYTES - 1) / DISK_BLOCK_BYTES;
 }
 
-/* Disk thread. */
-static void note_written(struct disk *disk, uint64_t offset, uint32_t bytes)
+static void mark_blocks(_Atomic uint64_t *uncopied, uint64_t offset, uint64_t bytes)
 {
-    _Atomic uint64_t *uncopied = atomic_load(&disk->uncopied);
-
-    if (uncopied == NULL || bytes == 0)
-        return;
     for (uint64_t block = offset / DISK_BLOCK_BYTES; block <= (offset + bytes - 1) / DISK_BLOCK_BYTES; block++)
         atomic_fetch_or(&uncopied[block / 64], UINT64_C(1) << (block % 64)); /* D4 */
 }
 
-static void carry_out(struct disk *disk, uint64_t number)
+static void note_written(struct disk *disk, uint64_t offset, uint32_t bytes)
 {
-    struct slot *slot = slot_of(disk, number);
+    _Atomic uint64_t *uncopied = atomic_load(&disk->uncopied);
+
+    if (uncopied != NULL && bytes != 0)
+        mark_blocks(uncopied, offset, bytes);
+}
+
+static void carry_out(struct disk *disk, uint64_t place)
+{
+    struct slot *slot = slot_of(disk, place);
     const struct virtio_blk_request *request = &slot->request;
-    uint8_t *data = disk_data(disk, number);
+    uint8_t *data = data_of(disk, place);
     uint64_t offset = request->sector * SECTOR_BYTES;
     int rc = 0;
 
-    slot->result = (struct disk_result){ .number = number };
+    slot->result = (struct disk_result){ 0 };
     switch ((enum virtio_blk_operation)request->operation) {
     case VIRTIO_BLK_READ:
         rc = transfer(disk, false, data, request->bytes, offset);
@@ -163,9 +168,9 @@ static void carry_out(struct disk *disk, uint64_t number)
 }
 
 /* False: neither this one nor any later one shall be carried out. */
-static bool await_permission(struct disk *disk, uint64_t number)
+static bool await_permission(struct disk *disk, uint64_t place)
 {
-    const struct slot *slot = slot_of(disk, number);
+    const struct slot *slot = slot_of(disk, place);
 
     while (!COUNT_GET(disk->abandoned)) {
         bool closing = COUNT_GET(disk->closing);
@@ -183,8 +188,8 @@ static void *disk_thread(void *arg)
 {
     struct disk *disk = arg;
 
-    for (;;) { /* nothing is looked at before somebody has posted: so disk_begin_at needs no more care */
-        uint64_t number;
+    for (;;) {
+        uint64_t place;
         bool closing;
 
         while (sem_wait(&disk->work) < 0 && errno == EINTR)
@@ -192,11 +197,11 @@ static void *disk_thread(void *arg)
         closing = COUNT_GET(disk->closing);
 
         while (atomic_load_explicit(&disk->active, memory_order_acquire) && /* D3 */
-               (number = COUNT_GET(disk->finished)) != atomic_load_explicit(&disk->submitted, memory_order_acquire)) {
-            if (!await_permission(disk, number))
+               (place = COUNT_GET(disk->finished)) != atomic_load_explicit(&disk->submitted, memory_order_acquire)) {
+            if (!await_permission(disk, place))
                 return NULL;
-            carry_out(disk, number);
-            atomic_store_explicit(&disk->finished, number + 1, memory_order_release); /* D2 */
+            carry_out(disk, place);
+            atomic_store_explicit(&disk->finished, place + 1, memory_order_release); /* D2 */
             disk->owner.finished(disk->owner.ctx);
         }
         if (closing) /* set before the last look, so that look has seen all */
@@ -451,25 +456,32 @@ int disk_identify(struct disk *disk, uint64_t *identity)
 
 /* ---- the machine thread ---- */
 
+uint8_t *disk_data(struct disk *disk, uint64_t number)
+{
+    return data_of(disk, number - disk->renumbered);
+}
+
 void disk_submit(struct disk *disk, uint64_t number, const struct virtio_blk_request *request, uint64_t hold_lsn)
 {
-    struct slot *slot = slot_of(disk, number);
+    uint64_t place = number - disk->renumbered;
+    struct slot *slot = slot_of(disk, place);
 
-    if (number != COUNT_GET(disk->submitted) || number - COUNT_GET(disk->consumed) >= VIRTIO_BLK_REQUESTS_MAX)
+    if (place != COUNT_GET(disk->submitted) || place - COUNT_GET(disk->consumed) >= VIRTIO_BLK_REQUESTS_MAX)
         report_bug("disk request %llu comes out of its turn", (unsigned long long)number);
     slot->request = *request;
     slot->hold_lsn = hold_lsn;
-    atomic_store_explicit(&disk->submitted, number + 1, memory_order_release); /* D1 */
+    atomic_store_explicit(&disk->submitted, place + 1, memory_order_release); /* D1 */
     sem_post(&disk->work);
 }
 
 bool disk_result(struct disk *disk, struct disk_result *result)
 {
-    uint64_t number = COUNT_GET(disk->consumed);
+    uint64_t place = COUNT_GET(disk->consumed);
 
-    if (number == atomic_load_explicit(&disk->finished, memory_order_acquire)) /* D2 */
+    if (place == atomic_load_explicit(&disk->finished, memory_order_acquire)) /* D2 */
         return false;
-    *result = slot_of(disk, number)->result;
+    *result = slot_of(disk, place)->result;
+    result->number = place + disk->renumbered;
     return true;
 }
 
@@ -485,16 +497,16 @@ bool disk_is_passive(const struct disk *disk)
 
 int disk_learn(struct disk *disk, const struct disk_result *result, const uint8_t *data)
 {
-    uint64_t number = COUNT_GET(disk->finished);
-    struct slot *slot = slot_of(disk, number);
+    uint64_t place = COUNT_GET(disk->finished);
+    struct slot *slot = slot_of(disk, place);
     bool reads = slot->request.operation == VIRTIO_BLK_READ && result->status == VIRTIO_BLK_OK;
 
-    if (number == COUNT_GET(disk->submitted) || result->number != number ||
+    if (place == COUNT_GET(disk->submitted) || result->number != place + disk->renumbered ||
         result->read_bytes != (reads ? slot->request.bytes : 0))
         return -EPROTO;
     slot->result = *result;
-    memcpy(disk_data(disk, number), data, result->read_bytes);
-    COUNT_SET(disk->finished, number + 1); /* our own until activated */
+    memcpy(data_of(disk, place), data, result->read_bytes);
+    COUNT_SET(disk->finished, place + 1); /* our own until activated */
     return 0;
 }
 
@@ -525,26 +537,32 @@ int disk_activate(struct disk *disk)
 
 /* ---- copying to another host ---- */
 
-int disk_track(struct disk *disk, bool on)
+int disk_track(struct disk *disk, bool all)
 {
     uint64_t blocks = blocks_of(disk), words = (blocks + 63) / 64;
 
-    if (disk->uncopied_memory == NULL && on)
+    if (disk->uncopied_memory == NULL)
         disk->uncopied_memory = calloc(words, sizeof(*disk->uncopied_memory)); /* freed at the end: the disk thread
                                                                                    may still look at it */
-    if (!on) {
-        atomic_store(&disk->uncopied, NULL);
-        return 0;
-    }
     if (disk->uncopied_memory == NULL)
         return -ENOMEM;
     for (uint64_t i = 0; i < words; i++) {
         uint64_t left = blocks - 64 * i;
 
-        atomic_store(&disk->uncopied_memory[i], left >= 64 ? UINT64_MAX : (UINT64_C(1) << left) - 1);
+        atomic_store(&disk->uncopied_memory[i], !all ? 0 : left >= 64 ? UINT64_MAX : (UINT64_C(1) << left) - 1);
     }
     atomic_store(&disk->uncopied, disk->uncopied_memory);
     return 0;
+}
+
+void disk_untrack(struct disk *disk)
+{
+    atomic_store(&disk->uncopied, NULL);
+}
+
+void disk_mark(struct disk *disk, uint64_t offset, uint64_t bytes)
+{
+    mark_blocks(disk->uncopied_memory, offset, bytes);
 }
 
 uint64_t disk_uncopied(const struct disk *disk)
@@ -601,20 +619,89 @@ int disk_put(struct disk *disk, uint64_t offset, const uint8_t *data, uint32_t b
 
 int disk_settle(struct disk *disk)
 {
+    /* Of an image that somebody has cut the end may be zeroes, which are put as holes, and make a file no longer. */
+    bool cut = lseek(disk->fd, 0, SEEK_END) < (off_t)disk->bytes;
     int error;
 
-    if (fdatasync(disk->fd) == 0)
+    if ((!cut || ftruncate(disk->fd, (off_t)disk->bytes) == 0) && fdatasync(disk->fd) == 0)
         return 0;
     error = errno;
     report_error("the disk image '%s' cannot be made durable: %s", disk->options.path, strerror(error));
     return -error;
 }
 
+/* The places go on as they are: the disk thread may be looking at them, and must find nothing to do. */
 void disk_begin_at(struct disk *disk, uint64_t number)
 {
-    COUNT_SET(disk->finished, number);
-    COUNT_SET(disk->consumed, number);
-    atomic_store_explicit(&disk->submitted, number, memory_order_release);
+    uint64_t place = COUNT_GET(disk->submitted);
+
+    if (disk_is_passive(disk)) {
+        COUNT_SET(disk->finished, place);
+        COUNT_SET(disk->consumed, place);
+    }
+    disk->renumbered = number - place;
+}
+
+/* ---- comparing two copies ---- */
+
+uint64_t disk_stretches(const struct disk *disk)
+{
+    uint64_t bytes = (uint64_t)DISK_STRETCH_SHARES * DISK_SHARE_BYTES;
+
+    return (disk->bytes + bytes - 1) / bytes;
+}
+
+/* Where a share begins and ends; false: it lies behind the disk's end. */
+static bool share_at(const struct disk *disk, uint64_t stretch, unsigned share, uint64_t *from, uint64_t *to)
+{
+    *from = (stretch * DISK_STRETCH_SHARES + share) * DISK_SHARE_BYTES;
+    *to = *from + DISK_SHARE_BYTES < disk->bytes ? *from + DISK_SHARE_BYTES : disk->bytes;
+    return *from < disk->bytes;
+}
+
+int disk_digest(struct disk *disk, uint64_t stretch, uint64_t digests[DISK_STRETCH_SHARES])
+{
+    uint8_t *buffer = malloc(DIGEST_READ_BYTES);
+    int rc = buffer != NULL ? 0 : -ENOMEM;
+    uint64_t from, to;
+
+    memset(digests, 0, DISK_STRETCH_SHARES * sizeof(digests[0]));
+    for (unsigned i = 0; rc == 0 && i < DISK_STRETCH_SHARES && share_at(disk, stretch, i, &from, &to); i++) {
+        /* Not SEEK_HOLE: some file systems look through all of the file for it. */
+        off_t data = lseek(disk->fd, (off_t)from, SEEK_DATA);
+
+        if (data < 0 && errno == ENXIO) /* nothing but a hole up to the end, unless somebody has cut the image */
+            rc = lseek(disk->fd, 0, SEEK_END) < (off_t)to ? -EIO : 0;
+        else if (data < (off_t)to) /* or the file system does not tell */
+            rc = digest_range(disk, buffer, from, to, &digests[i]);
+    }
+    free(buffer);
+    return rc;
+}
+
+void disk_mark_shares(struct disk *disk, uint64_t stretch, uint32_t shares)
+{
+    uint64_t from, to;
+
+    for (unsigned share = 0; share < DISK_STRETCH_SHARES && share_at(disk, stretch, share, &from, &to); share++)
+        if (shares >> share & 1)
+            disk_mark(disk, from, to - from);
+}
+
+uint64_t disk_shares_bytes(const struct disk *disk, uint64_t stretch, uint32_t shares)
+{
+    uint64_t bytes = 0, from, to;
+
+    for (unsigned share = 0; share < DISK_STRETCH_SHARES && share_at(disk, stretch, share, &from, &to); share++)
+        bytes += shares >> share & 1 ? to - from : 0;
+    return bytes;
+}
+
+/* ---- any thread ---- */
+
+uint64_t disk_under_way(const struct disk *disk)
+{
+    return COUNT_GET(disk->submitted) - COUNT_GET(disk->consumed);
 }
 
 bool disk_result_waiting(const struct disk *disk)
@@ -633,6 +720,6 @@ void disk_get_statistics(const struct disk *disk, struct disk_statistics *out)
         .reads = COUNT_GET(disk->reads), .read_bytes = COUNT_GET(disk->read_bytes),
         .writes = COUNT_GET(disk->writes), .write_bytes = COUNT_GET(disk->write_bytes),
         .flushes = COUNT_GET(disk->flushes), .errors = COUNT_GET(disk->errors),
-        .under_way = COUNT_GET(disk->submitted) - COUNT_GET(disk->consumed),
+        .under_way = disk_under_way(disk),
     };
 }

@@ -77,13 +77,17 @@ int disk_activate(struct disk *disk);
 /*
  * ---- copying a mirrored disk to another host, while requests are carried out ----
  *
- * The image is seen as blocks of DISK_BLOCK_BYTES. From disk_track on, every block counts as not copied; one that is
- * written later counts so again.
+ * The image is seen as blocks of DISK_BLOCK_BYTES. From disk_track on, every block counts as not copied, or none; one that
+ * is written later counts so again, and so does one that is marked.
  */
 #define DISK_BLOCK_BYTES 65536u
 
-/* Begins (`on`), all over again if need be, or ends. Any one thread, the same that copies. 0 or -ENOMEM. */
-int disk_track(struct disk *disk, bool on);
+/* Begins, all over again if need be: no block has been copied, or (not `all`) none needs to be. Any one thread, the same
+ * that copies. 0 or -ENOMEM. */
+int disk_track(struct disk *disk, bool all);
+void disk_untrack(struct disk *disk);
+/* The blocks that these bytes lie in count as not copied; `bytes` not 0. While it is tracked. */
+void disk_mark(struct disk *disk, uint64_t offset, uint64_t bytes);
 /* Blocks not copied. Any thread. */
 uint64_t disk_uncopied(const struct disk *disk);
 /* The next block not copied, from number *block on, which moves behind it: *bytes of it at *offset go to `data` (room for
@@ -93,13 +97,33 @@ int disk_copy(struct disk *disk, uint64_t *block, uint8_t *data, uint64_t *offse
 /* The other host: puts a piece of the image in its place; `data` NULL: zeroes. No request may be under way. 0; -EBADMSG:
  * outside the image; -errno; said in words. Machine thread. */
 int disk_put(struct disk *disk, uint64_t offset, const uint8_t *data, uint32_t bytes);
-/* Makes all that was put durable. 0 or -errno, said in words. */
+/* Makes all that was put durable, and the image as long as it was when it was opened. 0 or -errno, said in words. */
 int disk_settle(struct disk *disk);
-/* Requests before `number` were another host's; none has been submitted here. Machine thread. */
+/* The next request is `number`: those before were another host's, or another machine's. None is under way here; a passive
+ * disk drops what it has not learnt the end of. Machine thread. */
 void disk_begin_at(struct disk *disk, uint64_t number);
+
+/*
+ * ---- comparing two copies of a mirrored disk, while requests are carried out ----
+ *
+ * The image is seen as stretches of DISK_STRETCH_SHARES shares of DISK_SHARE_BYTES each; the last ones may be cut short.
+ */
+#define DISK_SHARE_BYTES    (1u << 20)
+#define DISK_STRETCH_SHARES 32u
+
+uint64_t disk_stretches(const struct disk *disk);
+/* Digests of a stretch's shares, which are equal where the contents are; of those behind the disk's end 0. A share that is
+ * written meanwhile has one of no use. 0, or -errno, not said in words. Any thread but the disk's own. */
+int disk_digest(struct disk *disk, uint64_t stretch, uint64_t digests[DISK_STRETCH_SHARES]);
+/* Bit i of `shares`: share i of the stretch counts as not copied. As disk_mark. */
+void disk_mark_shares(struct disk *disk, uint64_t stretch, uint32_t shares);
+/* How many bytes these shares have. */
+uint64_t disk_shares_bytes(const struct disk *disk, uint64_t stretch, uint32_t shares);
 
 /* ---- any thread ---- */
 
+/* Requests submitted and not yet consumed. */
+uint64_t disk_under_way(const struct disk *disk);
 /* A result waits that nobody has consumed. */
 bool disk_result_waiting(const struct disk *disk);
 /* From now on nothing is carried out any more; what is being carried out cannot be called back. */

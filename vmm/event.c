@@ -46,6 +46,7 @@ const char *event_name(uint16_t kind)
     case EVENT_SECTORS: return "sectors";
     case EVENT_MACHINE: return "machine";
     case EVENT_PLACE: return "place";
+    case EVENT_STRETCH: return "stretch";
     }
     return "unknown";
 }
@@ -177,6 +178,7 @@ int event_check(const struct channel_record *record)
     case EVENT_SECTORS: fits = sectors_fit(record); break;
     case EVENT_MACHINE: fits = record->bytes == sizeof(struct event_machine); break;
     case EVENT_PLACE: fits = place_fits(record); break;
+    case EVENT_STRETCH: fits = record->bytes == sizeof(struct event_stretch); break;
     }
     if (fits)
         return 0;
@@ -422,6 +424,7 @@ void event_read(const struct channel_record *record, const struct event_reader *
     case EVENT_SECTORS: read_sectors(payload, reader); return;
     case EVENT_MACHINE: read_machine(payload, reader); return;
     case EVENT_PLACE: read_place(payload, reader); return;
+    case EVENT_STRETCH: reader->number(reader->ctx, "stretch", ((const struct event_stretch *)payload)->number); return;
     case EVENT_PAGES: read_pages(record, reader); return;
     case EVENT_SYNC: read_vcpu(payload, reader); return;
     case EVENT_VERIFY: read_registers(&registers->regs, &registers->sregs, reader); return;

@@ -12,6 +12,7 @@
 
 #include "channel/channel.h"
 #include "dpdk-net/net.h"
+#include "vmm/disk.h"
 #include "vmm/machine_state.h"
 #include "vmm/place.h"
 #include "vmm/vcpu.h"
@@ -35,6 +36,7 @@ enum event_kind {
     EVENT_MACHINE = 16, /* the transfer itself: all of the machine but RAM and disk, at this position */
     EVENT_LINK = 17,    /* input: the cable of the network card is in, or out */
     EVENT_PLACE = 18,   /* mark: this position is no exit, but a place that the other clock finds (place.h) */
+    EVENT_STRETCH = 19, /* part of a transfer to a backup that differs: what the primary's disk holds there, by digests */
 };
 #define EVENT_KIND_ROOM 64 /* every kind is below */
 
@@ -113,6 +115,12 @@ struct event_sectors {
     uint64_t offset; /* in the image, a multiple of 512 */
     uint32_t bytes;  /* of the image, a multiple of 512 up to EVENT_SECTORS_MAX_BYTES */
     uint32_t zero;   /* 1: all zeroes */
+};
+
+/* EVENT_STRETCH: digests of a stretch of a mirrored disk (disk.h), share by share. */
+struct event_stretch {
+    uint64_t number;
+    uint64_t digests[DISK_STRETCH_SHARES];
 };
 
 struct event_machine {

@@ -10,17 +10,16 @@
 #include "base/report.h"
 #include "vmm/difference.h"
 #include "vmm/dirty.h"
+#include "vmm/heal_disk.h"
 #include "vmm/lockstep.h"
 #include "vmm/pages.h"
 
-/* The word: how many times it was wished for, and the position at which the difference was found. */
-#define WORD_POSITION_BITS 48
-#define WORD_POSITION_MASK ((UINT64_C(1) << WORD_POSITION_BITS) - 1)
-
 /* So long the machine thread sends, and as long the guest then runs: it keeps half of its CPU. */
 #define SLICE_NS (2 * NS_PER_MS)
-/* How long the guest may be stopped until its frames have left; then it runs on, and another round is made. */
-#define SETTLE_NS (100 * NS_PER_MS)
+/* How long the guest may be stopped until its frames have left and its disk requests have ended; then it runs on, and another
+ * round is made. Each try may take twice as long as the one before, so that a slow disk comes to its end in one of them. */
+#define SETTLE_NS      (100 * NS_PER_MS)
+#define DOUBLINGS_MOST 5u
 /* The guest is stopped for the rest when it is expected to take no longer than this, or after so many rounds. */
 #define PAUSE_NS    (50 * NS_PER_MS)
 #define ROUNDS_MOST 6
@@ -38,19 +37,26 @@ void heal_listen(struct lockstep *ls)
 {
     uint64_t word = channel_told(ls->channel);
 
+    if (word & HEAL_WORD_ANSWER) {
+        if (word == COUNT_GET(ls->heal.answer))
+            return;
+        COUNT_SET(ls->heal.answer, word);
+        lockstep_wake(ls);
+        return;
+    }
     if (word == COUNT_GET(ls->heal.asked))
         return;
     COUNT_SET(ls->protected_lsn, UINT64_MAX); /* until the machine thread knows which record it is */
     COUNT_SET(ls->followed, false);
     COUNT_ADD(ls->divergences, 1);
     COUNT_SET(ls->heal.last_unix, (int64_t)time(NULL));
-    COUNT_SET(ls->heal.last_position, word & WORD_POSITION_MASK);
+    COUNT_SET(ls->heal.last_position, word & HEAL_WORD_POSITION_MASK);
     COUNT_SET(ls->heal.found_ns, clock_now_ns());
     COUNT_SET(ls->heal.took_ns, 0);
     report_warning("the backup differs, found at position %llu: the guest is without protection until the backup has been "
-                   "sent all of it again", (unsigned long long)(word & WORD_POSITION_MASK));
+                   "sent all of it again", (unsigned long long)(word & HEAL_WORD_POSITION_MASK));
     journal_note(&ls->journal, JOURNAL_DIVERGED, "found by the backup at position %llu",
-                 (unsigned long long)(word & WORD_POSITION_MASK));
+                 (unsigned long long)(word & HEAL_WORD_POSITION_MASK));
     /* H1 pairs heal_serve: protected_lsn before the wish. */
     atomic_store_explicit(&ls->heal.asked, word, memory_order_release);
 }
@@ -100,9 +106,32 @@ void heal_drop(struct lockstep *ls)
 
     if (heal->transfer.pages != NULL && ls->transfer_pages == heal->transfer.pages)
         ls->transfer_pages = NULL;
+    if (heal->active)
+        heal_disk_drop(ls);
     free(heal->transfer.pages);
     heal->transfer.pages = NULL;
     heal->active = false;
+}
+
+/* It cannot be done: the backup is told, and ends; then the guest goes on alone. */
+static void give_up(struct lockstep *ls, int why)
+{
+    const struct event_start none = { .clock = (uint8_t)ls->clock };
+
+    report_error("the backup cannot be sent the guest anew (%s), and is told to end", strerror(-why));
+    ls->heal.transfer.pause = end_pause;
+    (void)transfer_start(&ls->heal.transfer, &none); /* if it does not go out, the pair is coming apart already */
+    heal_drop(ls);
+}
+
+/* A step of the transfer has returned `rc`. Always 0. */
+static int step_ended(struct lockstep *ls, int rc)
+{
+    /* The slice is over; the link is down, and comes back or the pair comes apart; the guest is stopped: others see to
+     * that. Else it is memory or the disk. */
+    if (rc != 0 && rc != SLICE_OVER && rc != -EPIPE && rc != -ECANCELED)
+        give_up(ls, rc);
+    return 0;
 }
 
 /* Which pages this machine has changed since the position at which the backup found that it differs: of these it can not
@@ -152,56 +181,103 @@ static int begin(struct lockstep *ls, uint64_t asked)
     heal->begun = asked;
     heal->transfer = (struct transfer){ .ls = ls, .channel = ls->channel, .pause = end_pause, .ctx = ls };
     heal->transfer.pages = malloc(pages_words(&ls->machine.memory) * sizeof(uint64_t));
-    if (heal->transfer.pages == NULL)
-        return -ENOMEM;
     heal->active = true;
-    heal->rounds = 0;
-    heal->began_ns = clock_now_ns();
+    heal->compared = false;
+    heal->rounds = heal->tries = 0;
+    rc = heal->transfer.pages != NULL ? heal_disk_begin(ls) : -ENOMEM;
+    if (rc < 0)
+        return step_ended(ls, rc);
     rc = verify_renew(ls->verify, ls);
+    if (rc < 0)
+        return rc;
+    rc = transfer_start(&heal->transfer, &start);
     if (rc == 0)
-        rc = transfer_start(&heal->transfer, &start);
+        rc = send_registers(ls, asked & HEAL_WORD_POSITION_MASK);
     if (rc == 0)
-        rc = send_registers(ls, asked & WORD_POSITION_MASK);
-    if (rc == 0)
-        rc = send_changed(ls, asked & WORD_POSITION_MASK);
+        rc = send_changed(ls, asked & HEAL_WORD_POSITION_MASK);
     fault_point("heal-begun");
     /* How many pages there are is a multiple of 64 (machine.c). From here on the dirty log adds to them. */
     memset(heal->transfer.pages, 0xFF, pages_words(&ls->machine.memory) * sizeof(uint64_t));
     ls->transfer_pages = heal->transfer.pages;
-    return rc;
+    return step_ended(ls, rc);
 }
 
-static bool settle(struct lockstep *ls)
+/* Compares the disk, before any RAM is sent: it may take minutes, in which the guest would write most of that anew. */
+static int compare_disk(struct lockstep *ls)
 {
-    uint64_t limit_ns = clock_now_ns() + SETTLE_NS;
+    struct heal *heal = &ls->heal;
+    int rc;
 
-    while (ls->net != NULL && net_sent_count(ls->net) != net_held_count(ls->net)) {
-        if (clock_now_ns() > limit_ns || end_pause(ls, true) < 0)
-            return false;
-    }
-    return true;
+    heal->transfer.pause = slice_pause;
+    heal->slice_end_ns = clock_now_ns() + SLICE_NS;
+    rc = heal_disk_serve(ls);
+    if (rc <= 0)
+        return step_ended(ls, rc);
+    heal->compared = true;
+    heal->began_ns = clock_now_ns();
+    if (COUNT_GET(heal->disk_compared_bytes) > 0)
+        report_info("of %llu MiB of the disk %llu MiB are not the same at the backup, and are sent to it",
+                    (unsigned long long)(COUNT_GET(heal->disk_compared_bytes) >> 20),
+                    (unsigned long long)(COUNT_GET(heal->disk_differing_bytes) >> 20));
+    fault_point("heal-compared");
+    return 0;
 }
 
-/* The guest stands still: the rest, and MACHINE. 1: done. 0: not now. */
+/* The disk's answers, and what else comes, are taken as inputs (*taken): the backup throws away what is logged of them, and
+ * finds them in the machine that is sent. */
+static bool settle(struct lockstep *ls, bool *taken)
+{
+    const struct virtio_blk_state *blk = &ls->machine.blk.state;
+    struct heal *heal = &ls->heal;
+    uint64_t limit_ns = clock_now_ns() + (SETTLE_NS << (blk->completed != blk->submitted ? heal->tries : 0));
+
+    while (!primary_all_has_left(ls)) {
+        if (clock_now_ns() > limit_ns) {
+            heal->tries += blk->completed != blk->submitted && heal->tries < DOUBLINGS_MOST;
+            return false;
+        }
+        if (end_pause(ls, true) < 0 || ls->failure)
+            return false;
+        *taken |= primary_take_inputs(ls);
+    }
+    return !ls->failure;
+}
+
+/* The guest runs on. What it was given while it stood still may have raised an interrupt. As heal_serve. */
+static int let_go(struct lockstep *ls, bool taken)
+{
+    if (ls->failure || !taken)
+        return ls->failure;
+    machine_force_position(&ls->machine);
+    return 1;
+}
+
+/* The guest stands still: the rest, and MACHINE. As heal_serve. */
 static int finish(struct lockstep *ls)
 {
     struct heal *heal = &ls->heal;
     uint64_t stopped_ns = clock_now_ns(), lsn;
+    bool taken = false;
     int rc = vcpu_complete(&ls->machine.vcpu);
 
     if (rc < 0)
         return rc;
-    if (ls->machine.vcpu.exit_waits || ls->machine.ended || !settle(ls)) /* in the midst of an instruction: another time */
+    if (ls->machine.vcpu.exit_waits || ls->machine.ended) /* in the midst of an instruction: another time */
         return 0;
+    if (!settle(ls, &taken))
+        return let_go(ls, taken);
     rc = dirty_collect(ls);
     if (rc < 0)
         return rc;
+    primary_log_times(ls); /* a transfer's records do not see to that */
     heal->transfer.pause = end_pause;
     rc = transfer_round(&heal->transfer);
     if (rc == 0)
         rc = transfer_machine(&heal->transfer, &lsn);
-    if (rc < 0) /* the pair comes apart, or the guest is stopped: others see to that */
-        return 0;
+    if (rc < 0) {
+        (void)step_ended(ls, rc);
+        return let_go(ls, taken);
+    }
     COUNT_SET(heal->sent_bytes, COUNT_GET(heal->transfer.sent_bytes));
     fault_point("heal-logged");
     heal_drop(ls);
@@ -228,7 +304,7 @@ static int send_slice(struct lockstep *ls)
     heal->transfer.pause = slice_pause;
     rc = transfer_round(&heal->transfer);
     if (rc < 0)
-        return 0; /* over, or the link is down: either it comes back or the pair comes apart */
+        return step_ended(ls, rc);
     rc = dirty_collect(ls);
     if (rc < 0)
         return rc;
@@ -247,18 +323,17 @@ int heal_serve(struct lockstep *ls)
     if (asked == heal->begun && !heal->active)
         return 0;
     now_ns = clock_now_ns();
-    primary_log_times(ls); /* a transfer's records do not see to that */
     if (asked != heal->begun)
         rc = begin(ls, asked);
     else if (now_ns < heal->due_ns)
         return 0;
-    if (rc == 0)
+    if (rc == 0 && heal->active && !heal->compared)
+        rc = compare_disk(ls);
+    if (rc == 0 && heal->active && heal->compared)
         rc = send_slice(ls);
     if (rc > 0)
         rc = finish(ls);
     heal->due_ns = clock_now_ns() + (clock_now_ns() - now_ns);
-    if (rc == -ECANCELED || rc == -EPIPE) /* in the midst of `begin`: as in finish */
-        rc = 0;
     return rc;
 }
 
@@ -305,16 +380,18 @@ int heal_follow(struct lockstep *ls)
 {
     struct heal *heal = &ls->heal;
     struct difference *difference;
-    uint64_t began_ns = clock_now_ns(), wishes = (COUNT_GET(heal->word) >> WORD_POSITION_BITS) + 1;
+    uint64_t began_ns = clock_now_ns(), wishes = (COUNT_GET(heal->word) >> HEAL_WORD_WISHES_SHIFT) + 1;
     int rc;
 
     COUNT_ADD(ls->divergences, 1);
     COUNT_SET(heal->last_unix, (int64_t)time(NULL));
     COUNT_SET(heal->last_position, ls->machine.position);
     COUNT_SET(heal->took_ns, 0);
+    COUNT_SET(heal->disk_compared_bytes, 0);
+    COUNT_SET(heal->disk_differing_bytes, 0);
     journal_note(&ls->journal, JOURNAL_DIVERGED, "%s", report_last_error());
     difference = difference_open(ls);
-    if (ls->arbiter == NULL || ls->disk != NULL || ls->verify == NULL) {
+    if (ls->arbiter == NULL || ls->verify == NULL) {
         difference_close(difference, -EILSEQ);
         return -EILSEQ;
     }
@@ -326,8 +403,10 @@ int heal_follow(struct lockstep *ls)
     ls->output_ns = 0;
     ls->position_closed = false;
     rc = leave_instruction(ls);
+    if (rc == 0 && ls->disk != NULL)
+        rc = lockstep_disk_forget(ls);
     if (rc == 0)
-        COUNT_SET(heal->word, wishes << WORD_POSITION_BITS | (ls->machine.position & WORD_POSITION_MASK));
+        COUNT_SET(heal->word, wishes << HEAL_WORD_WISHES_SHIFT | (ls->machine.position & HEAL_WORD_POSITION_MASK));
     if (rc == 0)
         rc = backup_receive_again(ls, difference);
     difference_close(difference, rc);

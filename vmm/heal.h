@@ -3,8 +3,9 @@
  * it knows of the difference, throws away what it is sent, and can not go live; the primary is unprotected from the moment
  * it hears of it, and sends the machine anew over the same channel, as a transfer (transfer.h) in the midst of the log:
  * START, RAM while the guest runs on, the rest and MACHINE while it stands still. From there on both are in lockstep again.
+ * Of a mirrored disk the copies are compared first, and what differs is sent with RAM (heal_disk.h).
  *
- * Not with a disk, whose copy would have to be compared too, nor for a replay: there the backup ends as it finds out.
+ * Not for a replay: it ends as it finds out.
  */
 #ifndef FTVMM_VMM_HEAL_H
 #define FTVMM_VMM_HEAL_H
@@ -16,6 +17,17 @@
 #include "vmm/transfer.h"
 
 struct lockstep;
+
+/*
+ * The word: how many times the backup has wished for the machine; and the position at which it found the difference, or, as
+ * an answer about its disk, the number of a stretch modulo 2^15 and one bit for each of its shares that is not the same.
+ */
+#define HEAL_WORD_WISHES_SHIFT  48
+#define HEAL_WORD_WISHES_MASK   (UINT64_MAX << HEAL_WORD_WISHES_SHIFT)
+#define HEAL_WORD_ANSWER        (UINT64_C(1) << 47)
+#define HEAL_WORD_POSITION_MASK (HEAL_WORD_ANSWER - 1)
+#define HEAL_WORD_STRETCH_SHIFT DISK_STRETCH_SHARES
+#define HEAL_WORD_STRETCH_MASK  UINT64_C(0x7FFF)
 
 #define HEAL_RECENT_RECORDS 64u
 #define HEAL_RECENT_BYTES   64u
@@ -33,15 +45,18 @@ struct heal {
     uint64_t begun;         /* primary: wishes that were taken up */
     bool active;            /* primary: and the last one is not fulfilled yet */
     struct transfer transfer;
-    unsigned rounds;
+    struct heal_disk *disk; /* NULL until it is needed */
+    bool compared;          /* primary: heal_disk_serve is done */
+    unsigned rounds, tries; /* primary: to make an end, with the guest stopped */
     uint64_t began_ns, due_ns; /* when it was begun; when the next slice may be sent */
     uint64_t slice_end_ns;
     struct heal_recent recent[HEAL_RECENT_RECORDS]; /* backup */
     uint64_t recent_count;
 
     /* -- crossing threads, relaxed but where said -- */
-    _Atomic uint64_t word;  /* backup: what it tells, see heal.c */
-    _Atomic uint64_t asked; /* primary, I/O thread: the word as it came; H1 in heal.c */
+    _Atomic uint64_t word;   /* backup: what it tells; H3 in heal_disk.c */
+    _Atomic uint64_t asked;  /* primary, I/O thread: the last wish, the word as it came; H1 in heal.c */
+    _Atomic uint64_t answer; /* and the last answer */
 
     /* -- counters; machine thread, and of a primary the I/O thread -- */
     _Atomic uint64_t healed;
@@ -52,6 +67,8 @@ struct heal {
     _Atomic uint64_t pause_ns;     /* primary: for which the guest stood still */
     _Atomic uint64_t sent_bytes;   /* primary: of the last healing */
     _Atomic uint64_t differing_pages; /* backup: found in the last one */
+    _Atomic uint64_t disk_compared_bytes, disk_differing_bytes; /* in the last one; shares (disk.h), so whole MiB */
+    _Atomic uint64_t disk_first_differing; /* if any: where in the disk that share begins */
 };
 
 /* ---- primary ---- */
@@ -61,7 +78,7 @@ void heal_listen(struct lockstep *ls);
 /* A wish is not fulfilled yet. Any thread. */
 bool heal_is_due(const struct lockstep *ls);
 /* Machine thread, between two positions or halted at one: sends a slice of the machine, if one is due. 0: nothing changed.
- * 1: all has been sent, and this instant is the next position. -errno: the vCPU failed. */
+ * 1: this instant is the next position: all has been sent, or some inputs were taken. -errno: the vCPU failed. */
 int heal_serve(struct lockstep *ls);
 /* Machine thread: the backup is lost, or another one. */
 void heal_drop(struct lockstep *ls);

@@ -257,6 +257,7 @@ static void change_role(struct io *io, enum lockstep_role role)
 static void poll_channel(struct io *io, uint64_t now_ns)
 {
     struct lockstep *ls = io->ls;
+    uint64_t word;
 
     switch (io->role) {
     case ROLE_PRIMARY:
@@ -268,8 +269,9 @@ static void poll_channel(struct io *io, uint64_t now_ns)
         break;
     case ROLE_BACKUP:
         (void)channel_poll(ls->channel); /* what has arrived is seen at once, however busy the vCPU is */
-        if (COUNT_GET(ls->heal.word) != io->told_word) {
-            io->told_word = COUNT_GET(ls->heal.word);
+        word = atomic_load_explicit(&ls->heal.word, memory_order_acquire); /* H3 pairs heal_disk.c */
+        if (word != io->told_word) {
+            io->told_word = word;
             channel_tell(ls->channel, io->told_word);
             io->heartbeat_due_ns = 0; /* it goes with the heartbeat */
         }

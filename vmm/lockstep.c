@@ -165,6 +165,7 @@ int lockstep_apply(struct lockstep *ls, const struct channel_record *record)
     case EVENT_SECTORS:
     case EVENT_MACHINE:
     case EVENT_PLACE:
+    case EVENT_STRETCH:
         break;
     }
     report_bug("a %s record is not applied but followed", event_name(record->kind));

@@ -262,6 +262,8 @@ void *primary_log_begin(struct lockstep *ls, enum event_kind kind, uint64_t posi
 uint64_t primary_log_end(struct lockstep *ls);
 /* Takes every input that waits now. True if there was one. */
 bool primary_take_inputs(struct lockstep *ls);
+/* No frame is held, and no disk request is under way. */
+bool primary_all_has_left(const struct lockstep *ls);
 /* Logs and applies the virtual time of now. */
 void primary_log_time(struct lockstep *ls);
 /* Looks at the clock that are not in the log yet: into it. Any other record does that first. */
@@ -299,6 +301,9 @@ void lockstep_disk_finished(void *ctx);
 bool lockstep_disk_may_write(void *ctx, uint64_t lsn);
 /* Applies a DISK record: waits for our own disk's result, and compares. */
 int lockstep_disk_apply(struct lockstep *ls, const struct channel_record *record);
+/* Backup, whose machine is to be replaced: waits until what that has asked of its own copy has ended, and drops the answers;
+ * what a shared disk holds for it disk_begin_at drops. 0 or -errno, said in words. */
+int lockstep_disk_forget(struct lockstep *ls);
 /* Backup, arbitration won: the disk is ours from now on. Waits until it is. 0 or -errno. */
 int lockstep_disk_go_live(struct lockstep *ls);
 

@@ -62,8 +62,8 @@ static int await_result(struct lockstep *ls, struct disk_result *result)
             return -ECANCELED;
         /* With the primary gone nobody waits for us, and nobody else has the guest. */
         if (ls->arbiter != NULL && !COUNT_GET(ls->peer_lost) && now_ns > began_ns + PATIENCE_NS) {
-            report_error("this host's disk has not answered for %llu s what the primary's has; this backup ends rather "
-                         "than hold up the guest", (unsigned long long)(PATIENCE_NS / NS_PER_S));
+            report_error("this host's disk has not answered for %llu s; this backup ends rather than hold up the guest",
+                         (unsigned long long)(PATIENCE_NS / NS_PER_S));
             return -ETIMEDOUT;
         }
         COUNT_SET(ls->beat_ns, now_ns);
@@ -120,6 +120,19 @@ int lockstep_disk_apply(struct lockstep *ls, const struct channel_record *record
     }
     rc = machine_apply_disk(&ls->machine, told->number, told->status, disk_data(ls->disk, told->number));
     disk_consume(ls->disk);
+    return rc;
+}
+
+int lockstep_disk_forget(struct lockstep *ls)
+{
+    struct disk_result ignored;
+    int rc = 0;
+
+    while (rc == 0 && !disk_is_passive(ls->disk) && disk_under_way(ls->disk) != 0) {
+        rc = await_result(ls, &ignored);
+        if (rc == 0)
+            disk_consume(ls->disk);
+    }
     return rc;
 }
 

@@ -316,7 +316,7 @@ static int parse_kinds(const char *text, uint64_t *kinds)
         kind = event_kind_named(text, (size_t)(end - text));
         if (kind == 0)
             return wrong_use("--kind '%s': the kinds are start, time, frame, console, output, progress, pages, sync, "
-                             "verify, segment-pages, segment, end, handover, disk, sectors, machine, link, place", text);
+                             "verify, segment-pages, segment, end, handover, disk, sectors, machine, link, place, stretch", text);
         *kinds |= UINT64_C(1) << kind;
     }
     return *kinds != 0 ? 0 : wrong_use("--kind takes names of kinds, not '%s'", text);

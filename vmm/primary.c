@@ -200,6 +200,13 @@ static bool input_frame(struct lockstep *ls)
     return true;
 }
 
+bool primary_all_has_left(const struct lockstep *ls)
+{
+    const struct virtio_blk_state *blk = &ls->machine.blk.state;
+
+    return (ls->net == NULL || net_sent_count(ls->net) == net_held_count(ls->net)) && blk->completed == blk->submitted;
+}
+
 /* What the disk has answered; its data travel only if the backup cannot read them for itself. */
 static void input_disk(struct lockstep *ls, const struct disk_result *result)
 {

@@ -423,7 +423,7 @@ static int attempt(struct protector *protector)
         if (rc == 0)
             rc = copy(protector);
         if (ls->disk != NULL)
-            (void)disk_track(ls->disk, false);
+            disk_untrack(ls->disk);
         free(transfer->pages);
         transfer->pages = NULL;
         if (rc < 0) /* one that joined has asked the arbiter for this generation, and may never be heard of again */
@@ -481,20 +481,13 @@ static int machine_pause(void *ctx, bool full)
     return COUNT_GET(protector->broken);
 }
 
-static bool all_has_left(const struct lockstep *ls)
-{
-    const struct virtio_blk_state *blk = &ls->machine.blk.state;
-
-    return (ls->net == NULL || net_sent_count(ls->net) == net_held_count(ls->net)) && blk->completed == blk->submitted;
-}
-
 /* No frame and no disk request of the time without protection is under way any more. False: some still are. */
 static bool settle(struct protector *protector)
 {
     struct lockstep *ls = protector->ls;
     uint64_t limit_ns = clock_now_ns() + SETTLE_NS;
 
-    while (!all_has_left(ls)) {
+    while (!primary_all_has_left(ls)) {
         if (clock_now_ns() > limit_ns || COUNT_GET(protector->broken) != 0 || ls->failure)
             return false;
         (void)primary_take_inputs(ls); /* the disk's answers; nothing is logged, since nobody is there yet */
@@ -520,6 +513,7 @@ static void become_primary(struct protector *protector, uint64_t stopped_ns)
     COUNT_SET(ls->generation, protector->generation);
     protector->generation = 0;
     COUNT_SET(ls->heal.asked, 0); /* the new channel has no word yet */
+    COUNT_SET(ls->heal.answer, 0);
     ls->heal.begun = 0;
     COUNT_SET(ls->heal.found_ns, 0);
     COUNT_SET(ls->protected_lsn, protector->machine_lsn);

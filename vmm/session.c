@@ -21,6 +21,7 @@
 
 #include "base/report.h"
 #include "vmm/control.h"
+#include "vmm/heal_disk.h"
 #include "vmm/instructions.h"
 #include "vmm/io_thread.h"
 #include "vmm/kept_files.h"
@@ -555,6 +556,8 @@ static void session_close(struct session *session)
     protect_close(ls->protector);
     gdb_stub_close(ls->gdb);
     kept_log_close(ls->kept);
+    heal_drop(ls);
+    heal_disk_close(ls);
     /* Next: a write may still wait for what the channel knows. Who has lost the guest does not touch its disk. */
     disk_close(ls->disk, COUNT_GET(ls->lost_arbitration));
     channel_close(ls->channel);
@@ -564,7 +567,6 @@ static void session_close(struct session *session)
     arbiter_close(ls->arbiter);
     verify_close(ls->verify);
     forced_sync_discard(ls);
-    heal_drop(ls);
     if (COUNT_GET(ls->instructions) != 0)
         close(COUNT_GET(ls->instructions) - 1);
     free(ls->unsent_pages);

@@ -286,6 +286,10 @@ static void add_last_divergence(cJSON *lockstep, const struct heal *heal)
     last = cJSON_AddObjectToObject(lockstep, "last_divergence");
     add(last, "unix_seconds", (uint64_t)COUNT_GET(heal->last_unix));
     add(last, "position", COUNT_GET(heal->last_position));
+    if (COUNT_GET(heal->disk_compared_bytes) != 0) { /* so far, while it is compared */
+        add(last, "disk_compared_bytes", COUNT_GET(heal->disk_compared_bytes));
+        add(last, "disk_differing_bytes", COUNT_GET(heal->disk_differing_bytes));
+    }
     if (COUNT_GET(heal->took_ns) == 0)
         return; /* it is not healed */
     add(last, "healed_ms", COUNT_GET(heal->took_ns) / NS_PER_MS);

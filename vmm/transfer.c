@@ -87,6 +87,18 @@ int transfer_registers(struct transfer *transfer, uint64_t position, const struc
     return transfer->pause(transfer->ctx, false);
 }
 
+int transfer_stretch(struct transfer *transfer, const struct event_stretch *stretch)
+{
+    void *payload;
+    int rc = open_record(transfer, EVENT_STRETCH, 0, sizeof(*stretch), &payload);
+
+    if (rc < 0)
+        return rc;
+    memcpy(payload, stretch, sizeof(*stretch));
+    seal_record(transfer, sizeof(*stretch));
+    return 0;
+}
+
 /* Of what travels in one record, so that both sides digest the same bytes, whatever the guest writes meanwhile. */
 static void digest_pages(struct lockstep *ls, const void *payload, size_t bytes)
 {
@@ -144,8 +156,10 @@ static int send_blocks(struct transfer *transfer)
 
         head.zero = zero;
         rc = open_record(transfer, EVENT_SECTORS, 0, bytes, &payload);
-        if (rc < 0)
+        if (rc < 0) { /* as in send_pages */
+            disk_mark(disk, head.offset, head.bytes);
             return rc;
+        }
         memcpy(payload, &head, sizeof(head));
         memcpy((uint8_t *)payload + sizeof(head), data, bytes - sizeof(head));
         seal_record(transfer, bytes);

@@ -39,6 +39,8 @@ int transfer_start(struct transfer *transfer, const struct event_start *start);
 int transfer_list(struct transfer *transfer, const struct event_segment_page *list, size_t count);
 /* VERIFY, of a position that has long been: the general registers there. Where a machine is sent anew, too. */
 int transfer_registers(struct transfer *transfer, uint64_t position, const struct kvm_regs *regs);
+/* STRETCH. Where a machine is sent anew, too. Calls `pause` only while the ring is full: -errno: it has not gone out. */
+int transfer_stretch(struct transfer *transfer, const struct event_stretch *stretch);
 /* All pages and blocks that are marked; what the guest writes meanwhile may be marked again when it returns. */
 int transfer_round(struct transfer *transfer);
 /* MACHINE, for the next position, which the caller makes of this instant. The vCPU is complete. *lsn: of the record. */

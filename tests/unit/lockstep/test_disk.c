@@ -520,6 +520,161 @@ static void a_copy_is_equal_though_the_disk_is_written_meanwhile(void **state)
     free(noise);
 }
 
+#define STRETCH_BYTES ((uint64_t)DISK_STRETCH_SHARES * DISK_SHARE_BYTES)
+
+/* Each share of it by itself: zeroes or holes make no difference, a byte does, and only there. */
+static void digests_tell_which_shares_differ(void **state)
+{
+    const size_t bytes = STRETCH_BYTES + 2 * DISK_SHARE_BYTES + 5 * 512;
+    uint64_t random = test_seed(__func__), before[2][DISK_STRETCH_SHARES], now[DISK_STRETCH_SHARES];
+    uint8_t zeroes[4096] = { 0 };
+    struct disk *disk;
+
+    (void)state;
+    image_of(bytes);
+    for (unsigned i = 0; i < 100; i++)
+        image_put(&(uint8_t){ (uint8_t)(1 + i) }, 1, (off_t)(test_random(&random) % bytes));
+    disk = must_open();
+    assert_int_equal(disk_stretches(disk), 2);
+    for (unsigned stretch = 0; stretch < 2; stretch++)
+        assert_int_equal(disk_digest(disk, stretch, before[stretch]), 0);
+    for (unsigned share = 3; share < DISK_STRETCH_SHARES; share++)
+        assert_true(before[1][share] == 0);
+    for (unsigned i = 0; i < 40; i++) {
+        off_t at = i == 0 ? (off_t)bytes - 1 : (off_t)(test_random(&random) % bytes);
+        uint8_t byte = image_byte(at), other = (uint8_t)(byte + 1 + test_random(&random) % 255);
+        uint64_t stretch = (uint64_t)at / STRETCH_BYTES, share = (uint64_t)at % STRETCH_BYTES / DISK_SHARE_BYTES;
+
+        image_put(&other, 1, at);
+        assert_int_equal(disk_digest(disk, stretch, now), 0);
+        for (unsigned j = 0; j < DISK_STRETCH_SHARES; j++)
+            assert_true((now[j] != before[stretch][j]) == (j == share));
+        image_put(&byte, 1, at);
+        assert_int_equal(disk_digest(disk, stretch, now), 0);
+        assert_memory_equal(now, before[stretch], sizeof(now));
+    }
+    for (off_t at = 0; at < (off_t)bytes - 4096; at += 4096) /* zeroes for holes */
+        if (image_byte(at + (off_t)(test_random(&random) % 4096)) == 0) {
+            uint8_t held[4096];
+            int fd = open(image, O_RDONLY);
+
+            assert_int_equal(pread(fd, held, sizeof(held), at), sizeof(held));
+            close(fd);
+            if (memcmp(held, zeroes, sizeof(held)) == 0)
+                image_put(zeroes, sizeof(zeroes), at);
+        }
+    for (unsigned stretch = 0; stretch < 2; stretch++) {
+        assert_int_equal(disk_digest(disk, stretch, now), 0);
+        assert_memory_equal(now, before[stretch], sizeof(now));
+    }
+    disk_close(disk, false);
+}
+
+static void an_image_that_was_cut_has_no_digests_and_is_made_as_long_again(void **state)
+{
+    const size_t bytes = STRETCH_BYTES + 3 * DISK_SHARE_BYTES;
+    uint64_t digests[DISK_STRETCH_SHARES];
+    struct disk *disk;
+
+    (void)state;
+    image_of(bytes);
+    disk = must_open();
+    for (size_t cut = 512; cut < 2 * DISK_SHARE_BYTES; cut += DISK_SHARE_BYTES - 512) {
+        assert_int_equal(truncate(image, (off_t)(bytes - cut)), 0);
+        assert_int_equal(disk_digest(disk, 1, digests), -EIO);
+        assert_int_equal(disk_digest(disk, 0, digests), 0);
+    }
+    assert_int_equal(disk_put(disk, bytes - DISK_BLOCK_BYTES, NULL, DISK_BLOCK_BYTES), 0);
+    assert_int_equal(disk_settle(disk), 0);
+    assert_int_equal(disk_digest(disk, 1, digests), 0);
+    disk_close(disk, false);
+}
+
+static void shares_that_are_marked_are_to_be_copied(void **state)
+{
+    static uint8_t data[DISK_BLOCK_BYTES];
+    struct disk *disk;
+    uint64_t block = 0, offset;
+    uint32_t bytes;
+    bool zero;
+
+    (void)state;
+    image_of(STRETCH_BYTES + DISK_SHARE_BYTES + 5 * 512);
+    disk = must_open();
+    assert_int_equal(disk_track(disk, true), 0);
+    assert_int_equal(disk_track(disk, false), 0); /* all over again */
+    assert_int_equal(disk_uncopied(disk), 0);
+    assert_true(disk_shares_bytes(disk, 0, UINT32_MAX) == STRETCH_BYTES);
+    assert_int_equal(disk_shares_bytes(disk, 1, UINT32_MAX), DISK_SHARE_BYTES + 5 * 512);
+    assert_int_equal(disk_shares_bytes(disk, 1, 2), 5 * 512);
+    disk_mark_shares(disk, 0, 1u << 31);
+    disk_mark_shares(disk, 1, 0xFFFFFFFE);
+    assert_int_equal(disk_uncopied(disk), DISK_SHARE_BYTES / DISK_BLOCK_BYTES + 1);
+    for (unsigned i = 0; i < DISK_SHARE_BYTES / DISK_BLOCK_BYTES; i++) {
+        assert_int_equal(disk_copy(disk, &block, data, &offset, &bytes, &zero), 1);
+        assert_true(offset == STRETCH_BYTES - DISK_SHARE_BYTES + (uint64_t)i * DISK_BLOCK_BYTES && bytes == DISK_BLOCK_BYTES);
+    }
+    assert_int_equal(disk_copy(disk, &block, data, &offset, &bytes, &zero), 1);
+    assert_true(offset == STRETCH_BYTES + DISK_SHARE_BYTES && bytes == 5 * 512 && zero);
+    disk_mark(disk, offset, bytes); /* it could not be sent */
+    assert_int_equal(disk_uncopied(disk), 1);
+    disk_untrack(disk);
+    assert_int_equal(disk_uncopied(disk), 0);
+    disk_close(disk, false);
+}
+
+/* Another machine takes the place of the one that asked: its numbers may be lower, or higher. */
+static void requests_are_numbered_as_the_machine_that_has_come_numbers_them(void **state)
+{
+    static const uint64_t begins[] = { 3, 1000, 65, 64, 0 };
+    struct disk *disk = must_open();
+    struct disk_result result;
+
+    (void)state;
+    for (uint64_t number = 0; number < 10; number++) {
+        submit(disk, number, VIRTIO_BLK_WRITE, number, 512, 0x10, 0);
+        (void)await(disk);
+        disk_consume(disk);
+    }
+    for (size_t i = 0; i < sizeof(begins) / sizeof(begins[0]); i++) {
+        disk_begin_at(disk, begins[i]);
+        assert_int_equal(disk_under_way(disk), 0);
+        for (uint64_t number = begins[i]; number < begins[i] + 100; number++) {
+            submit(disk, number, VIRTIO_BLK_WRITE, number % SECTORS, 512, (uint8_t)(number + i), 0);
+            result = await(disk);
+            assert_true(result.number == number);
+            assert_int_equal(disk_data(disk, number)[17], (uint8_t)(number + i));
+            disk_consume(disk);
+        }
+    }
+    disk_close(disk, false);
+}
+
+/* Nothing of what a passive disk holds for a machine that has gone is ever carried out. */
+static void a_passive_disk_drops_the_requests_of_a_machine_that_has_gone(void **state)
+{
+    struct disk_result result = { .number = 70 };
+    struct disk *passive;
+
+    (void)state;
+    assert_int_equal(open_image(&passive, DISK_SHARED, false, true), 0);
+    submit(passive, 0, VIRTIO_BLK_WRITE, 0, 512, 0x71, 0);
+    submit(passive, 1, VIRTIO_BLK_WRITE, 1, 512, 0x72, 0);
+    disk_begin_at(passive, 70);
+    assert_int_equal(disk_under_way(passive), 0);
+    submit(passive, 70, VIRTIO_BLK_WRITE, 2, 512, 0x73, 0);
+    submit(passive, 71, VIRTIO_BLK_WRITE, 3, 512, 0x74, 0);
+    assert_int_equal(disk_learn(passive, &result, NULL), 0);
+    assert_int_equal(await(passive).number, 70);
+    disk_consume(passive);
+    assert_int_equal(disk_activate(passive), 0);
+    assert_int_equal(await(passive).number, 71);
+    disk_consume(passive);
+    disk_close(passive, false);
+    for (off_t sector = 0; sector < 4; sector++)
+        assert_int_equal(image_byte(512 * sector), sector == 3 ? 0x74 : 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -536,6 +691,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_passive_disk_learns_until_activated_and_then_does_the_rest_again, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_copy_is_equal_though_the_disk_is_written_meanwhile, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(digests_tell_which_shares_differ, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_image_that_was_cut_has_no_digests_and_is_made_as_long_again, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(shares_that_are_marked_are_to_be_copied, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(requests_are_numbered_as_the_machine_that_has_come_numbers_them, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_passive_disk_drops_the_requests_of_a_machine_that_has_gone, set_up, tear_down),
         cmocka_unit_test_setup_teardown(many_requests_in_flight_find_what_was_written_before_them, set_up, tear_down),
     };
 

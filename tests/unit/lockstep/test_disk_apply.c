@@ -175,6 +175,27 @@ static void a_shared_disk_is_learnt_and_only_the_rest_is_done_when_live(void **s
     close(fd);
 }
 
+/* The machine differs, and is to be replaced: its writes end, and nobody learns of it. The next one numbers as it likes. */
+static void what_a_machine_that_differs_has_asked_is_forgotten(void **state)
+{
+    struct disk_result ignored;
+
+    (void)state;
+    open_disk(DISK_MIRRORED, false);
+    request(VIRTIO_BLK_WRITE, 3, 512, 0x42);
+    assert_int_equal(apply(0, VIRTIO_BLK_OK, digest_here() ^ 1, NULL, 0), -EILSEQ); /* not consumed */
+    for (unsigned i = 0; i < 40; i++)
+        request(i % 3 == 0 ? VIRTIO_BLK_FLUSH : VIRTIO_BLK_WRITE, i, i % 3 == 0 ? 0 : 512, 0x43);
+    assert_int_equal(lockstep_disk_forget(ls), 0);
+    assert_int_equal(disk_under_way(ls->disk), 0);
+    assert_false(disk_result(ls->disk, &ignored));
+    disk_begin_at(ls->disk, 17);
+    ls->machine.blk.state.submitted = ls->machine.blk.state.completed = 17; /* as machine_state_load does */
+    request(VIRTIO_BLK_READ, 4, 512, 0);
+    assert_int_equal(apply(17, VIRTIO_BLK_OK, digest_here(), NULL, 0), 0);
+    assert_int_equal(ls->machine.blk.state.completed, 18);
+}
+
 static struct channel_options channel_of_pair(void)
 {
     static char address[64];
@@ -252,6 +273,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(an_error_of_the_primarys_copy_is_the_guests_on_both_hosts, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_answer_to_no_request_of_ours_stops_the_backup, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_stop_ends_the_wait_for_our_own_disk, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_a_machine_that_differs_has_asked_is_forgotten, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_shared_write_reaches_the_file_when_its_log_is_acked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_shared_disk_is_learnt_and_only_the_rest_is_done_when_live, set_up, tear_down),
     };

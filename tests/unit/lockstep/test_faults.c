@@ -15,13 +15,14 @@
 
 #include "base/clock.h"
 #include "tests/unit/cmocka_prelude.h"
-#include "tests/unit/lockstep/real_hosts.h"
+#include "tests/unit/lockstep/disk_hosts.h"
 
 #define SIDE_BY_SIDE 3
 #define FROZEN_NS    (2500 * NS_PER_MS) /* two and a half peer time-outs */
 
 /* What comes over the pair, host 0 the primary and host 1 the backup; or over host 0, which is alone and gets 1. */
-enum event { THE_PRIMARY_FREEZES, THE_BACKUP_FREEZES, HANDOVER, TRANSFER, A_DIFFERENCE };
+enum event { THE_PRIMARY_FREEZES, THE_BACKUP_FREEZES, HANDOVER, TRANSFER, A_DIFFERENCE, A_DIFFERENCE_WITH_DISK,
+             A_DIFFERENCE_WITH_SHARED_DISK };
 
 /* Who has the guest in the end. Lost: the only host with the right to it has died. Both: they are a pair. */
 enum end { OLD, NEW, LOST, BOTH };
@@ -63,12 +64,37 @@ static const struct fault {
     { "heal-begun", A_DIFFERENCE, 0, LOST, OLD },
     { "heal-logged", A_DIFFERENCE, 0, NEW, NEW },
     { "heal-part-taken", A_DIFFERENCE, 1, OLD, OLD },
+    /* And one with a disk. */
+    { "heal-stretch-read", A_DIFFERENCE_WITH_DISK, 0, LOST, OLD },
+    { "heal-compared", A_DIFFERENCE_WITH_DISK, 0, LOST, OLD },
+    { "heal-logged", A_DIFFERENCE_WITH_DISK, 0, NEW, NEW },
+    { "heal-stretch-read", A_DIFFERENCE_WITH_DISK, 1, OLD, OLD },
+    { "heal-sectors-taken", A_DIFFERENCE_WITH_DISK, 1, OLD, OLD },
+    { "heal-begun", A_DIFFERENCE_WITH_SHARED_DISK, 0, LOST, OLD },
+    { "heal-logged", A_DIFFERENCE_WITH_SHARED_DISK, 0, NEW, NEW },
+    { "heal-part-taken", A_DIFFERENCE_WITH_SHARED_DISK, 1, OLD, OLD },
 };
 #define FAULTS (sizeof(faults) / sizeof(faults[0]))
 
 static const char *ftvmm, *ftctl;
+static unsigned seed;
 
 /* ---- one case, in a process of its own ---- */
+
+static bool is_shared(const struct fault *fault)
+{
+    return fault->event == A_DIFFERENCE_WITH_SHARED_DISK;
+}
+
+static bool has_disk(const struct fault *fault)
+{
+    return fault->event == A_DIFFERENCE_WITH_DISK || is_shared(fault);
+}
+
+static unsigned image_of(const struct fault *fault, unsigned host)
+{
+    return is_shared(fault) ? 0 : host;
+}
 
 static struct host start_with(const struct fault *fault, const char *how, unsigned number, const char *command,
                               const char *arguments)
@@ -76,6 +102,8 @@ static struct host start_with(const struct fault *fault, const char *how, unsign
     char value[64];
     struct host host;
 
+    if (has_disk(fault))
+        disk_hosts_image(image_of(fault, number), is_shared(fault));
     snprintf(value, sizeof(value), "%s:%s", fault->step, how);
     if (fault->host == number)
         setenv("FTVMM_FAULT", value, 1);
@@ -116,6 +144,20 @@ static void must_have_lost(const struct host *host, bool killed)
         host_fail(host, "it has ended as if it had had the guest");
 }
 
+/* The guest was stopped with a backup: the copies are equal, and hold what it was told wherever it ran. */
+static void check_disks(const struct fault *fault, const struct host *hosts, const struct host *winner,
+                        const struct host *backup)
+{
+    uint64_t told = 0;
+
+    for (unsigned i = 0; i < 2; i++)
+        if (disk_hosts_told(&hosts[i], 'D') > told)
+            told = disk_hosts_told(&hosts[i], 'D');
+    assert_true(told > 0);
+    disk_hosts_check(image_of(fault, winner->number), told);
+    disk_hosts_check_equal(image_of(fault, winner->number), image_of(fault, backup->number));
+}
+
 static void case_main(const struct fault *fault, bool killed)
 {
     const char *how = killed ? "kill" : "stop";
@@ -146,6 +188,12 @@ static void case_main(const struct fault *fault, bool killed)
         break;
     case A_DIFFERENCE:
         host_spoil(&hosts[1]);
+        break;
+    case A_DIFFERENCE_WITH_DISK:
+        disk_hosts_spoil(&hosts[1], true, &seed);
+        break;
+    case A_DIFFERENCE_WITH_SHARED_DISK:
+        disk_hosts_divert(&hosts[1], &seed);
         break;
     case HANDOVER:
         tell(&hosts[0], "failover");
@@ -178,6 +226,8 @@ static void case_main(const struct fault *fault, bool killed)
     } else {
         must_have_lost(loser, killed && loser == faulty);
         host_await(winner, "alone", false);
+        if (has_disk(fault))
+            disk_hosts_image(image_of(fault, 2), is_shared(fault));
         hosts[2] = host_protect(winner, 2);
         backup = &hosts[2];
     }
@@ -188,6 +238,8 @@ static void case_main(const struct fault *fault, bool killed)
         host_fail(winner, "it did not stop in order");
     if (host_end(backup) != 0 || !host_has_said(backup, "equal to the primary's to the last byte"))
         host_fail(backup, "it has not found the guest equal");
+    if (has_disk(fault))
+        check_disks(fault, hosts, winner, backup);
 }
 
 static void one_case(void **state)
@@ -208,7 +260,8 @@ static int case_process(unsigned number)
     said = open(path, O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600);
     dup2(said, STDOUT_FILENO);
     dup2(said, STDERR_FILENO);
-    if (hosts_open(ftvmm, ftctl) != 0)
+    seed += number;
+    if ((has_disk(&faults[number / 2]) ? disk_hosts_open : hosts_open)(ftvmm, ftctl) != 0)
         return 1;
     rc = _cmocka_run_group_tests(faults[number / 2].step, &test, 1, NULL, NULL);
     hosts_close();
@@ -254,6 +307,9 @@ int main(int argc, char **argv)
         return 1;
     ftvmm = argv[1];
     ftctl = argv[2];
+    seed = getenv("FTVMM_TEST_SEED") != NULL ? (unsigned)strtoul(getenv("FTVMM_TEST_SEED"), NULL, 0)
+                                             : (unsigned)clock_now_ns();
+    printf("seed %u\n", seed);
     while (ended < 2 * FAULTS) {
         int status;
         pid_t pid;

@@ -134,13 +134,14 @@ static void log_with_every_kind(void)
     machine->frames_built = 21;
     channel_commit(log);
     put(log, EVENT_HANDOVER, 35, &(struct event_handover){ .frames_sent = 12 }, sizeof(struct event_handover));
+    put(log, EVENT_STRETCH, 35, &(struct event_stretch){ .number = 1234 }, sizeof(struct event_stretch));
     put(log, EVENT_END, 40,
         &(struct event_end){ .ram_digest = 0x5555666677778888, .vcpu_digest = 9, .reason = EVENT_END_HALTED },
         sizeof(struct event_end));
     channel_close(log);
 }
 
-#define EVERY_KIND_RECORDS 19
+#define EVERY_KIND_RECORDS 20
 
 /* Progress at 1, 2, ...: small, so that places in the file are easily known: 64 bytes each. */
 static void log_of_marks(uint64_t records, bool ended)
@@ -228,6 +229,7 @@ static void log_text_says_what_each_record_holds(void **state)
     expect_line(" pages ", "pages=2 zero_pages=1 first_gpa=0x0000000000005000 last_gpa=0x0000000000009000");
     expect_line(" sync ", "rip=0x0000000001234567");
     expect_line(" place ", "guest_clock=\"step\" count=4711 rip=0x0000000000020048");
+    expect_line(" stretch ", "stretch=1234");
     expect_line(" verify ", "rip=0x0000000007654321");
     expect_line(" verify ", "cr3=0x0000000000003000");
     expect_line(" segment-pages ", "pages=1 first_gpa=0x0000000000077000");
@@ -277,7 +279,7 @@ static void log_kinds_choose_the_lines_and_not_the_sums(void **state)
     options.json = false;
     assert_int_equal(print(&options), 0);
     assert_null(strstr(printed, "frames_built"));
-    assert_non_null(line_with("records      19 in "));
+    assert_non_null(line_with("records      20 in "));
 }
 
 static void log_positions_choose_lines_and_sums(void **state)
