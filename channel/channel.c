@@ -224,6 +224,16 @@ uint64_t channel_commit(struct channel *channel)
     return commit_slowly(channel);
 }
 
+uint64_t channel_commit_with_next(struct channel *channel)
+{
+    if (!channel->operations->posts)
+        return channel_commit(channel);
+    if (!send_ring_commit_short(&channel->send))
+        send_ring_commit(&channel->send);
+    send_ring_publish(&channel->send);
+    return channel->send.next_lsn - 1;
+}
+
 /* A sender that has nothing outstanding reads no clock here. */
 static void watch_lag(struct channel *channel)
 {

@@ -107,6 +107,9 @@ const struct channel_hello *channel_peer(const struct channel *channel);
 int channel_reserve(struct channel *channel, uint16_t kind, uint64_t position, size_t bytes, void **payload);
 /* Seals the open record and makes it travel (with what else waits). Returns its LSN. */
 uint64_t channel_commit(struct channel *channel);
+/* The same for a record that another follows at once: both travel in one piece. Without a next one it goes with the next
+ * channel_poll. */
+uint64_t channel_commit_with_next(struct channel *channel);
 
 /* ---- polling thread ---- */
 

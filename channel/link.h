@@ -18,6 +18,7 @@
 struct link_operations {
     /* ---- sender, committing thread ---- */
     uint64_t (*commit)(struct channel *channel); /* send.committed has grown: make it travel. Returns the last LSN */
+    bool posts; /* what is published in the ring (send_ring_publish) travels by the next commit or poll */
     void (*make_room)(struct channel *channel); /* the ring is full: help, if the link can. May be NULL */
     /* ---- receiver, one thread; as in channel.h ---- */
     int (*next)(struct channel *channel, struct channel_record *record);

@@ -667,6 +667,7 @@ static int tcp_fence(struct channel *channel)
 
 static const struct link_operations tcp_operations = {
     .commit = tcp_commit,
+    .posts = true,
     .next = tcp_next,
     .consume = tcp_consume,
     .fence = tcp_fence,

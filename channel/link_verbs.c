@@ -180,6 +180,7 @@ static int verbs_fence(struct channel *channel)
 
 const struct link_operations verbs_operations = {
     .commit = verbs_commit,
+    .posts = true,
     .next = verbs_next,
     .consume = verbs_consume,
     .fence = verbs_fence,

@@ -72,7 +72,7 @@ uint64_t lockstep_hold_output(struct lockstep *ls)
 {
     if (!ls->output_pending) {
         ls->output_pending = true;
-        primary_log_times(ls); /* they take an LSN */
+        primary_log_times_with_next(ls); /* they take an LSN */
         ls->output_lsn = lockstep_role_now(ls) == ROLE_PRIMARY ? channel_committed_lsn(ls->channel) + 1 : 0;
     }
     return ls->output_lsn;

@@ -266,8 +266,10 @@ bool primary_take_inputs(struct lockstep *ls);
 bool primary_all_has_left(const struct lockstep *ls);
 /* Logs and applies the virtual time of now. */
 void primary_log_time(struct lockstep *ls);
-/* Looks at the clock that are not in the log yet: into it. Any other record does that first. */
+/* Looks at the clock that are not in the log yet: into it, to travel at once; or with the record that follows, of whatever
+ * kind, which sees to it for itself. */
 void primary_log_times(struct lockstep *ls);
+void primary_log_times_with_next(struct lockstep *ls);
 /* The vCPU waits at a position: it lives, and no input waits for the guest to leave what it is doing. Now, in ns. */
 uint64_t primary_still_here(struct lockstep *ls);
 

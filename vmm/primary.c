@@ -62,7 +62,7 @@ void *primary_log_begin(struct lockstep *ls, enum event_kind kind, uint64_t posi
     bool full = false;
 
     if (kind != EVENT_TIME)
-        primary_log_times(ls);
+        primary_log_times_with_next(ls);
     building.in_ring = false;
     while (lockstep_role_now(ls) == ROLE_PRIMARY) {
         int rc = channel_reserve(ls->channel, (uint16_t)kind, position, bytes, &payload);
@@ -140,7 +140,7 @@ static void primary_input(struct lockstep *ls, enum event_kind kind, const void 
         ls->failure = -EIO;
 }
 
-void primary_log_times(struct lockstep *ls)
+static void log_times(struct lockstep *ls, bool with_next)
 {
     struct time_pack *times = &ls->times;
     void *payload;
@@ -150,12 +150,25 @@ void primary_log_times(struct lockstep *ls)
     if (lockstep_role_now(ls) == ROLE_PRIMARY) {
         payload = primary_log_begin(ls, EVENT_TIME, times->first_position, times->bytes);
         memcpy(payload, times->payload, times->bytes);
-        primary_log_end(ls);
+        if (with_next && building.in_ring)
+            (void)channel_commit_with_next(ls->channel);
+        else
+            primary_log_end(ls);
         ls->logged_position = times->last_position;
         COUNT_ADD(ls->time_records, 1);
         COUNT_ADD(ls->time_bytes, channel_frame_bytes((uint32_t)times->bytes));
     }
     time_pack_clear(times);
+}
+
+void primary_log_times(struct lockstep *ls)
+{
+    log_times(ls, false);
+}
+
+void primary_log_times_with_next(struct lockstep *ls)
+{
+    log_times(ls, true);
 }
 
 /* Applied at once, and logged a little later: nothing leaves this host that depends on it before it is in the log. */
