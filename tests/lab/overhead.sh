@@ -1,7 +1,7 @@
 #!/bin/bash
 # ftbench overhead from gamma: programs in a protected guest against the same guest unprotected. Fails when something could
 # not be measured; what it measured is in TEST_OUT. In the lab the log's figures tell something, the times do not.
-# Two guests of 512 MB, half of which their file system may take: LAB_MEMORY_MIB=2560 for the lab. With wrk on this machine
+# Two guests of 512 MB: LAB_MEMORY_MIB=2560 for the lab. With wrk on this machine
 # nginx is among the programs; gamma gets a copy of it.
 # usage: overhead.sh [OPTION of ftbench overhead...]
 # shellcheck source-path=SCRIPTDIR source=lib.sh

@@ -43,20 +43,21 @@ start_on() { # HOST NAME COMMAND: in the background, with NAME.log
     started+=("$1 $(lab run --background --log "$there/$2.log" "$1" -- "$3")")
 }
 
-# The pair first and the other one when the pair has settled: three emulated hosts are slow to boot two guests at once,
+# On ramfs, because a tmpfs for the initrd's files takes no more than half of what is left of RAM, and the rest of them would be
+# missing. The pair first and the other one when the pair has settled: three emulated hosts are slow to boot two guests at once,
 # and what is measured here is no failover, so silence is borne for long.
 start_two_guests() { # GUEST_OPTIONS SERVICE_PORT [PAIR_OPTIONS ALONE_OPTIONS]: both answer at the port when they are up
     local guest=$1 port=$2 pair=${3:-} alone=${4:-}
     mkdir -p "$dir/arbiter"
     start_on beta beta "exec $ftvmm backup --listen verbs:10.9.0.2:7471 $guest $pair --name bench --net af_packet:lan \
-        --append ftvmm.ip=$protected/24 --arbiter dir:$there/arbiter --peer-timeout 20000 --control none \
+        --append 'rootfstype=ramfs ftvmm.ip=$protected/24' --arbiter dir:$there/arbiter --peer-timeout 20000 --control none \
         --status $there/beta.json --console $there/beta.console"
     start_on alpha alpha "exec $ftvmm primary --backup verbs:10.9.0.2:7471 $guest $pair --name bench --net af_packet:lan \
-        --append ftvmm.ip=$protected/24 --arbiter dir:$there/arbiter --peer-timeout 20000 --control none \
+        --append 'rootfstype=ramfs ftvmm.ip=$protected/24' --arbiter dir:$there/arbiter --peer-timeout 20000 --control none \
         --status $there/alpha.json --console $there/alpha.console --metrics 127.0.0.1:${protected_metrics##*:} $pace"
     start_forward "$protected_metrics"
     await_service $protected "$port"
-    start_on alpha alone "exec $ftvmm run $guest $alone --name alone --net af_packet:lan --append ftvmm.ip=$unprotected/24 \
+    start_on alpha alone "exec $ftvmm run $guest $alone --name alone --net af_packet:lan --append 'rootfstype=ramfs ftvmm.ip=$unprotected/24' \
         --control none --status $there/alone.json --console $there/alone.console \
         --metrics 127.0.0.1:${unprotected_metrics##*:} $pace"
     start_forward "$unprotected_metrics"
