@@ -9,7 +9,7 @@ source "$(dirname "$(readlink -f "$0")")/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=two_guests.sh
 source "$(dirname "$(readlink -f "$0")")/two_guests.sh"
 
-limit_s=900
+limit_s=1300
 run=redis=300,redis_pipelined=2000,pgbench=40,openssl=2,compile=1,sqlite=1000,python=1,stress_switch=2,stress_timer=2
 if command -v wrk >/dev/null; then
     run+=,nginx=5,nginx_large=5
@@ -25,7 +25,7 @@ start_two_guests "$images" 6379 "--disk /tmp/bench.img" "--disk /tmp/alone.img"
 rc=0
 lab run --timeout $((limit_s + 20)) gamma -- "$with_carried timeout -k 2 $limit_s /src/build/bench/ftbench overhead \
     --protected $protected,metrics=$protected_metrics --unprotected $unprotected,metrics=$unprotected_metrics \
-    --rounds 2 --run $run --limit 200 \
+    --rounds 2 --run $run --limit 400 \
     --note 'three emulated lab hosts on one machine' \
     --json $there/overhead.json --csv $there/overhead.csv --svg $there/overhead.svg $* \
     >$there/overhead.txt 2>$there/overhead.log" || rc=$?
