@@ -18,8 +18,8 @@ fi
 need_guests_of 2 512
 images="$(guest_images --workloads) --memory 512"
 # A disk for each of the three, on its own host.
-lab run alpha -- 'truncate -s 160M /tmp/bench.img /tmp/alone.img'
-lab run beta -- 'truncate -s 160M /tmp/bench.img'
+lab run alpha -- 'rm -f /tmp/bench.img /tmp/alone.img; truncate -s 160M /tmp/bench.img /tmp/alone.img'
+lab run beta -- 'rm -f /tmp/bench.img; truncate -s 160M /tmp/bench.img'
 start_two_guests "$images" 6379 "--disk /tmp/bench.img" "--disk /tmp/alone.img"
 
 rc=0
