@@ -12,10 +12,10 @@
 #include <linux/virtio_pci.h>
 #include <linux/virtio_ring.h>
 
-#define GUEST     __attribute__((section("answering_guest"), used))
-#define GUEST_PART static inline __attribute__((always_inline))
+#include "tests/unit/lockstep/bare_guest.h"
 
-#define TSC_PORT 0xF5u /* what ftvmm makes of RDTSC */
+#define GUEST __attribute__((section("answering_guest"), used))
+
 #define NET_PORT 0xC000u
 #define NET_NOTIFY_TX (NET_PORT + 0x46)
 #define NET_SLOT 1u
@@ -63,30 +63,6 @@ __asm__(".pushsection answering_guest, \"ax\"\n"
         "  pop %rax\n"
         "  iretq\n"
         ".popsection\n");
-
-GUEST_PART void out8(uint16_t port, uint8_t value)
-{
-    __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port) : "memory");
-}
-
-GUEST_PART void out16(uint16_t port, uint16_t value)
-{
-    __asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port) : "memory");
-}
-
-GUEST_PART void out32(uint16_t port, uint32_t value)
-{
-    __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port) : "memory");
-}
-
-GUEST_PART uint64_t now_ns(void)
-{
-    uint32_t low;
-    uint64_t high;
-
-    __asm__ volatile("inl %2, %0" : "=a"(low), "=d"(high) : "i"(TSC_PORT) : "memory");
-    return high << 32 | low;
-}
 
 GUEST_PART uint64_t mix(uint64_t digest, uint64_t word)
 {

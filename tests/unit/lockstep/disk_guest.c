@@ -10,10 +10,10 @@
 #include <linux/virtio_pci.h>
 #include <linux/virtio_ring.h>
 
-#define GUEST      __attribute__((section("disk_guest"), used))
-#define GUEST_PART static inline __attribute__((always_inline))
+#include "tests/unit/lockstep/bare_guest.h"
 
-#define TSC_PORT    0xF5u /* what ftvmm makes of RDTSC */
+#define GUEST __attribute__((section("disk_guest"), used))
+
 #define DISK_PORT   0xC080u
 #define DISK_ISR    (DISK_PORT + 0x40)
 #define DISK_NOTIFY (DISK_PORT + 0x44)
@@ -49,38 +49,6 @@ __asm__(".pushsection disk_guest, \"ax\"\n"
         "  mov $0x1880000, %rsp\n"
         "  jmp disk_guest_main\n"
         ".popsection\n");
-
-GUEST_PART void out8(uint16_t port, uint8_t value)
-{
-    __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port) : "memory");
-}
-
-GUEST_PART void out16(uint16_t port, uint16_t value)
-{
-    __asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port) : "memory");
-}
-
-GUEST_PART void out32(uint16_t port, uint32_t value)
-{
-    __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port) : "memory");
-}
-
-GUEST_PART uint8_t in8(uint16_t port)
-{
-    uint8_t value;
-
-    __asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port) : "memory");
-    return value;
-}
-
-GUEST_PART uint64_t now_ns(void)
-{
-    uint32_t low;
-    uint64_t high;
-
-    __asm__ volatile("inl %2, %0" : "=a"(low), "=d"(high) : "i"(TSC_PORT) : "memory");
-    return high << 32 | low;
-}
 
 GUEST_PART void say(uint8_t letter, uint64_t number)
 {
