@@ -344,24 +344,19 @@ static void add_ratios(struct bench_result *result)
     char ours[64], theirs[64], name[64];
 
     for (size_t i = 0; i < sizeof(percentiles) / sizeof(percentiles[0]); i++) {
-        const struct metric *with, *without;
-
         snprintf(ours, sizeof(ours), "protected_ns.%s", percentiles[i]);
         snprintf(theirs, sizeof(theirs), "unprotected_ns.%s", percentiles[i]);
         snprintf(name, sizeof(name), "protected_to_unprotected.%s", percentiles[i]);
         result_add_ratio(result, name, true, ours, theirs, 1);
-        with = result_find(result, ours);
-        without = result_find(result, theirs);
         snprintf(name, sizeof(name), "added_us.%s", percentiles[i]);
-        result_add(result, name, METRIC_OURS, true,
-                   (with->values[with->count - 1] - without->values[without->count - 1]) / 1e3);
+        result_add(result, name, METRIC_OURS, true, (last_value(result, ours) - last_value(result, theirs)) / 1e3);
     }
     result_add_ratio(result, "throughput_protected_to_unprotected", false, "requests_per_s.protected",
                      "requests_per_s.unprotected", 1);
     add_round_trip(result);
 }
 
-/* Each of ours beside the other. */
+/* Each of ours beside the other, if that is measured. */
 static void add_ratios_to_other(struct bench_result *result)
 {
     static const char *const ours[] = { "protected", "unprotected" };
@@ -390,10 +385,10 @@ static int run_rounds(struct guest_run *run)
         shuffle(order, run->side_count, &state);
         for (unsigned i = 0; result == 0 && i < run->side_count; i++)
             result = measure_side(run, &run->sides[order[i]]);
-        if (result == 0)
-            add_ratios(&run->result);
-        if (result == 0 && run->side_count > 2)
-            add_ratios_to_other(&run->result);
+        if (result != 0)
+            break;
+        add_ratios(&run->result);
+        add_ratios_to_other(&run->result);
     }
     result_end(&run->result);
     result_set_goal(&run->result, "hold_to_ack", "output held / commit to ack", true, HOLD_GOAL);

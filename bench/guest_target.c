@@ -111,6 +111,20 @@ double guest_target_seconds(const struct guest_target *target)
     return (double)(target->after.at_ns - target->before.at_ns) / (double)NS_PER_S;
 }
 
+void guest_targets_add_ratios(struct bench_result *result, const char *rate, const char *what)
+{
+    static const char *const sides[][2] = {
+        {"protected", "unprotected"}, {"protected", "other"}, {"unprotected", "other"}};
+    char ratio[64], above[64], below[64];
+
+    for (size_t i = 0; i < sizeof(sides) / sizeof(sides[0]); i++) {
+        snprintf(ratio, sizeof(ratio), "%s_to_%s.%s", sides[i][0], sides[i][1], what);
+        snprintf(above, sizeof(above), "%s.%s", rate, sides[i][0]);
+        snprintf(below, sizeof(below), "%s.%s", rate, sides[i][1]);
+        result_add_ratio(result, ratio, false, above, below, 1);
+    }
+}
+
 void guest_target_add_counts(struct bench_result *result, const struct guest_target *target, const char *unit,
                              double count)
 {

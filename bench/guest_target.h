@@ -48,6 +48,10 @@ int guest_target_end(struct guest_target *target);
 double guest_target_growth(const struct guest_target *target, const char *name);
 double guest_target_seconds(const struct guest_target *target);
 
+/* Of the metric RATE.SIDE, where higher is better: PROTECTED_to_UNPROTECTED.WHAT of this round, and of both to the other one,
+ * if that is measured. */
+void guest_targets_add_ratios(struct bench_result *result, const char *rate, const char *what);
+
 /* Adds for each of `count` (requests, runs) what the log and the vCPU had to do: NAME_per_UNIT.SIDE. */
 void guest_target_add_counts(struct bench_result *result, const struct guest_target *target, const char *unit,
                              double count);

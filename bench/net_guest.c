@@ -216,16 +216,6 @@ static int measure(struct net_guest *run, unsigned direction, unsigned side)
     return 0;
 }
 
-static void add_ratio(struct net_guest *run, const char *direction, const char *side, const char *to)
-{
-    char ratio[64], ours[64], theirs[64];
-
-    snprintf(ratio, sizeof(ratio), "%s_to_%s.%s", side, to, direction);
-    snprintf(ours, sizeof(ours), "mbit_per_s.%s.%s", direction, side);
-    snprintf(theirs, sizeof(theirs), "mbit_per_s.%s.%s", direction, to);
-    result_add_ratio(&run->result, ratio, false, ours, theirs, 1);
-}
-
 static int run_rounds(struct net_guest *run)
 {
     unsigned order[DIRECTIONS * GUEST_SIDES], sides = guest_targets_count(run->targets);
@@ -241,11 +231,10 @@ static int run_rounds(struct net_guest *run)
         for (unsigned i = 0; result == 0 && i < DIRECTIONS * sides; i++)
             result = measure(run, order[i] / sides, order[i] % sides);
         for (unsigned i = 0; result == 0 && i < DIRECTIONS; i++) {
-            add_ratio(run, directions[i], "protected", "unprotected");
-            if (sides < GUEST_SIDES)
-                continue;
-            add_ratio(run, directions[i], "protected", "other");
-            add_ratio(run, directions[i], "unprotected", "other");
+            char rate[64];
+
+            snprintf(rate, sizeof(rate), "mbit_per_s.%s", directions[i]);
+            guest_targets_add_ratios(&run->result, rate, directions[i]);
         }
     }
     result_end(&run->result);

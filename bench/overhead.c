@@ -210,16 +210,6 @@ static int measure(struct overhead *overhead, size_t program, unsigned side)
     return result;
 }
 
-static void add_ratio(struct overhead *overhead, size_t program, const char *side, const char *to)
-{
-    char ratio[64], ours[64], theirs[64];
-
-    snprintf(ratio, sizeof(ratio), "%s_to_%s.%s", side, to, programs[program].name);
-    snprintf(ours, sizeof(ours), "%s_%s_per_second.%s", programs[program].name, programs[program].unit, side);
-    snprintf(theirs, sizeof(theirs), "%s_%s_per_second.%s", programs[program].name, programs[program].unit, to);
-    result_add_ratio(&overhead->result, ratio, false, ours, theirs, 1);
-}
-
 static int run_rounds(struct overhead *overhead)
 {
     unsigned order[PROGRAMS * GUEST_SIDES], sides = overhead->sides;
@@ -236,11 +226,10 @@ static int run_rounds(struct overhead *overhead)
             if (overhead->chosen[order[i] / sides])
                 result = measure(overhead, order[i] / sides, order[i] % sides);
         for (size_t i = 0; result == 0 && i < PROGRAMS; i++) {
-            add_ratio(overhead, i, "protected", "unprotected");
-            if (sides < GUEST_SIDES)
-                continue;
-            add_ratio(overhead, i, "protected", "other");
-            add_ratio(overhead, i, "unprotected", "other");
+            char rate[64];
+
+            snprintf(rate, sizeof(rate), "%s_%s_per_second", programs[i].name, programs[i].unit);
+            guest_targets_add_ratios(&overhead->result, rate, programs[i].name);
         }
     }
     result_end(&overhead->result);
