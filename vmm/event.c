@@ -122,12 +122,13 @@ static bool frame_fits(const struct channel_record *record)
 static bool time_fits(const struct channel_record *record)
 {
     struct time_reader reader;
-    int rc = time_reader_begin(&reader, record->position, record->payload, record->bytes) ? 1 : 0;
+    int rc;
 
-    if (rc == 0)
+    if (!time_reader_begin(&reader, record->position, record->payload, record->bytes))
         return false;
-    while ((rc = time_reader_next(&reader)) > 0)
-        ;
+    do
+        rc = time_reader_next(&reader);
+    while (rc > 0);
     return rc == 0;
 }
 
