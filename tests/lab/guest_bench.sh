@@ -8,7 +8,6 @@ source "$(dirname "$(readlink -f "$0")")/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=two_guests.sh
 source "$(dirname "$(readlink -f "$0")")/two_guests.sh"
 
-limit_s=600
 need_guests_of 2 256
 # shellcheck disable=SC2119 # the ordinary image
 start_two_guests "$(guest_images)" 6379
@@ -16,14 +15,7 @@ start_two_guests "$(guest_images)" 6379
 start_qemu "$(guest_images)" 256 6379
 
 # Emulated CPUs: a client that spins takes the time that the guests' hosts need.
-rc=0
-lab run --timeout $((limit_s + 20)) gamma -- "timeout -k 2 $limit_s /src/build/bench/ftbench guest \
-    --protected $protected,metrics=$protected_metrics --unprotected $unprotected,metrics=$unprotected_metrics \
-    $with_other --spin-us 0 --rounds 3 --requests 200 --warmup 20 --idle-ms 2000 --note 'three emulated lab hosts on one machine' \
-    --json $there/guest.json --csv $there/guest.csv --svg $there/guest.svg $* >$there/guest.txt 2>$there/guest.log" || rc=$?
-[ $rc = 0 ] || fail "not measured (status $rc): $(tail -n 1 "$dir/guest.log")"
-cat "$dir/guest.txt"
-"$top/build/bench/ftbench" report --out "$TEST_OUT/guest.html" "$dir/guest.json"
+measure guest 600 guest --spin-us 0 --rounds 3 --requests 200 --warmup 20 --idle-ms 2000 "$@"
 python3 - "$dir/guest.json" <<'PYTHON' || fail "a measurement is missing or absurd"
 import json, sys
 result = json.load(open(sys.argv[1], encoding="utf-8"))

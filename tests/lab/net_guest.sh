@@ -8,21 +8,12 @@ source "$(dirname "$(readlink -f "$0")")/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=two_guests.sh
 source "$(dirname "$(readlink -f "$0")")/two_guests.sh"
 
-limit_s=500
 command -v iperf3 >/dev/null || fail "iperf3 is not installed (scripts/setup installs it)"
 carry iperf3 libiperf libsctp
 start_two_guests "$(guest_images --workloads)-iperf3 --memory 128" 5201
 start_qemu "$(guest_images --workloads)-iperf3" 128 5201
 
-rc=0
-lab run --timeout $((limit_s + 20)) gamma -- "$with_carried timeout -k 2 $limit_s /src/build/bench/ftbench net guest \
-    --protected $protected,metrics=$protected_metrics --unprotected $unprotected,metrics=$unprotected_metrics \
-    $with_other --rounds 3 --note 'three emulated lab hosts on one machine' \
-    --json $there/net_guest.json --csv $there/net_guest.csv --svg $there/net_guest.svg $* \
-    >$there/net_guest.txt 2>$there/net_guest.log" || rc=$?
-[ $rc = 0 ] || fail "not measured (status $rc): $(tail -n 1 "$dir/net_guest.log")"
-cat "$dir/net_guest.txt"
-"$top/build/bench/ftbench" report --out "$TEST_OUT/net_guest.html" "$dir/net_guest.json"
+measure net_guest 500 "net guest" --rounds 3 "$@"
 python3 - "$dir/net_guest.json" <<'PYTHON' || fail "a measurement is missing or absurd"
 import json, sys
 result = json.load(open(sys.argv[1], encoding="utf-8"))

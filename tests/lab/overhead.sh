@@ -9,7 +9,6 @@ source "$(dirname "$(readlink -f "$0")")/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=two_guests.sh
 source "$(dirname "$(readlink -f "$0")")/two_guests.sh"
 
-limit_s=1300
 run=redis=300,redis_pipelined=2000,pgbench=40,openssl=2,compile=1,sqlite=1000,python=1,stress_switch=2,stress_timer=2
 if command -v wrk >/dev/null; then
     run+=,nginx=5,nginx_large=5
@@ -22,16 +21,7 @@ lab run alpha -- 'rm -f /tmp/bench.img /tmp/alone.img; truncate -s 160M /tmp/ben
 lab run beta -- 'rm -f /tmp/bench.img; truncate -s 160M /tmp/bench.img'
 start_two_guests "$images" 6379 "--disk /tmp/bench.img" "--disk /tmp/alone.img"
 
-rc=0
-lab run --timeout $((limit_s + 20)) gamma -- "$with_carried timeout -k 2 $limit_s /src/build/bench/ftbench overhead \
-    --protected $protected,metrics=$protected_metrics --unprotected $unprotected,metrics=$unprotected_metrics \
-    --rounds 2 --run $run --limit 400 \
-    --note 'three emulated lab hosts on one machine' \
-    --json $there/overhead.json --csv $there/overhead.csv --svg $there/overhead.svg $* \
-    >$there/overhead.txt 2>$there/overhead.log" || rc=$?
-[ $rc = 0 ] || fail "not measured (status $rc): $(tail -n 1 "$dir/overhead.log")"
-cat "$dir/overhead.txt"
-"$top/build/bench/ftbench" report --out "$TEST_OUT/overhead.html" "$dir/overhead.json"
+measure overhead 1300 overhead --rounds 2 --run "$run" --limit 400 "$@"
 python3 - "$dir/overhead.json" "$run" <<'PYTHON' || fail "a measurement is missing or absurd"
 import json, sys
 result = json.load(open(sys.argv[1], encoding="utf-8"))

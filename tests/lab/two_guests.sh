@@ -90,6 +90,20 @@ start_qemu() { # GUEST_IMAGES MIB SERVICE_PORT
     await_service $other "$3"
 }
 
+# Both, and the third if there is one, by a workload of ftbench on gamma. What came out is $dir/NAME.json and its like, and as a
+# page in TEST_OUT. A test fails when it could not be measured.
+measure() { # NAME LIMIT_S WORKLOAD OPTION...
+    local name=$1 limit_s=$2 rc=0
+    lab run --timeout $((limit_s + 20)) gamma -- "$with_carried timeout -k 2 $limit_s /src/build/bench/ftbench $3 \
+        --protected $protected,metrics=$protected_metrics --unprotected $unprotected,metrics=$unprotected_metrics $with_other \
+        --note 'three emulated lab hosts on one machine' \
+        --json $there/$name.json --csv $there/$name.csv --svg $there/$name.svg ${*:4} \
+        >$there/$name.txt 2>$there/$name.log" || rc=$?
+    [ $rc = 0 ] || fail "not measured (status $rc): $(tail -n 1 "$dir/$name.log")"
+    cat "$dir/$name.txt"
+    "$top/build/bench/ftbench" report --out "$TEST_OUT/$name.html" "$dir/$name.json"
+}
+
 need_guests_of() { # COUNT MIB: and the huge pages, on alpha
     local have_mib need_mib=$(($1 * $2 + 1200))
     have_mib=$(lab run alpha -- "awk '/^MemTotal/ { print int(\$2 / 1024) }' /proc/meminfo")
