@@ -238,15 +238,20 @@ class WireFormat(unittest.TestCase):
         connection.settimeout(LIMIT_S)
         return connection
 
+    def receiver(self, *arguments):
+        """A real receiver at the address, which must be nobody's before it begins."""
+        self.listener.close()
+        return Probe(self.key_path, *arguments, "receive", self.address)
+
     def connect(self, probe):
         """To a real receiver, which may take a moment to listen."""
-        self.listener.close()
         host, port = self.address[4:].split(":")
         while True:
             try:
                 return socket.create_connection((host, int(port)), timeout=LIMIT_S)
             except ConnectionRefusedError:
-                self.assertIsNone(probe.process.poll(), "the receiver has ended")
+                if probe.process.poll() is not None:
+                    self.fail("the receiver has ended: %s" % (probe.end(),))
 
     def keeps_the_secret(self, said):
         for begin in range(len(self.key) - 7):
@@ -283,7 +288,7 @@ class WireFormat(unittest.TestCase):
 
     def test_real_receiver_takes_what_is_sent_and_answers(self):
         records, count = 1300, 1000
-        probe = Probe(self.key_path, "-n", records, "-s", count, "-t", 30000, "receive", self.address)
+        probe = self.receiver("-n", records, "-s", count, "-t", 30000)
         with self.connect(probe) as connection:
             key, refusal, _ = join_as_sender(connection, self.key)
             self.assertEqual(refusal, 0)
@@ -314,7 +319,7 @@ class WireFormat(unittest.TestCase):
         self.assertIn(b"end done delivered %d" % records, said)
 
     def test_who_must_not_join_is_refused_and_nothing_said_has_the_secret(self):
-        probe = Probe(self.key_path, "-n", 1, "receive", self.address)
+        probe = self.receiver("-n", 1)
         with self.connect(probe) as connection:
             self.assertEqual(join_as_sender(connection, os.urandom(48))[1], REFUSED["key"])
         with self.connect(probe) as connection:
@@ -334,7 +339,7 @@ class WireFormat(unittest.TestCase):
         self.assertIn(b"generation", said)
         self.assertIn(b"has a shared key", said)
         self.keeps_the_secret(said)
-        probe = Probe(self.key_path, "-n", 1, "receive", self.address)
+        probe = self.receiver("-n", 1)
         with self.connect(probe) as connection:
             connection.sendall(heard_ask)
             read_exactly(connection, 136)
