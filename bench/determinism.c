@@ -113,7 +113,7 @@ struct figures {
     double positions, clock_reads, time_records, time_bytes;
     double instructions; /* 0: not countable */
     double run_s, checked_s, forced_s;
-    double forced_syncs, forced_pages, forced_zero_pages, forced_skipped_pages, forced_bytes;
+    double forced_syncs, forced_pages, forced_zero_pages, forced_delta_pages, forced_bytes;
 };
 
 static void fact(struct determinism *determinism, const char *name, double value)
@@ -149,8 +149,8 @@ static void add_figures(struct determinism *determinism, const struct figures *f
     fact(determinism, "forced_bytes_per_s", figures->forced_bytes / figures->seconds);
     add_if(determinism, "forced_pages_per_sync", any_sync, figures->forced_pages / figures->forced_syncs);
     add_if(determinism, "forced_zero_pages_per_sync", any_sync, figures->forced_zero_pages / figures->forced_syncs);
-    add_if(determinism, "forced_skipped_pages_per_sync", any_sync,
-           figures->forced_skipped_pages / figures->forced_syncs);
+    add_if(determinism, "forced_delta_pages_per_sync", any_sync,
+           figures->forced_delta_pages / figures->forced_syncs);
     result_add(&determinism->result, "run_percent", METRIC_FACT, false, 100 * figures->run_s / figures->seconds);
     fact(determinism, "forced_percent", 100 * figures->forced_s / figures->seconds);
     if (figures->run_s > 0)
@@ -254,7 +254,7 @@ static bool take_files(struct determinism *determinism, const struct run *run)
             .forced_syncs = number_at(lockstep, "forced_syncs"),
             .forced_pages = number_at(lockstep, "forced_pages"),
             .forced_zero_pages = number_at(lockstep, "forced_zero_pages"),
-            .forced_skipped_pages = number_at(lockstep, "forced_skipped_pages"),
+            .forced_delta_pages = number_at(lockstep, "forced_delta_pages"),
             .forced_bytes = number_at(lockstep, "forced_bytes"),
         };
         add_figures(determinism, &figures);
@@ -302,7 +302,7 @@ static void add_live(struct determinism *determinism, const struct vmm_metrics l
         .forced_syncs = grown(looks, "forced_syncs_total"),
         .forced_pages = grown(looks, "forced_sync_pages_total"),
         .forced_zero_pages = grown(looks, "forced_sync_zero_pages_total"),
-        .forced_skipped_pages = grown(looks, "forced_sync_skipped_pages_total"),
+        .forced_delta_pages = grown(looks, "forced_sync_delta_pages_total"),
         .forced_bytes = grown(looks, "forced_sync_bytes_total"),
     };
     char name[64];

@@ -82,22 +82,32 @@ static bool start_fits(const struct channel_record *record)
            record->bytes == sizeof(*start) + start->cpuid_entries * sizeof(struct kvm_cpuid_entry2);
 }
 
+static bool page_fits(const struct event_page *page, bool whole)
+{
+    uint64_t lines;
+
+    if (page->form == EVENT_PAGE_WHOLE)
+        return page->bytes == 0 || page->bytes == GUEST_PAGE_BYTES;
+    if (whole || page->form != EVENT_PAGE_LINES || page->bytes < sizeof(lines))
+        return false;
+    memcpy(&lines, page + 1, sizeof(lines));
+    return page->bytes == sizeof(lines) + (uint32_t)__builtin_popcountll(lines) * EVENT_LINE_BYTES &&
+           page->bytes <= sizeof(lines) + EVENT_LINES_MAX * EVENT_LINE_BYTES;
+}
+
+/* No more than would fit if all were whole. */
 static bool pages_fit(const struct channel_record *record)
 {
     const uint8_t *at = record->payload;
     const uint8_t *end = at + record->bytes;
 
-    while (at < end) {
+    for (size_t pages = 0; at < end; pages++) {
         const struct event_page *page = (const void *)at;
 
-        if ((size_t)(end - at) < sizeof(*page) || page->gpa % GUEST_PAGE_BYTES != 0)
+        if (pages == PAGES_PER_RECORD || (size_t)(end - at) < sizeof(*page) || page->gpa % GUEST_PAGE_BYTES != 0 ||
+            (size_t)(end - at) - sizeof(*page) < page->bytes || !page_fits(page, record->position == 0))
             return false;
-        if (page->bytes != 0 && page->bytes != GUEST_PAGE_BYTES)
-            return false;
-        at += sizeof(*page);
-        if ((size_t)(end - at) < page->bytes)
-            return false;
-        at += page->bytes;
+        at += sizeof(*page) + page->bytes;
     }
     return true;
 }
@@ -256,23 +266,25 @@ static bool is_page(const struct channel_record *record, const struct event_page
     return (const uint8_t *)page < (const uint8_t *)record->payload + record->bytes;
 }
 
-void event_count_pages(const struct channel_record *record, uint64_t *pages, uint64_t *zero_pages)
+void event_count_pages(const struct channel_record *record, struct event_page_count *count)
 {
     for (const struct event_page *page = record->payload; is_page(record, page); page = next_page(page)) {
-        ++*pages;
-        *zero_pages += page->bytes == 0;
+        count->pages++;
+        count->zero_pages += page->bytes == 0;
+        count->delta_pages += page->form == EVENT_PAGE_LINES;
     }
 }
 
 static void read_pages(const struct channel_record *record, const struct event_reader *reader)
 {
     const struct event_page *first = record->payload, *last = first;
-    uint64_t pages = 0, zero_pages = 0;
+    struct event_page_count count = { 0 };
 
-    event_count_pages(record, &pages, &zero_pages);
-    reader->number(reader->ctx, "pages", pages);
-    reader->number(reader->ctx, "zero_pages", zero_pages);
-    if (pages == 0)
+    event_count_pages(record, &count);
+    reader->number(reader->ctx, "pages", count.pages);
+    reader->number(reader->ctx, "zero_pages", count.zero_pages);
+    reader->number(reader->ctx, "delta_pages", count.delta_pages);
+    if (count.pages == 0)
         return;
     while (is_page(record, next_page(last)))
         last = next_page(last);

@@ -102,11 +102,19 @@ struct event_progress {
     uint64_t register_chain; /* as above */
 };
 
-/* EVENT_PAGES: `pages` of these, one behind the other; a page of zeroes carries no bytes. */
+/* EVENT_PAGES: `pages` of these, one behind the other, each with its bytes behind it. */
+enum event_page_form {
+    EVENT_PAGE_WHOLE = 0, /* 4096 bytes; none, if they are all zeroes */
+    EVENT_PAGE_LINES = 1, /* what has changed since the page last travelled in a forced sync: eight bytes that say which of
+                             its lines, one bit each, the page's first line is bit 0; then those lines */
+};
+#define PAGES_PER_RECORD (CHANNEL_PAYLOAD_MAX_BYTES / (sizeof(struct event_page) + GUEST_PAGE_BYTES)) /* at most */
+#define EVENT_LINE_BYTES 64u /* 64 lines a page */
+#define EVENT_LINES_MAX  60u /* where more have changed the page travels whole */
 struct event_page {
     uint64_t gpa;   /* page-aligned */
-    uint32_t bytes; /* 0 (all zeroes) or 4096 that follow */
-    uint32_t reserved;
+    uint32_t bytes; /* that follow */
+    uint32_t form;  /* enum event_page_form; in a transfer all are whole */
 };
 
 /* EVENT_SECTORS: one block of a mirrored disk; if it is all zeroes no bytes follow. */
@@ -178,8 +186,11 @@ struct event_reader {
  * digest; of the guest's random seed the digest only. */
 void event_read(const struct channel_record *record, const struct event_reader *reader);
 
+struct event_page_count {
+    uint64_t pages, zero_pages, delta_pages; /* all; of these such without bytes, and such that travel by lines */
+};
 /* Adds to the counts the pages of a PAGES record that has passed event_check. */
-void event_count_pages(const struct channel_record *record, uint64_t *pages, uint64_t *zero_pages);
+void event_count_pages(const struct channel_record *record, struct event_page_count *count);
 
 /* Makes bytes printable: ASCII as it is, quotes and backslashes behind a backslash, the rest as in C: \n, \r, \t, \xNN.
  * `text` has room for 4 x count + 1. */

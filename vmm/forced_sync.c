@@ -1,7 +1,8 @@
 /*
  * Forced sync: where the guest runs long without an exit, the primary makes a position out of the instant by
  * shipping the whole vCPU and the pages written since a position not long ago; the backup, which still stands at
- * the position before, loads them instead of running. Devices need not travel: they change at positions only.
+ * the position before, loads them instead of running. Devices need not travel: they change at positions only. Of a page
+ * that has travelled before only the lines that have changed since do so again (page_copies.h).
  *
  * The backup keeps the pages aside until the SYNC record has come, so that a primary that dies in the midst
  * leaves a backup that still can run by itself.
@@ -44,7 +45,14 @@ uint64_t forced_sync_forget_next(uint64_t interval_ns, uint64_t pages)
 static void forget(struct lockstep *ls)
 {
     memset(ls->unsent_pages, 0, pages_words(&ls->machine.memory) * sizeof(uint64_t));
-    ls->equal_position = ls->machine.position;
+}
+
+void forced_sync_begin(struct lockstep *ls)
+{
+    if (ls->unsent_pages != NULL)
+        forget(ls);
+    forced_sync_discard(ls);
+    page_copies_clear(ls->page_copies);
 }
 
 int forced_sync_forget(struct lockstep *ls)
@@ -67,35 +75,6 @@ int forced_sync_forget(struct lockstep *ls)
     return rc;
 }
 
-/*
- * Takes out of the unsent pages those that hold what they held when the two machines were last equal. Only where the
- * backup stands at that very position, or its own run may have changed the page since; and only pages whose digest is
- * of that moment: neither guest nor VMM had written them between the digest and then (`stale`; dirty.h). Renews the
- * digests of the others, so that the next forced sync, and the segment's end, need not.
- */
-static uint64_t skip_equal(struct lockstep *ls, const uint64_t *stale)
-{
-    const struct guest_memory *memory = &ls->machine.memory;
-    struct verify *verify = ls->verify;
-    bool comparable = ls->equal_position == ls->machine.position;
-    uint64_t skipped = 0;
-
-    verify->position = ls->machine.position + 1;
-    for (uint64_t i = 0; i < pages_words(memory); i++)
-        for (uint64_t word = ls->unsent_pages[i]; word != 0; word &= word - 1) {
-            uint64_t bit = word & -word, page = 64 * i + (uint64_t)__builtin_ctzll(word);
-            uint64_t before = verify->page_digests[page];
-
-            verify_page(verify, page, memory->base + page * GUEST_PAGE_BYTES);
-            verify->written_pages[i] &= ~bit; /* the digest is that of now, and the vCPU stands still */
-            if (comparable && !(stale[i] & bit) && verify->page_digests[page] == before) {
-                ls->unsent_pages[i] &= ~bit;
-                skipped++;
-            }
-        }
-    return skipped;
-}
-
 /* Logs the unsent pages, and counts them. */
 static void log_pages(struct lockstep *ls)
 {
@@ -103,39 +82,20 @@ static void log_pages(struct lockstep *ls)
     struct pages_batch batch;
     uint64_t page = 0, pages = 0;
 
-    while (pages_take(&batch, memory, ls->unsent_pages, &page)) {
-        pages_write(&batch, memory, primary_log_begin(ls, EVENT_PAGES, ls->machine.position + 1, batch.bytes));
+    while (pages_take(&batch, memory, ls->page_copies, ls->unsent_pages, &page)) {
+        pages_write(&batch, memory, ls->page_copies,
+                    primary_log_begin(ls, EVENT_PAGES, ls->machine.position + 1, batch.bytes));
         primary_log_end(ls);
         pages += batch.count;
-        for (unsigned i = 0; i < batch.count; i++)
-            COUNT_ADD(ls->forced_zero_pages, batch.zero[i]);
+        for (unsigned i = 0; i < batch.count; i++) {
+            COUNT_ADD(ls->forced_zero_pages, batch.heads[i].bytes == 0);
+            COUNT_ADD(ls->forced_delta_pages, batch.heads[i].form == EVENT_PAGE_LINES);
+        }
         COUNT_ADD(ls->forced_bytes, channel_frame_bytes((uint32_t)batch.bytes));
     }
     COUNT_ADD(ls->forced_pages, pages);
     if (pages > COUNT_GET(ls->forced_max_pages))
         COUNT_SET(ls->forced_max_pages, pages);
-}
-
-/* What was written since the last equality, less what is equal all the same. 0 or -errno. */
-static int collect(struct lockstep *ls)
-{
-    struct guest_memory *memory = &ls->machine.memory;
-    size_t words = pages_words(memory);
-    uint64_t *stale;
-    int rc;
-
-    if (ls->verify == NULL)
-        return dirty_collect(ls);
-    stale = malloc(words * sizeof(*stale));
-    if (stale == NULL)
-        return -ENOMEM;
-    for (size_t i = 0; i < words; i++) /* what devices have written at this position is in `dirty` */
-        stale[i] = ls->verify->written_pages[i] | memory->dirty[i];
-    rc = dirty_collect(ls);
-    if (rc == 0)
-        COUNT_ADD(ls->forced_skipped_pages, skip_equal(ls, stale));
-    free(stale);
-    return rc;
 }
 
 int forced_sync_log(struct lockstep *ls)
@@ -146,7 +106,7 @@ int forced_sync_log(struct lockstep *ls)
     if (lockstep_role_now(ls) == ROLE_PRIMARY) {
         struct vcpu_state state; /* saved before the ring is asked: saving may fail, and a record cannot be undone */
 
-        rc = collect(ls);
+        rc = dirty_collect(ls);
         if (rc == 0)
             rc = vcpu_save(&ls->machine.vcpu, &state);
         if (rc < 0)
@@ -161,23 +121,30 @@ int forced_sync_log(struct lockstep *ls)
         COUNT_SET(ls->forced_took_ns, took_ns);
         histogram_record(&ls->forced_pause_ns, took_ns);
     }
-    machine_force_position(&ls->machine);
-    ls->equal_position = ls->machine.position; /* all unsent pages have been taken */
+    machine_force_position(&ls->machine); /* all unsent pages have been taken */
     return 0;
 }
 
-int forced_sync_stage(struct lockstep *ls, const struct channel_record *record)
+int forced_sync_stage(struct lockstep *ls, struct channel_record *record)
 {
-    struct staged_sync *staged = malloc(sizeof(*staged) + record->bytes);
+    size_t bytes = pages_whole_bytes(record->payload, record->bytes);
+    struct staged_sync *staged = malloc(sizeof(*staged) + bytes);
+    int rc;
 
     if (staged == NULL) {
         report_error("no memory to keep the pages of a forced sync");
         return -ENOMEM;
     }
-    staged->bytes = record->bytes;
-    memcpy(staged->payload, record->payload, record->bytes);
+    rc = pages_make_whole(ls->page_copies, record->payload, record->bytes, staged->payload);
+    if (rc < 0) {
+        free(staged);
+        return rc;
+    }
+    staged->bytes = bytes;
     staged->next = ls->staged;
     ls->staged = staged;
+    record->payload = staged->payload;
+    record->bytes = (uint32_t)bytes;
     return 0;
 }
 

@@ -286,8 +286,7 @@ static int finish(struct lockstep *ls)
     ls->output_pending = false;
     ls->logged_position = ls->machine.position;
     ls->logged_ns = clock_now_ns();
-    memset(ls->unsent_pages, 0, pages_words(&ls->machine.memory) * sizeof(uint64_t));
-    ls->equal_position = ls->machine.position;
+    forced_sync_begin(ls);
     COUNT_SET(heal->pause_ns, ls->logged_ns - stopped_ns);
     COUNT_SET(ls->protected_lsn, lsn);
     return 1;

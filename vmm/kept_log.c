@@ -426,12 +426,12 @@ static int copy_batch(struct kept_log *kept)
     uint8_t *payload;
     int error;
 
-    if (!pages_take(&batch, memory, kept->pages, &kept->page))
+    if (!pages_take(&batch, memory, NULL, kept->pages, &kept->page))
         return 0;
     payload = open_record(kept->next, EVENT_PAGES, 0, batch.bytes, &error);
     if (payload == NULL)
         return error;
-    pages_write(&batch, memory, payload);
+    pages_write(&batch, memory, NULL, payload);
     channel_commit(kept->next->channel);
     COUNT_ADD(kept->base_pages, batch.count);
     return 1;

@@ -131,7 +131,7 @@ struct lockstep {
     uint64_t *transfer_pages;  /* NULL, or as above: pages written since a new backup was sent them */
     uint64_t frames_before;    /* of the frames built, those that came with a transfer: net.h does not count them */
     bool stands_at_position;   /* a transfer has brought the machine to its position; it has not arrived there yet */
-    uint64_t equal_position;   /* at which the unsent pages were last none */
+    struct page_copies *page_copies; /* of pages that forced syncs have carried */
     uint64_t forgotten_ns, forget_interval_ns; /* when they were last forgotten, and how often that is to be */
     struct staged_sync *staged; /* backup: pages of a forced sync that is not complete yet */
     struct request_steps steps; /* status reads it */
@@ -182,7 +182,7 @@ struct lockstep {
     _Atomic uint64_t time_records, time_bytes; /* records in the log that say so, and their bytes there */
     _Atomic uint64_t frame_records, output_records, disk_records;
     _Atomic uint64_t forced_syncs, forced_pages, forced_max_pages; /* pages: sent, zero pages among them */
-    _Atomic uint64_t forced_zero_pages, forced_skipped_pages, forced_bytes; /* skipped: written, and as before */
+    _Atomic uint64_t forced_zero_pages, forced_delta_pages, forced_bytes; /* delta: sent as the lines that had changed */
     struct histogram forced_pause_ns; /* machine thread; how long the guest stood still for each, or it was loaded */
     _Atomic uint64_t forced_ns, rested_ns;
     _Atomic uint64_t places, places_refused; /* positions made by naming a place; instants that no name would find */
@@ -332,8 +332,11 @@ int forced_sync_log(struct lockstep *ls);
 int forced_sync_forget(struct lockstep *ls);
 /* How long to wait before that is done again, if so many pages were forgotten after `interval_ns`. */
 uint64_t forced_sync_forget_next(uint64_t interval_ns, uint64_t pages);
-/* Keeps an EVENT_PAGES record until its EVENT_SYNC has come. */
-int forced_sync_stage(struct lockstep *ls, const struct channel_record *record);
+/* A transfer has just made the machines equal: nothing is unsent, and none of the other end's copies hold any more. */
+void forced_sync_begin(struct lockstep *ls);
+/* Keeps an EVENT_PAGES record until its EVENT_SYNC has come. The record is then one whose pages are all whole, which lives as
+ * long. 0; -EBADMSG or -ENOMEM, said in words. */
+int forced_sync_stage(struct lockstep *ls, struct channel_record *record);
 /* Loads the staged pages and the vCPU. */
 int forced_sync_load(struct lockstep *ls, const struct channel_record *record);
 void forced_sync_discard(struct lockstep *ls);

@@ -29,10 +29,6 @@ struct kind_count {
     uint64_t records, bytes;
 };
 
-struct page_count {
-    uint64_t pages, zero_pages;
-};
-
 /* What the records from --from to --to add up to. */
 struct log_sums {
     struct kind_count kinds[EVENT_KIND_ROOM];
@@ -40,8 +36,8 @@ struct log_sums {
     uint64_t first_lsn, last_lsn;
     uint64_t first_position, last_position;
     uint64_t first_time_ns, last_time_ns; /* virtual time before the first record, and after the last */
-    struct page_count syncs;
-    struct page_count open_sync; /* of the PAGES records of a forced sync whose SYNC is yet to come */
+    struct event_page_count syncs;
+    struct event_page_count open_sync; /* of the PAGES records of a forced sync whose SYNC is yet to come */
     uint64_t sync_most_pages;
 };
 
@@ -135,14 +131,15 @@ static int print_json(FILE *out, const struct channel_record *record)
 static void count_sync(struct log_sums *sums, const struct channel_record *record)
 {
     if (record->kind == EVENT_PAGES)
-        event_count_pages(record, &sums->open_sync.pages, &sums->open_sync.zero_pages);
+        event_count_pages(record, &sums->open_sync);
     if (record->kind != EVENT_SYNC)
         return;
     sums->syncs.pages += sums->open_sync.pages;
     sums->syncs.zero_pages += sums->open_sync.zero_pages;
+    sums->syncs.delta_pages += sums->open_sync.delta_pages;
     if (sums->open_sync.pages > sums->sync_most_pages)
         sums->sync_most_pages = sums->open_sync.pages;
-    sums->open_sync = (struct page_count){ 0 };
+    sums->open_sync = (struct event_page_count){ 0 };
 }
 
 static void count(struct log_reading *reading, const struct channel_record *record, uint64_t time_before_ns)
@@ -220,8 +217,9 @@ static void summary_text(const struct log_reading *reading)
     if (covered_ns > 0)
         fprintf(out, "rate         %.0f records and %.0f bytes a second of virtual time\n",
                 per_second(sums->all.records, covered_ns), per_second(sums->all.bytes, covered_ns));
-    fprintf(out, "forced syncs %" PRIu64 " with %" PRIu64 " pages, %" PRIu64 " of them zeroes; at most %" PRIu64
-            " pages in one\n", syncs, sums->syncs.pages, sums->syncs.zero_pages, sums->sync_most_pages);
+    fprintf(out, "forced syncs %" PRIu64 " with %" PRIu64 " pages, %" PRIu64 " of them zeroes and %" PRIu64
+            " by their changed lines; at most %" PRIu64 " pages in one\n", syncs, sums->syncs.pages,
+            sums->syncs.zero_pages, sums->syncs.delta_pages, sums->sync_most_pages);
     fprintf(out, "\n%-13s %10s %7s %14s %7s\n", "kind", "records", "share", "bytes", "share");
     for (uint16_t kind = 0; kind < EVENT_KIND_ROOM; kind++)
         if (sums->kinds[kind].records > 0)
@@ -258,6 +256,7 @@ static int summary_json(const struct log_reading *reading)
     json_number(syncs, "count", sums->kinds[EVENT_SYNC].records);
     json_number(syncs, "pages", sums->syncs.pages);
     json_number(syncs, "zero_pages", sums->syncs.zero_pages);
+    json_number(syncs, "delta_pages", sums->syncs.delta_pages);
     json_number(syncs, "most_pages", sums->sync_most_pages);
     kinds = cJSON_AddObjectToObject(root, "kinds");
     for (uint16_t kind = 0; kind < EVENT_KIND_ROOM; kind++)

@@ -1,6 +1,7 @@
 /*
  * Guest pages in the log: what an EVENT_PAGES record is filled with, and how it is loaded. Which pages travel is said by
- * a bitmap, one bit a page; a page of zeroes travels as its number alone.
+ * a bitmap, one bit a page; a page of zeroes travels as its number alone, and one of which the other end has a copy
+ * (page_copies.h) as the lines that have changed.
  */
 #ifndef FTVMM_VMM_PAGES_H
 #define FTVMM_VMM_PAGES_H
@@ -11,15 +12,14 @@
 
 #include "vmm/event.h"
 #include "vmm/guest_memory.h"
-
-#define PAGES_PER_RECORD (CHANNEL_PAYLOAD_MAX_BYTES / (sizeof(struct event_page) + GUEST_PAGE_BYTES))
+#include "vmm/page_copies.h"
 
 /* What goes into one record. */
 struct pages_batch {
     unsigned count;
     size_t bytes; /* of the record's payload */
-    uint64_t numbers[PAGES_PER_RECORD];
-    bool zero[PAGES_PER_RECORD];
+    struct event_page heads[PAGES_PER_RECORD];
+    uint64_t lines[PAGES_PER_RECORD]; /* of those that travel by lines */
 };
 
 /* Words of a bitmap for all of the memory. */
@@ -28,11 +28,28 @@ static inline uint64_t pages_words(const struct guest_memory *memory)
     return (memory->bytes / GUEST_PAGE_BYTES + 63) / 64;
 }
 
-/* Takes the next marked pages from number *page on out of `marked`, and moves *page behind them. False: none is left. */
-bool pages_take(struct pages_batch *batch, const struct guest_memory *memory, uint64_t *marked, uint64_t *page);
-/* Fills in the record. A guest that writes meanwhile makes a page of two halves, and marks it. */
-void pages_write(const struct pages_batch *batch, const struct guest_memory *memory, void *payload);
-/* Loads the payload of a PAGES record that has passed event_check. 0; -EBADMSG, said in words: outside RAM. */
+/*
+ * Takes the next marked pages from number *page on out of `marked`, and moves *page behind them. False: none is left.
+ * `copies` are those that the other end has, too; NULL: it has none, and all pages travel whole.
+ */
+bool pages_take(struct pages_batch *batch, const struct guest_memory *memory, struct page_copies *copies, uint64_t *marked,
+                uint64_t *page);
+/*
+ * Fills in the record, and brings the copies up to date. A guest that writes meanwhile makes a page of two halves, and
+ * marks it; with copies it must stand still from pages_take on.
+ */
+void pages_write(const struct pages_batch *batch, const struct guest_memory *memory, struct page_copies *copies,
+                 void *payload);
+
+/* Bytes of a PAGES record that has passed event_check when all its pages are whole: CHANNEL_PAYLOAD_MAX_BYTES at most. */
+size_t pages_whole_bytes(const void *payload, size_t bytes);
+/*
+ * Writes the payload of such a record to `out` with all its pages whole, and brings the copies up to date. 0; -EBADMSG, said
+ * in words: there is no copy of a page that travels by lines.
+ */
+int pages_make_whole(struct page_copies *copies, const void *payload, size_t bytes, void *out);
+
+/* Loads the payload of such a record whose pages are all whole. 0; -EBADMSG, said in words: outside RAM. */
 int pages_load(struct guest_memory *memory, const void *payload, size_t bytes);
 
 #endif

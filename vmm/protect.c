@@ -525,8 +525,7 @@ static void become_primary(struct protector *protector, uint64_t stopped_ns)
     ls->output_pending = false;
     ls->logged_position = ls->machine.position;
     ls->logged_ns = clock_now_ns();
-    memset(ls->unsent_pages, 0, pages_words(&ls->machine.memory) * sizeof(uint64_t));
-    ls->equal_position = ls->machine.position;
+    forced_sync_begin(ls);
     /* R3: the I/O thread takes the channel over when it sees the role. Not before it has may the guest run on, or a frame
      * that waits for the new backup could leave with those that needed none. */
     atomic_store_explicit(&ls->role, ROLE_PRIMARY, memory_order_release);

@@ -25,6 +25,7 @@
 #include "vmm/instructions.h"
 #include "vmm/io_thread.h"
 #include "vmm/kept_files.h"
+#include "vmm/page_copies.h"
 #include "vmm/replay.h"
 #include "vmm/status.h"
 
@@ -251,7 +252,7 @@ static int open_machine(struct session *session)
         if (ls->unsent_pages == NULL)
             return -ENOMEM;
     }
-    return 0;
+    return page_copies_open(&ls->page_copies);
 }
 
 static int open_control(struct session *session)
@@ -570,6 +571,7 @@ static void session_close(struct session *session)
     if (COUNT_GET(ls->instructions) != 0)
         close(COUNT_GET(ls->instructions) - 1);
     free(ls->unsent_pages);
+    page_copies_close(ls->page_copies);
     free(ls->registers);
     free(ls->console_in);
     free(ls->console_out);

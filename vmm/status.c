@@ -376,7 +376,7 @@ cJSON *status_build(const char *vm, struct lockstep *ls)
     add(lockstep, "forced_pages", COUNT_GET(ls->forced_pages));
     add(lockstep, "forced_max_pages", COUNT_GET(ls->forced_max_pages));
     add(lockstep, "forced_zero_pages", COUNT_GET(ls->forced_zero_pages));
-    add(lockstep, "forced_skipped_pages", COUNT_GET(ls->forced_skipped_pages));
+    add(lockstep, "forced_delta_pages", COUNT_GET(ls->forced_delta_pages));
     add(lockstep, "forced_bytes", COUNT_GET(ls->forced_bytes));
     add(lockstep, "forced_ms", COUNT_GET(ls->forced_ns) / NS_PER_MS);
     add_percentiles(lockstep, "forced_pause", &ls->forced_pause_ns);

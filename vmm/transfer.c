@@ -119,20 +119,21 @@ static int send_pages(struct transfer *transfer)
     struct pages_batch batch;
     uint64_t page = 0;
 
-    while (pages_take(&batch, memory, transfer->pages, &page)) {
+    while (pages_take(&batch, memory, NULL, transfer->pages, &page)) {
         void *payload;
         int rc = open_record(transfer, EVENT_PAGES, 0, batch.bytes, &payload);
 
         if (rc < 0) { /* these have not gone: another round may take them */
             for (unsigned i = 0; i < batch.count; i++)
-                transfer->pages[batch.numbers[i] / 64] |= UINT64_C(1) << (batch.numbers[i] % 64);
+                transfer->pages[batch.heads[i].gpa / GUEST_PAGE_BYTES / 64] |=
+                    UINT64_C(1) << (batch.heads[i].gpa / GUEST_PAGE_BYTES % 64);
             return rc;
         }
-        pages_write(&batch, memory, payload);
+        pages_write(&batch, memory, NULL, payload);
         digest_pages(transfer->ls, payload, batch.bytes);
         seal_record(transfer, batch.bytes);
         for (unsigned i = 0; i < batch.count; i++)
-            COUNT_ADD(*(batch.zero[i] ? &transfer->zero_pages : &transfer->sent_pages), 1);
+            COUNT_ADD(*(batch.heads[i].bytes == 0 ? &transfer->zero_pages : &transfer->sent_pages), 1);
         rc = transfer->pause(transfer->ctx, false);
         if (rc < 0)
             return rc;
@@ -241,6 +242,7 @@ static int take_machine(struct lockstep *ls, const struct channel_record *record
     ls->frames_before = event->frames_built - (ls->net != NULL ? net_held_count(ls->net) : 0);
     ls->output_digest = event->output_digest;
     ls->register_chain = event->register_chain;
+    forced_sync_begin(ls);
     verify_begin(ls->verify, ls);
     COUNT_SET(ls->virtual_ns, event->machine.time_ns);
     return rc;

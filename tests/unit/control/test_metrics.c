@@ -51,7 +51,7 @@ static void metrics_are_well_formed_and_in_base_units(void **state)
 
     (void)state;
     COUNT_SET(ls->forced_syncs, 12);
-    COUNT_SET(ls->forced_skipped_pages, 34);
+    COUNT_SET(ls->forced_delta_pages, 34);
     histogram_record(&ls->forced_pause_ns, 2 * NS_PER_MS);
     COUNT_SET(ls->heal.healed, 2);
     COUNT_SET(ls->forced_ns, 2500 * NS_PER_MS);
@@ -65,7 +65,7 @@ static void metrics_are_well_formed_and_in_base_units(void **state)
     cJSON_AddNumberToObject(append, "p50_us", 2.5);
     assert_true(metrics_format(status, text, sizeof(text)) > 0);
     assert_non_null(strstr(text, "\nftvmm_forced_syncs_total 12\n"));
-    assert_non_null(strstr(text, "\nftvmm_forced_sync_skipped_pages_total 34\n"));
+    assert_non_null(strstr(text, "\nftvmm_forced_sync_delta_pages_total 34\n"));
     assert_non_null(strstr(text, "\nftvmm_forced_sync_pause_seconds_sum 0.002\n"));
     assert_non_null(strstr(text, "\nftvmm_healed_total 2\n"));
     assert_non_null(strstr(text, "\nftvmm_forced_sync_seconds_total 2.5\n"));

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "vmm/io_thread.h"
+#include "vmm/page_copies.h"
 
 #define DISK_SECTORS 64u
 #define RAM_BYTES    (UINT64_C(64) << 20)
@@ -133,6 +134,7 @@ static void open_machine(const struct corner_run *run)
     CHECK(disk_open(&ls->disk, &disk, &owner) == 0);
     CHECK(machine_open(&ls->machine, &options, &output) == 0);
     ls->unsent_pages = calloc((RAM_BYTES / GUEST_PAGE_BYTES + 63) / 64, sizeof(uint64_t));
+    CHECK(page_copies_open(&ls->page_copies) == 0);
 }
 
 /* As session.c begins a machine, but what boots is ours. */
@@ -243,7 +245,7 @@ static void run_main(struct corner_run run)
     outcome->compared = COUNT_GET(ls->positions_compared);
     outcome->segments = COUNT_GET(ls->segments_compared);
     outcome->forced_syncs = COUNT_GET(ls->forced_syncs);
-    outcome->forced_skipped_pages = COUNT_GET(ls->forced_skipped_pages);
+    outcome->forced_delta_pages = COUNT_GET(ls->forced_delta_pages);
     outcome->window_steps = COUNT_GET(ls->machine.vcpu.window_steps);
     outcome->user_tsc_reads = COUNT_GET(ls->machine.user_tsc_reads);
     outcome->frames = ls->frames_built;

@@ -19,7 +19,7 @@ struct corner_outcome {
     bool ended; /* in order, and (a backup's) compared equal */
     uint64_t parts; /* of the log that was kept */
     bool lost_interrupt; /* one that the controller has given, and that no handler has seen */
-    uint64_t positions, ram_digest, compared, segments, forced_syncs, forced_skipped_pages, frames, window_steps, kicks,
+    uint64_t positions, ram_digest, compared, segments, forced_syncs, forced_delta_pages, frames, window_steps, kicks,
         user_tsc_reads;
     uint64_t places, places_refused;
     uint64_t state[(S_COUNTS + 48 * 8) / 8]; /* the guest's variables */

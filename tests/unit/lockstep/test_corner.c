@@ -26,13 +26,13 @@ static void say(const char *how, const struct corner_plan *plan)
 
     printf("%s, seed 0x%llx: %llu positions and %llu times all RAM compared; %llu steps, %llu interrupts, %llu faults, "
            "%llu traps, %llu page faults, %llu frames, %llu TSC reads of programs; %llu forced syncs that "
-           "left %llu pages out, %llu and %llu kicks, %llu windows in a shadow\n", how, (unsigned long long)plan->seed,
+           "sent %llu pages by lines, %llu and %llu kicks, %llu windows in a shadow\n", how, (unsigned long long)plan->seed,
            (unsigned long long)b->compared,
            (unsigned long long)b->segments, (unsigned long long)a->state[S_STEPS / 8],
            (unsigned long long)a->state[S_IRQS / 8], (unsigned long long)a->state[S_FAULTS / 8],
            (unsigned long long)a->state[S_TRAPS / 8], (unsigned long long)a->state[S_PAGE_FAULTS / 8],
            (unsigned long long)a->frames, (unsigned long long)a->user_tsc_reads, (unsigned long long)a->forced_syncs,
-           (unsigned long long)a->forced_skipped_pages, (unsigned long long)a->kicks, (unsigned long long)b->kicks,
+           (unsigned long long)a->forced_delta_pages, (unsigned long long)a->kicks, (unsigned long long)b->kicks,
            (unsigned long long)a->window_steps);
     fflush(stdout);
 }

@@ -164,6 +164,58 @@ static void event_pages_must_be_whole(void **state)
     page = (struct event_page){ .gpa = 0, .bytes = 100 };
     memcpy(payload, &page, sizeof(page));
     assert_int_equal(check(EVENT_PAGES, sizeof(page) + 100), -EBADMSG);
+    page = (struct event_page){ .gpa = 0, .bytes = GUEST_PAGE_BYTES, .form = 2 };
+    memcpy(payload, &page, sizeof(page));
+    assert_int_equal(check(EVENT_PAGES, whole), -EBADMSG);
+}
+
+static int check_pages(uint64_t position, uint32_t bytes)
+{
+    struct channel_record record = {
+        .lsn = 1, .position = position, .kind = EVENT_PAGES, .bytes = bytes, .payload = payload
+    };
+    int rc;
+
+    words_begin();
+    rc = event_check(&record);
+    words_end();
+    return rc;
+}
+
+static void event_page_has_the_lines_that_it_names(void **state)
+{
+    struct event_page page = { .gpa = 8 * GUEST_PAGE_BYTES, .form = EVENT_PAGE_LINES };
+
+    (void)state;
+    for (unsigned count = 0; count <= 64; count++) {
+        uint64_t lines = count == 64 ? UINT64_MAX : ~(UINT64_MAX << count) << (64 - count) % 64;
+        uint32_t bytes;
+
+        page.bytes = 8 + count * EVENT_LINE_BYTES;
+        bytes = sizeof(page) + page.bytes;
+        memcpy(payload, &page, sizeof(page));
+        memcpy((uint8_t *)payload + sizeof(page), &lines, sizeof(lines));
+        assert_int_equal(check_pages(1, bytes), count <= EVENT_LINES_MAX ? 0 : -EBADMSG);
+        assert_int_equal(check_pages(0, bytes), -EBADMSG); /* in a transfer */
+        assert_int_equal(check_pages(1, bytes - 1), -EBADMSG);
+        page.bytes += EVENT_LINE_BYTES; /* one more than it names */
+        memcpy(payload, &page, sizeof(page));
+        assert_int_equal(check_pages(1, bytes + EVENT_LINE_BYTES), -EBADMSG);
+    }
+    page.bytes = 4;
+    memcpy(payload, &page, sizeof(page));
+    assert_int_equal(check_pages(1, sizeof(page) + 4), -EBADMSG);
+}
+
+static void event_pages_are_no_more_than_fit_when_whole(void **state)
+{
+    struct event_page *pages = (void *)payload;
+
+    (void)state;
+    for (uint64_t i = 0; i <= PAGES_PER_RECORD; i++)
+        pages[i] = (struct event_page){ .gpa = i * GUEST_PAGE_BYTES };
+    assert_int_equal(check_pages(1, PAGES_PER_RECORD * sizeof(*pages)), 0);
+    assert_int_equal(check_pages(1, (PAGES_PER_RECORD + 1) * sizeof(*pages)), -EBADMSG);
 }
 
 static void event_random_bytes_never_read_beyond_the_payload(void **state)
@@ -327,6 +379,8 @@ int main(void)
         cmocka_unit_test(event_places_name_a_clock_that_has_places),
         cmocka_unit_test(event_start_count_must_match_its_size),
         cmocka_unit_test(event_pages_must_be_whole),
+        cmocka_unit_test(event_page_has_the_lines_that_it_names),
+        cmocka_unit_test(event_pages_are_no_more_than_fit_when_whole),
         cmocka_unit_test(event_random_bytes_never_read_beyond_the_payload),
         cmocka_unit_test(event_of_random_bytes_that_passes_can_be_read),
         cmocka_unit_test(cpuid_hides_what_is_not_the_same_twice),

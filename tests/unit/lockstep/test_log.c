@@ -226,7 +226,7 @@ static void log_text_says_what_each_record_holds(void **state)
     expect_line(" console ", "typed=\"ls\\n\\x03\\\"\\\\\"");
     expect_line(" output ", "frames_built=11 frames_held=1 digest=0xfeedfacecafebeef");
     expect_line(" progress ", "frames_sent=12");
-    expect_line(" pages ", "pages=2 zero_pages=1 first_gpa=0x0000000000005000 last_gpa=0x0000000000009000");
+    expect_line(" pages ", "pages=2 zero_pages=1 delta_pages=0 first_gpa=0x0000000000005000 last_gpa=0x0000000000009000");
     expect_line(" sync ", "rip=0x0000000001234567");
     expect_line(" place ", "guest_clock=\"step\" count=4711 rip=0x0000000000020048");
     expect_line(" stretch ", "stretch=1234");
