@@ -26,7 +26,8 @@ struct overhead {
     struct guest_target targets[GUEST_SIDES]; /* protected, unprotected, other */
     struct program_settings settings;
     bool chosen[PROGRAMS];
-    bool by_name; /* chosen by --run: none of them may be left out */
+    bool by_name; /* chosen by --run: who leaves one of them out has not done what was asked */
+    bool left_out; /* one of those chosen */
     unsigned amounts[PROGRAMS];
     unsigned rounds;
     unsigned sides; /* of the guests */
@@ -101,7 +102,7 @@ static const struct command_line command_line = {
         "from here.\n\n",
     .arguments = arguments,
     .print_more = print_programs,
-    .exit_status = "0 measured, 1 not measured, 2 usage",
+    .exit_status = "0 measured, 1 not, or not all that --run names, 2 usage",
 };
 
 static int parse_options(struct overhead *overhead, int argc, char **argv)
@@ -122,35 +123,37 @@ static int parse_options(struct overhead *overhead, int argc, char **argv)
 
 /* ---- what can be done ---- */
 
-/* Leaves out what cannot be done, unless it was asked for by name. */
+static bool anything_left(const struct overhead *overhead)
+{
+    for (size_t i = 0; i < PROGRAMS; i++)
+        if (overhead->chosen[i])
+            return true;
+    report_error("there is nothing to measure");
+    return false;
+}
+
+/* Leaves out what cannot be done. */
 static int prepare(struct overhead *overhead)
 {
-    unsigned left = 0;
-
     for (size_t i = 0; i < PROGRAMS; i++) {
         char why[256] = "";
         int result = 0;
 
         if (!overhead->chosen[i])
             continue;
+        report_info("preparing %s", programs[i].name);
         for (unsigned side = 0; result == 0 && side < overhead->sides; side++)
             result = program_prepare(&programs[i], &overhead->settings, &overhead->targets[side], why, sizeof(why));
-        if (result == -EPROTO && !overhead->by_name) {
-            report_warning("%s is not measured: %s", programs[i].name, why);
-            result_note(&overhead->result, "%s is not measured: %s", programs[i].name, why);
-            overhead->chosen[i] = false;
+        if (result == 0)
             continue;
-        }
-        if (result != 0) {
-            if (result == -EPROTO)
-                report_error("%s cannot be measured: %s", programs[i].name, why);
+        if (result != -EPROTO)
             return result;
-        }
-        left++;
+        report_warning("%s is not measured: %s", programs[i].name, why);
+        result_note(&overhead->result, "%s is not measured: %s", programs[i].name, why);
+        overhead->chosen[i] = false;
+        overhead->left_out = true;
     }
-    if (left == 0)
-        report_error("there is nothing to measure");
-    return left > 0 ? 0 : -ENOENT;
+    return anything_left(overhead) ? 0 : -ENOENT;
 }
 
 /* ---- a round ---- */
@@ -210,6 +213,16 @@ static int measure(struct overhead *overhead, size_t program, unsigned side)
     return result;
 }
 
+/* One program that fails takes nothing from the others, nor from its own earlier rounds. */
+static void give_up(struct overhead *overhead, size_t program, unsigned round)
+{
+    report_warning("%s is left out from here on", programs[program].name);
+    result_note(&overhead->result, "%s failed in round %u and was left out from there on", programs[program].name, round);
+    overhead->chosen[program] = false;
+    overhead->left_out = true;
+}
+
+/* -EPROTO: none of the programs has come to the end. */
 static int run_rounds(struct overhead *overhead)
 {
     unsigned order[PROGRAMS * GUEST_SIDES], sides = overhead->sides;
@@ -222,12 +235,16 @@ static int run_rounds(struct overhead *overhead)
         report_info("round %u of %u", round + 1, overhead->rounds);
         result_look_at_noise(&overhead->result);
         shuffle(order, PROGRAMS * sides, &state);
-        for (unsigned i = 0; result == 0 && i < PROGRAMS * sides; i++)
-            if (overhead->chosen[order[i] / sides])
-                result = measure(overhead, order[i] / sides, order[i] % sides);
-        for (size_t i = 0; result == 0 && i < PROGRAMS; i++) {
+        for (unsigned i = 0; i < PROGRAMS * sides; i++)
+            if (overhead->chosen[order[i] / sides] && measure(overhead, order[i] / sides, order[i] % sides) != 0)
+                give_up(overhead, order[i] / sides, round + 1);
+        if (!anything_left(overhead))
+            result = -EPROTO;
+        for (size_t i = 0; i < PROGRAMS; i++) {
             char rate[64];
 
+            if (!overhead->chosen[i])
+                continue;
             snprintf(rate, sizeof(rate), "%s_%s_per_second", programs[i].name, programs[i].unit);
             guest_targets_add_ratios(&overhead->result, rate, programs[i].name);
         }
@@ -332,6 +349,8 @@ int overhead_main(int argc, char **argv)
         print(overhead, result_files_take_stdout(&overhead->files) ? stderr : stdout);
         result = write_files(overhead);
     }
+    if (result == 0 && overhead->by_name && overhead->left_out)
+        result = -EPROTO;
     guest_targets_fini(overhead->targets);
     free(overhead);
     return result == 0 ? 0 : EXIT_NOT_MEASURED;

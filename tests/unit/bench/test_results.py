@@ -397,10 +397,22 @@ class Results(unittest.TestCase):
                                                status=1).stderr)
         self.assertIn("nobody answers", self.ftbench("overhead", *refused, "--run", "redis", "--redis-port",
                                                      free_port(), status=1).stderr)
-        self.assertIn("pgbench cannot be measured: no disk", self.ftbench("overhead", *refused, "--run", "pgbench",
-                                                                          status=1).stderr)
+        self.assertIn("pgbench is not measured: no disk", self.ftbench("overhead", *refused, "--run", "pgbench",
+                                                                       status=1).stderr)
         for wrong in ("solitaire", "redis=0", "", "redis,,sqlite"):
             self.ftbench("overhead", *refused, "--run", wrong, status=2)
+
+    def test_overhead_keeps_what_was_measured_when_one_program_fails(self):
+        path = self.path("rest.json")
+        self.ftbench("overhead", *self.targets([agent.port for agent in self.agents]), "--rounds", 2, "--json", path,
+                     "--run", "python=1,openssl=3,pgbench", status=1)
+        with open(path, encoding="utf-8") as file:
+            result = json.load(file)
+        self.validator.validate(result)
+        self.assertEqual(len(self.values(result, "protected_to_unprotected.openssl")), 2)
+        self.assertNotIn("protected_to_unprotected.python", [metric["name"] for metric in result["metrics"]])
+        self.assertIn("python failed in round 1", result["notes"])
+        self.assertIn("pgbench is not measured: no disk", result["notes"])
 
     @unittest.skipIf(shutil.which("wrk") is None, "wrk is not installed (scripts/setup installs it)")
     def test_overhead_drives_nginx_with_wrk(self):
@@ -527,7 +539,7 @@ class Results(unittest.TestCase):
                   "lockstep": {"positions": 1000 * number, "time_records": 400, "time_bytes": 25600, "clock_reads": 800,
                                "divergences": 0,
                                "forced_syncs": 10, "forced_pages": 500, "forced_zero_pages": 20,
-                               "forced_skipped_pages": 30, "forced_bytes": 2000000, "forced_ms": 20, "run_ms": 1000,
+                               "forced_delta_pages": 30, "forced_bytes": 2000000, "forced_ms": 20, "run_ms": 1000,
                                "checked_ms": 15, "forced_pause": {"samples": 10, "p50_us": 1500, "p99_us": 4000,
                                                                   "max_us": 5000}, **more},
                   "channel": {"records": 2000, "record_bytes": 3000000}, "exits": {"io": 900, "hlt": 100, "mmio": 0}}
@@ -554,7 +566,7 @@ class Results(unittest.TestCase):
         _, result = self.result("determinism", "determinism", "--status", status, "--log", log, "--unprotected", plain)
         found = self.medians(result)
         for name, value in (("log_bytes_per_s", 1.5e6), ("log_megabits_per_s", 12), ("forced_pages_per_sync", 50),
-                            ("forced_skipped_pages_per_sync", 3), ("run_percent", 50), ("time_bytes_per_clock_read", 32),
+                            ("forced_delta_pages_per_sync", 3), ("run_percent", 50), ("time_bytes_per_clock_read", 32),
                             ("checked_percent_of_run", 1.5), ("records_per_s.time", 200), ("bytes_per_s.pages", 1e6),
                             ("exits_per_s.io", 450), ("forced_pause_us.p99", 4000), ("protected_by_unprotected", 0.95)):
             self.assertAlmostEqual(found[name], value, msg=name)
