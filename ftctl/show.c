@@ -192,7 +192,7 @@ static void show_protection(const cJSON *status)
     if (lockstep != NULL) {
         fact("positions", "%.0f, of them %.0f places; clock %s", number(lockstep, "positions"),
              number(lockstep, "places"), text(lockstep, "clock"));
-        fact("forced syncs", "%.0f (%.0f pages, %.0f of them zero, %.0f as changed lines, %s, %.0f ms)",
+        fact("forced syncs", "%.0f (%.0f pages, %.0f of them zero, %.0f as changed words, %s, %.0f ms)",
              number(lockstep, "forced_syncs"), number(lockstep, "forced_pages"), number(lockstep, "forced_zero_pages"),
              number(lockstep, "forced_delta_pages"), format_bytes(number(lockstep, "forced_bytes")),
              number(lockstep, "forced_ms"));

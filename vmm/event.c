@@ -84,15 +84,20 @@ static bool start_fits(const struct channel_record *record)
 
 static bool page_fits(const struct event_page *page, bool whole)
 {
-    uint64_t lines;
+    const uint64_t *words = (const void *)(page + 1);
+    unsigned stretches, changed = 0;
 
     if (page->form == EVENT_PAGE_WHOLE)
         return page->bytes == 0 || page->bytes == GUEST_PAGE_BYTES;
-    if (whole || page->form != EVENT_PAGE_LINES || page->bytes < sizeof(lines))
+    if (whole || page->form != EVENT_PAGE_DELTA || page->bytes < 8 || page->bytes > EVENT_DELTA_BYTES_MAX ||
+        words[0] >> EVENT_STRETCHES != 0)
         return false;
-    memcpy(&lines, page + 1, sizeof(lines));
-    return page->bytes == sizeof(lines) + (uint32_t)__builtin_popcountll(lines) * EVENT_LINE_BYTES &&
-           page->bytes <= sizeof(lines) + EVENT_LINES_MAX * EVENT_LINE_BYTES;
+    stretches = (unsigned)__builtin_popcountll(words[0]);
+    if (page->bytes < 8 + 8 * stretches)
+        return false;
+    for (unsigned i = 1; i <= stretches; i++)
+        changed += (unsigned)__builtin_popcountll(words[i]);
+    return page->bytes == 8 * (1 + stretches + changed);
 }
 
 /* No more than would fit if all were whole. */
@@ -178,7 +183,9 @@ int event_check(const struct channel_record *record)
     case EVENT_OUTPUT: fits = record->bytes == sizeof(struct event_output); break;
     case EVENT_PROGRESS: fits = record->bytes == sizeof(struct event_progress); break;
     case EVENT_PAGES: fits = pages_fit(record); break;
-    case EVENT_SYNC: fits = record->bytes == sizeof(struct vcpu_state); break;
+    case EVENT_SYNC:
+        fits = record->bytes >= EVENT_SYNC_BYTES_MIN && record->bytes <= sizeof(struct vcpu_state) && record->bytes % 8 == 0;
+        break;
     case EVENT_VERIFY: fits = record->bytes == sizeof(struct vcpu_registers); break;
     case EVENT_SEGMENT_PAGES: fits = record->bytes % sizeof(struct event_segment_page) == 0; break;
     case EVENT_SEGMENT: fits = record->bytes == sizeof(struct event_segment); break;
@@ -271,7 +278,7 @@ void event_count_pages(const struct channel_record *record, struct event_page_co
     for (const struct event_page *page = record->payload; is_page(record, page); page = next_page(page)) {
         count->pages++;
         count->zero_pages += page->bytes == 0;
-        count->delta_pages += page->form == EVENT_PAGE_LINES;
+        count->delta_pages += page->form == EVENT_PAGE_DELTA;
     }
 }
 
@@ -305,6 +312,14 @@ static void read_vcpu(const struct vcpu_state *state, const struct event_reader 
 {
     read_registers(&state->regs, &state->sregs, reader);
     reader->hex(reader->ctx, "vcpu_digest", vcpu_state_digest(state));
+}
+
+static void read_sync(const struct channel_record *record, const struct event_reader *reader)
+{
+    struct vcpu_state state = { 0 };
+
+    memcpy(&state, record->payload, record->bytes);
+    read_vcpu(&state, reader);
 }
 
 static void read_frame(const struct channel_record *record, const struct event_reader *reader)
@@ -439,7 +454,7 @@ void event_read(const struct channel_record *record, const struct event_reader *
     case EVENT_PLACE: read_place(payload, reader); return;
     case EVENT_STRETCH: reader->number(reader->ctx, "stretch", ((const struct event_stretch *)payload)->number); return;
     case EVENT_PAGES: read_pages(record, reader); return;
-    case EVENT_SYNC: read_vcpu(payload, reader); return;
+    case EVENT_SYNC: read_sync(record, reader); return;
     case EVENT_VERIFY: read_registers(&registers->regs, &registers->sregs, reader); return;
     case EVENT_SEGMENT_PAGES: read_segment_pages(record, reader); return;
     case EVENT_SEGMENT: read_segment(payload, reader); return;

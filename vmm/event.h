@@ -105,12 +105,13 @@ struct event_progress {
 /* EVENT_PAGES: `pages` of these, one behind the other, each with its bytes behind it. */
 enum event_page_form {
     EVENT_PAGE_WHOLE = 0, /* 4096 bytes; none, if they are all zeroes */
-    EVENT_PAGE_LINES = 1, /* what has changed since the page last travelled in a forced sync: eight bytes that say which of
-                             its lines, one bit each, the page's first line is bit 0; then those lines */
+    EVENT_PAGE_DELTA = 1, /* what has changed since the page last travelled in a forced sync, in words of 8 bytes: a word that
+                             says in which of the page's stretches (bit 0: the first), for each of them a word that says
+                             which of its 64 words, then all these words */
 };
 #define PAGES_PER_RECORD (CHANNEL_PAYLOAD_MAX_BYTES / (sizeof(struct event_page) + GUEST_PAGE_BYTES)) /* at most */
-#define EVENT_LINE_BYTES 64u /* 64 lines a page */
-#define EVENT_LINES_MAX  60u /* where more have changed the page travels whole */
+#define EVENT_STRETCHES       8u /* of 512 bytes, a page */
+#define EVENT_DELTA_BYTES_MAX 3072u /* where more has changed the page travels whole */
 struct event_page {
     uint64_t gpa;   /* page-aligned */
     uint32_t bytes; /* that follow */
@@ -137,6 +138,10 @@ struct event_machine {
     uint64_t register_chain; /* as in event_output, up to the position before */
     struct machine_state machine;
 };
+
+/* EVENT_SYNC: a struct vcpu_state without the zeroes at its end, at least all in front of XSAVE's area; whole words. */
+#define EVENT_SYNC_BYTES_MIN offsetof(struct vcpu_state, xsave)
+_Static_assert(EVENT_SYNC_BYTES_MIN % 8 == 0 && sizeof(struct vcpu_state) % 8 == 0, "whole words");
 
 struct event_segment_page {
     uint64_t page; /* number: gpa / 4096 */
@@ -187,7 +192,7 @@ struct event_reader {
 void event_read(const struct channel_record *record, const struct event_reader *reader);
 
 struct event_page_count {
-    uint64_t pages, zero_pages, delta_pages; /* all; of these such without bytes, and such that travel by lines */
+    uint64_t pages, zero_pages, delta_pages; /* all; of these such without bytes, and such that travel as deltas */
 };
 /* Adds to the counts the pages of a PAGES record that has passed event_check. */
 void event_count_pages(const struct channel_record *record, struct event_page_count *count);

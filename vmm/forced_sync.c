@@ -2,7 +2,7 @@
  * Forced sync: where the guest runs long without an exit, the primary makes a position out of the instant by
  * shipping the whole vCPU and the pages written since a position not long ago; the backup, which still stands at
  * the position before, loads them instead of running. Devices need not travel: they change at positions only. Of a page
- * that has travelled before only the lines that have changed since do so again (page_copies.h).
+ * that has travelled before only the words that have changed since do so again (page_copies.h).
  *
  * The backup keeps the pages aside until the SYNC record has come, so that a primary that dies in the midst
  * leaves a backup that still can run by itself.
@@ -89,13 +89,24 @@ static void log_pages(struct lockstep *ls)
         pages += batch.count;
         for (unsigned i = 0; i < batch.count; i++) {
             COUNT_ADD(ls->forced_zero_pages, batch.heads[i].bytes == 0);
-            COUNT_ADD(ls->forced_delta_pages, batch.heads[i].form == EVENT_PAGE_LINES);
+            COUNT_ADD(ls->forced_delta_pages, batch.heads[i].form == EVENT_PAGE_DELTA);
         }
         COUNT_ADD(ls->forced_bytes, channel_frame_bytes((uint32_t)batch.bytes));
     }
     COUNT_ADD(ls->forced_pages, pages);
     if (pages > COUNT_GET(ls->forced_max_pages))
         COUNT_SET(ls->forced_max_pages, pages);
+}
+
+/* Without the zeroes at its end: of XSAVE's area most CPUs use a fifth. */
+static size_t state_bytes(const struct vcpu_state *state)
+{
+    const uint64_t *words = (const void *)state;
+    size_t count = sizeof(*state) / 8;
+
+    while (count > EVENT_SYNC_BYTES_MIN / 8 && words[count - 1] == 0)
+        count--;
+    return 8 * count;
 }
 
 int forced_sync_log(struct lockstep *ls)
@@ -105,6 +116,7 @@ int forced_sync_log(struct lockstep *ls)
 
     if (lockstep_role_now(ls) == ROLE_PRIMARY) {
         struct vcpu_state state; /* saved before the ring is asked: saving may fail, and a record cannot be undone */
+        size_t bytes;
 
         rc = dirty_collect(ls);
         if (rc == 0)
@@ -112,10 +124,11 @@ int forced_sync_log(struct lockstep *ls)
         if (rc < 0)
             return rc;
         log_pages(ls);
-        memcpy(primary_log_begin(ls, EVENT_SYNC, ls->machine.position + 1, sizeof(state)), &state, sizeof(state));
+        bytes = state_bytes(&state);
+        memcpy(primary_log_begin(ls, EVENT_SYNC, ls->machine.position + 1, bytes), &state, bytes);
         primary_log_end(ls);
         COUNT_ADD(ls->forced_syncs, 1);
-        COUNT_ADD(ls->forced_bytes, channel_frame_bytes(sizeof(state)));
+        COUNT_ADD(ls->forced_bytes, channel_frame_bytes((uint32_t)bytes));
         took_ns = clock_now_ns() - began_ns;
         COUNT_ADD(ls->forced_ns, took_ns);
         COUNT_SET(ls->forced_took_ns, took_ns);
@@ -152,7 +165,7 @@ int forced_sync_load(struct lockstep *ls, const struct channel_record *record)
 {
     struct vcpu *vcpu = &ls->machine.vcpu;
     uint64_t began_ns = clock_now_ns();
-    struct vcpu_state state;
+    struct vcpu_state state = { 0 };
     int rc = vcpu_complete(vcpu); /* or the last exit's result would land in the new registers */
 
     if (rc == 0 && vcpu->exit_waits) {
@@ -165,7 +178,7 @@ int forced_sync_load(struct lockstep *ls, const struct channel_record *record)
     forced_sync_discard(ls);
     if (rc < 0)
         return rc;
-    memcpy(&state, record->payload, sizeof(state));
+    memcpy(&state, record->payload, record->bytes);
     rc = vcpu_load(vcpu, &state);
     if (rc == 0)
         rc = vcpu_complete(vcpu); /* refreshes what the shared page tells of the vCPU */

@@ -182,7 +182,7 @@ struct lockstep {
     _Atomic uint64_t time_records, time_bytes; /* records in the log that say so, and their bytes there */
     _Atomic uint64_t frame_records, output_records, disk_records;
     _Atomic uint64_t forced_syncs, forced_pages, forced_max_pages; /* pages: sent, zero pages among them */
-    _Atomic uint64_t forced_zero_pages, forced_delta_pages, forced_bytes; /* delta: sent as the lines that had changed */
+    _Atomic uint64_t forced_zero_pages, forced_delta_pages, forced_bytes; /* delta: sent as the words that had changed */
     struct histogram forced_pause_ns; /* machine thread; how long the guest stood still for each, or it was loaded */
     _Atomic uint64_t forced_ns, rested_ns;
     _Atomic uint64_t places, places_refused; /* positions made by naming a place; instants that no name would find */

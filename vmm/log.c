@@ -218,7 +218,7 @@ static void summary_text(const struct log_reading *reading)
         fprintf(out, "rate         %.0f records and %.0f bytes a second of virtual time\n",
                 per_second(sums->all.records, covered_ns), per_second(sums->all.bytes, covered_ns));
     fprintf(out, "forced syncs %" PRIu64 " with %" PRIu64 " pages, %" PRIu64 " of them zeroes and %" PRIu64
-            " by their changed lines; at most %" PRIu64 " pages in one\n", syncs, sums->syncs.pages,
+            " by their changed words; at most %" PRIu64 " pages in one\n", syncs, sums->syncs.pages,
             sums->syncs.zero_pages, sums->syncs.delta_pages, sums->sync_most_pages);
     fprintf(out, "\n%-13s %10s %7s %14s %7s\n", "kind", "records", "share", "bytes", "share");
     for (uint16_t kind = 0; kind < EVENT_KIND_ROOM; kind++)

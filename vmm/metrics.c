@@ -52,7 +52,7 @@ static const struct metric metrics[] = {
     { "lockstep.forced_pages", "forced_sync_pages_total", "counter", 1, "Pages that they carried." },
     { "lockstep.forced_zero_pages", "forced_sync_zero_pages_total", "counter", 1, "Of these, pages of zeroes." },
     { "lockstep.forced_delta_pages", "forced_sync_delta_pages_total", "counter", 1,
-      "Of these, pages of which only the lines that had changed were sent." },
+      "Of these, pages of which only the words that had changed were sent." },
     { "lockstep.forced_bytes", "forced_sync_bytes_total", "counter", 1, "Bytes of the log for forced syncs." },
     { "lockstep.clock_reads", "clock_reads_total", "counter", 1, "Exits at which the guest looked at a clock." },
     { "lockstep.instructions", "guest_instructions_total", "counter", 1, "The guest's, where they can be counted." },

@@ -13,37 +13,39 @@ static bool page_is_zero(const uint8_t *page)
     return words[0] == 0 && memcmp(page, page + 8, GUEST_PAGE_BYTES - 8) == 0;
 }
 
-/* Which lines of the page are not as in its copy. */
-static uint64_t changed_lines(const uint8_t *page, const uint8_t *copy)
+/* Which words of the page are not as in its copy, stretch by stretch. Returns the bytes of the delta. */
+static uint32_t find_changed(const uint8_t *page, const uint8_t *copy, uint64_t changed[EVENT_STRETCHES])
 {
     const uint64_t *ours = (const void *)page, *theirs = (const void *)copy;
-    uint64_t lines = 0;
+    uint32_t words = 1;
 
-    for (unsigned line = 0; line < 64; line++, ours += 8, theirs += 8) {
-        uint64_t differ = (ours[0] ^ theirs[0]) | (ours[1] ^ theirs[1]) | (ours[2] ^ theirs[2]) | (ours[3] ^ theirs[3]) |
-                          (ours[4] ^ theirs[4]) | (ours[5] ^ theirs[5]) | (ours[6] ^ theirs[6]) | (ours[7] ^ theirs[7]);
+    for (unsigned stretch = 0; stretch < EVENT_STRETCHES; stretch++, ours += 64, theirs += 64) {
+        uint64_t bits = 0;
 
-        lines |= (uint64_t)(differ != 0) << line;
+        if (memcmp(ours, theirs, 512) != 0) /* most are equal, and this is quicker */
+            for (unsigned i = 0; i < 64; i++)
+                bits |= (uint64_t)(ours[i] != theirs[i]) << i;
+        changed[stretch] = bits;
+        words += bits != 0 ? 1 + (uint32_t)__builtin_popcountll(bits) : 0;
     }
-    return lines;
+    return 8 * words;
 }
 
 /* How the page is to travel. Its place among the copies is its own from here on, so that pages behind it see it as the other
  * end will; the copy itself is made in pages_write. */
-static void choose_form(const uint8_t *bytes, struct page_copies *copies, struct event_page *head, uint64_t *lines)
+static void choose_form(const uint8_t *bytes, struct page_copies *copies, struct event_page *head,
+                        uint64_t changed[EVENT_STRETCHES])
 {
     const uint8_t *copy = copies != NULL ? page_copies_find(copies, head->gpa / GUEST_PAGE_BYTES) : NULL;
 
     head->form = EVENT_PAGE_WHOLE;
     head->bytes = page_is_zero(bytes) ? 0 : GUEST_PAGE_BYTES;
     if (copy != NULL && head->bytes != 0) {
-        unsigned count;
+        uint32_t delta_bytes = find_changed(bytes, copy, changed);
 
-        *lines = changed_lines(bytes, copy);
-        count = (unsigned)__builtin_popcountll(*lines);
-        if (count <= EVENT_LINES_MAX) {
-            head->form = EVENT_PAGE_LINES;
-            head->bytes = (uint32_t)sizeof(*lines) + count * EVENT_LINE_BYTES;
+        if (delta_bytes <= EVENT_DELTA_BYTES_MAX) {
+            head->form = EVENT_PAGE_DELTA;
+            head->bytes = delta_bytes;
         }
     }
     if (copies != NULL && copy == NULL)
@@ -69,11 +71,33 @@ bool pages_take(struct pages_batch *batch, const struct guest_memory *memory, st
             continue;
         *word &= ~(UINT64_C(1) << (*page % 64));
         head->gpa = *page * GUEST_PAGE_BYTES;
-        choose_form(memory->base + head->gpa, copies, head, &batch->lines[batch->count]);
+        choose_form(memory->base + head->gpa, copies, head, batch->changed[batch->count]);
         batch->count++;
         batch->bytes += sizeof(*head) + head->bytes;
     }
     return batch->count > 0;
+}
+
+/* Of the page, which is the copy afterwards; there may be none. */
+static void write_delta(const uint8_t *page, uint8_t *copy, const uint64_t changed[EVENT_STRETCHES], void *at)
+{
+    const uint64_t *from = (const void *)page;
+    uint64_t *word = (uint64_t *)at + 1, *to = (void *)copy, stretches = 0;
+
+    for (unsigned i = 0; i < EVENT_STRETCHES; i++)
+        if (changed[i] != 0) {
+            stretches |= UINT64_C(1) << i;
+            *word++ = changed[i];
+        }
+    *(uint64_t *)at = stretches;
+    for (unsigned i = 0; i < EVENT_STRETCHES; i++)
+        for (uint64_t bits = changed[i]; bits != 0; bits &= bits - 1) {
+            size_t place = 64 * i + (size_t)__builtin_ctzll(bits);
+
+            *word++ = from[place];
+            if (to != NULL)
+                to[place] = from[place];
+        }
 }
 
 void pages_write(const struct pages_batch *batch, const struct guest_memory *memory, struct page_copies *copies,
@@ -89,23 +113,14 @@ void pages_write(const struct pages_batch *batch, const struct guest_memory *mem
 
         memcpy(at, head, sizeof(*head));
         at += sizeof(*head);
-        if (head->form == EVENT_PAGE_WHOLE) {
+        if (head->form == EVENT_PAGE_DELTA) {
+            write_delta(page, copy, batch->changed[i], at);
+        } else {
             memcpy(at, page, head->bytes);
             if (copy != NULL)
                 memcpy(copy, page, GUEST_PAGE_BYTES);
-            at += head->bytes;
-            continue;
         }
-        memcpy(at, &batch->lines[i], sizeof(batch->lines[i]));
-        at += sizeof(batch->lines[i]);
-        for (uint64_t lines = batch->lines[i]; lines != 0; lines &= lines - 1) {
-            size_t offset = (size_t)__builtin_ctzll(lines) * EVENT_LINE_BYTES;
-
-            memcpy(at, page + offset, EVENT_LINE_BYTES);
-            if (copy != NULL)
-                memcpy(copy + offset, page + offset, EVENT_LINE_BYTES);
-            at += EVENT_LINE_BYTES;
-        }
+        at += head->bytes;
     }
 }
 
@@ -117,20 +132,21 @@ size_t pages_whole_bytes(const void *payload, size_t bytes)
     while (at < end) {
         const struct event_page *head = (const void *)at;
 
-        whole_bytes += sizeof(*head) + (head->form == EVENT_PAGE_LINES ? GUEST_PAGE_BYTES : head->bytes);
+        whole_bytes += sizeof(*head) + (head->form == EVENT_PAGE_DELTA ? GUEST_PAGE_BYTES : head->bytes);
         at += sizeof(*head) + head->bytes;
     }
     return whole_bytes;
 }
 
-static void copy_lines(uint8_t *copy, const uint8_t *at)
+static void apply_delta(uint8_t *copy, const void *delta)
 {
-    uint64_t lines;
+    const uint64_t *changed = (const uint64_t *)delta + 1;
+    uint64_t stretches = *(const uint64_t *)delta, *to = (void *)copy;
+    const uint64_t *word = changed + __builtin_popcountll(stretches);
 
-    memcpy(&lines, at, sizeof(lines));
-    at += sizeof(lines);
-    for (; lines != 0; lines &= lines - 1, at += EVENT_LINE_BYTES)
-        memcpy(copy + (size_t)__builtin_ctzll(lines) * EVENT_LINE_BYTES, at, EVENT_LINE_BYTES);
+    for (; stretches != 0; stretches &= stretches - 1)
+        for (uint64_t bits = *changed++; bits != 0; bits &= bits - 1)
+            to[64 * __builtin_ctzll(stretches) + __builtin_ctzll(bits)] = *word++;
 }
 
 int pages_make_whole(struct page_copies *copies, const void *payload, size_t bytes, void *out)
@@ -145,14 +161,14 @@ int pages_make_whole(struct page_copies *copies, const void *payload, size_t byt
         uint8_t *copy;
 
         at += sizeof(*head);
-        if (head->form == EVENT_PAGE_LINES) {
+        if (head->form == EVENT_PAGE_DELTA) {
             copy = page_copies_find(copies, page);
             if (copy == NULL) {
                 report_error("the log has changes of the page at 0x%llx, which it has not brought before",
                              (unsigned long long)head->gpa);
                 return -EBADMSG;
             }
-            copy_lines(copy, at);
+            apply_delta(copy, at);
             whole.bytes = GUEST_PAGE_BYTES;
         } else {
             copy = page_copies_take(copies, page);

@@ -1,7 +1,7 @@
 /*
  * Guest pages in the log: what an EVENT_PAGES record is filled with, and how it is loaded. Which pages travel is said by
  * a bitmap, one bit a page; a page of zeroes travels as its number alone, and one of which the other end has a copy
- * (page_copies.h) as the lines that have changed.
+ * (page_copies.h) as the words that have changed.
  */
 #ifndef FTVMM_VMM_PAGES_H
 #define FTVMM_VMM_PAGES_H
@@ -19,7 +19,7 @@ struct pages_batch {
     unsigned count;
     size_t bytes; /* of the record's payload */
     struct event_page heads[PAGES_PER_RECORD];
-    uint64_t lines[PAGES_PER_RECORD]; /* of those that travel by lines */
+    uint64_t changed[PAGES_PER_RECORD][EVENT_STRETCHES]; /* words of those that travel as deltas */
 };
 
 /* Words of a bitmap for all of the memory. */
@@ -45,7 +45,7 @@ void pages_write(const struct pages_batch *batch, const struct guest_memory *mem
 size_t pages_whole_bytes(const void *payload, size_t bytes);
 /*
  * Writes the payload of such a record to `out` with all its pages whole, and brings the copies up to date. 0; -EBADMSG, said
- * in words: there is no copy of a page that travels by lines.
+ * in words: there is no copy of a page that travels as a delta.
  */
 int pages_make_whole(struct page_copies *copies, const void *payload, size_t bytes, void *out);
 

@@ -91,7 +91,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         case EVENT_PAGES: take_pages(&record); break;
         case EVENT_PLACE: fuzz_touch(payload, sizeof(struct event_place)); break;
         case EVENT_STRETCH: fuzz_touch(payload, sizeof(struct event_stretch)); break;
-        case EVENT_SYNC: fuzz_touch(payload, sizeof(struct vcpu_state)); break;
+        case EVENT_SYNC:
+            fuzz_check(record.bytes <= sizeof(struct vcpu_state));
+            fuzz_touch(payload, EVENT_SYNC_BYTES_MIN);
+            break;
         case EVENT_VERIFY: fuzz_touch(payload, sizeof(struct vcpu_registers)); break;
         case EVENT_SEGMENT_PAGES: fuzz_check(record.bytes % sizeof(struct event_segment_page) == 0); break;
         case EVENT_SEGMENT: fuzz_touch(payload, sizeof(struct event_segment)); break;

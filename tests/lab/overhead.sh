@@ -11,7 +11,7 @@ source "$(dirname "$(readlink -f "$0")")/two_guests.sh"
 
 run=redis=300,redis_pipelined=2000,pgbench=40,openssl=2,compile=1,sqlite=1000,python=1,stress_switch=2,stress_timer=2
 if command -v wrk >/dev/null; then
-    run+=,nginx=5,nginx_large=5
+    run+=,nginx=5,nginx_large=30
     carry wrk libluajit
 fi
 need_guests_of 2 512

@@ -2,7 +2,7 @@
  * What making the pages of forced syncs smaller would cost and give: reads a log (`ftvmm record`) and does with each page that
  * its forced syncs carry what could be done with it: copying, digesting (XXH3), the record's checksum (CRC-32C), comparing it
  * with what it was when it travelled last, LZ4 there and back. Printed: ns a page of each (median), the bytes that LZ4 leaves,
- * and how much has changed since, by lines and by words.
+ * and what of them has changed since: words of 8 bytes, lines of 64.
  *   page-costs LOG
  */
 #include <lz4.h>
@@ -33,10 +33,10 @@ static void count_changes(const uint8_t *page, const uint8_t *before)
 {
     const uint64_t *now = (const void *)page, *then = (const void *)before;
 
-    for (unsigned line = 0; line < GUEST_PAGE_BYTES / EVENT_LINE_BYTES; line++) {
+    for (unsigned line = 0; line < GUEST_PAGE_BYTES / 64; line++) {
         unsigned words = 0;
 
-        for (unsigned i = 0; i < EVENT_LINE_BYTES / 8; i++)
+        for (unsigned i = 0; i < 8; i++)
             words += *now++ != *then++;
         costs.changed_words += words;
         costs.changed_lines += words > 0;
@@ -144,8 +144,8 @@ int main(int argc, char **argv)
     printf("lz4 leaves %.0f bytes of 4096; less than half of %.0f %% of the pages\n",
            (double)costs.packed_bytes / (double)costs.pages, 100.0 * (double)costs.smaller_by_half / (double)costs.pages);
     if (costs.again > 0)
-        printf("%llu had travelled before; of these %.0f bytes had changed by lines of 64, %.0f by words of 8\n",
-               (unsigned long long)costs.again, 64.0 * (double)costs.changed_lines / (double)costs.again,
-               8.0 * (double)costs.changed_words / (double)costs.again);
+        printf("%llu had travelled before; of these %.1f words had changed, in %.1f lines\n",
+               (unsigned long long)costs.again, (double)costs.changed_words / (double)costs.again,
+               (double)costs.changed_lines / (double)costs.again);
     return 0;
 }

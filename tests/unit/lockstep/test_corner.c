@@ -26,7 +26,7 @@ static void say(const char *how, const struct corner_plan *plan)
 
     printf("%s, seed 0x%llx: %llu positions and %llu times all RAM compared; %llu steps, %llu interrupts, %llu faults, "
            "%llu traps, %llu page faults, %llu frames, %llu TSC reads of programs; %llu forced syncs that "
-           "sent %llu pages by lines, %llu and %llu kicks, %llu windows in a shadow\n", how, (unsigned long long)plan->seed,
+           "sent %llu pages as deltas, %llu and %llu kicks, %llu windows in a shadow\n", how, (unsigned long long)plan->seed,
            (unsigned long long)b->compared,
            (unsigned long long)b->segments, (unsigned long long)a->state[S_STEPS / 8],
            (unsigned long long)a->state[S_IRQS / 8], (unsigned long long)a->state[S_FAULTS / 8],

@@ -48,6 +48,16 @@ static void event_fixed_kinds_pass_at_their_size_only(void **state)
     }
 }
 
+static void event_sync_ends_where_zeroes_begin(void **state)
+{
+    (void)state;
+    for (uint32_t bytes = EVENT_SYNC_BYTES_MIN; bytes <= sizeof(struct vcpu_state); bytes += 8) {
+        assert_int_equal(check(EVENT_SYNC, bytes), 0);
+        assert_int_equal(check(EVENT_SYNC, bytes + 4), -EBADMSG);
+    }
+    assert_int_equal(check(EVENT_SYNC, EVENT_SYNC_BYTES_MIN - 8), -EBADMSG);
+}
+
 static void event_times_may_be_several(void **state)
 {
     (void)state;
@@ -182,29 +192,37 @@ static int check_pages(uint64_t position, uint32_t bytes)
     return rc;
 }
 
-static void event_page_has_the_lines_that_it_names(void **state)
+static void event_page_has_the_words_that_it_names(void **state)
 {
-    struct event_page page = { .gpa = 8 * GUEST_PAGE_BYTES, .form = EVENT_PAGE_LINES };
+    struct {
+        struct event_page head;
+        uint64_t words[520];
+    } *page = (void *)payload;
 
     (void)state;
-    for (unsigned count = 0; count <= 64; count++) {
-        uint64_t lines = count == 64 ? UINT64_MAX : ~(UINT64_MAX << count) << (64 - count) % 64;
-        uint32_t bytes;
+    for (unsigned count = 0; count <= 512; count++) { /* the first words of the page */
+        unsigned stretches = (count + 63) / 64;
+        uint32_t bytes = 8 * (1 + stretches + count);
 
-        page.bytes = 8 + count * EVENT_LINE_BYTES;
-        bytes = sizeof(page) + page.bytes;
-        memcpy(payload, &page, sizeof(page));
-        memcpy((uint8_t *)payload + sizeof(page), &lines, sizeof(lines));
-        assert_int_equal(check_pages(1, bytes), count <= EVENT_LINES_MAX ? 0 : -EBADMSG);
-        assert_int_equal(check_pages(0, bytes), -EBADMSG); /* in a transfer */
-        assert_int_equal(check_pages(1, bytes - 1), -EBADMSG);
-        page.bytes += EVENT_LINE_BYTES; /* one more than it names */
-        memcpy(payload, &page, sizeof(page));
-        assert_int_equal(check_pages(1, bytes + EVENT_LINE_BYTES), -EBADMSG);
+        page->head = (struct event_page){ .gpa = 8 * GUEST_PAGE_BYTES, .form = EVENT_PAGE_DELTA, .bytes = bytes };
+        page->words[0] = (1u << stretches) - 1;
+        for (unsigned i = 1; i <= stretches; i++)
+            page->words[i] = i < stretches || count % 64 == 0 ? UINT64_MAX : ~(UINT64_MAX << count % 64);
+        assert_int_equal(check_pages(1, 16 + bytes), bytes <= EVENT_DELTA_BYTES_MAX ? 0 : -EBADMSG);
+        assert_int_equal(check_pages(0, 16 + bytes), -EBADMSG); /* in a transfer */
+        assert_int_equal(check_pages(1, 16 + bytes - 1), -EBADMSG);
+        page->head.bytes += 8; /* one more than it names */
+        assert_int_equal(check_pages(1, 16 + bytes + 8), -EBADMSG);
+        page->head.bytes = 8 * stretches; /* not even all the stretches */
+        assert_int_equal(check_pages(1, 16 + 8 * stretches), -EBADMSG);
     }
-    page.bytes = 4;
-    memcpy(payload, &page, sizeof(page));
-    assert_int_equal(check_pages(1, sizeof(page) + 4), -EBADMSG);
+    page->head.bytes = 8;
+    page->words[0] = 1u << EVENT_STRETCHES; /* beyond the page */
+    assert_int_equal(check_pages(1, 16 + 8), -EBADMSG);
+    page->words[0] = 0;
+    assert_int_equal(check_pages(1, 16 + 8), 0);
+    page->head.bytes = 4;
+    assert_int_equal(check_pages(1, 16 + 4), -EBADMSG);
 }
 
 static void event_pages_are_no_more_than_fit_when_whole(void **state)
@@ -372,6 +390,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(event_fixed_kinds_pass_at_their_size_only),
+        cmocka_unit_test(event_sync_ends_where_zeroes_begin),
         cmocka_unit_test(event_times_may_be_several),
         cmocka_unit_test(event_disk_answers_must_be_possible),
         cmocka_unit_test(event_frame_and_link_have_no_other_flags),
@@ -379,7 +398,7 @@ int main(void)
         cmocka_unit_test(event_places_name_a_clock_that_has_places),
         cmocka_unit_test(event_start_count_must_match_its_size),
         cmocka_unit_test(event_pages_must_be_whole),
-        cmocka_unit_test(event_page_has_the_lines_that_it_names),
+        cmocka_unit_test(event_page_has_the_words_that_it_names),
         cmocka_unit_test(event_pages_are_no_more_than_fit_when_whole),
         cmocka_unit_test(event_random_bytes_never_read_beyond_the_payload),
         cmocka_unit_test(event_of_random_bytes_that_passes_can_be_read),

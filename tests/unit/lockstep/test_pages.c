@@ -1,5 +1,5 @@
 /* Pages of forced syncs: whatever was written, and whatever the other guest has made of its memory meanwhile, it has the same
- * pages afterwards; and of what it has seen before only the lines that have changed travel. */
+ * pages afterwards; and of what it has seen before only the words that have changed travel. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +20,7 @@ struct end {
 static struct end from, to;
 static uint64_t marked[WORDS], travelled[WORDS];
 static uint64_t random_state;
-static size_t bytes_sent, pages_sent, pages_by_lines;
+static size_t bytes_sent, pages_sent, delta_pages;
 
 static void open_end(struct end *end)
 {
@@ -81,7 +81,7 @@ static void sync_all(void)
     struct pages_batch batch;
     uint64_t page = 0;
 
-    bytes_sent = pages_sent = pages_by_lines = 0;
+    bytes_sent = pages_sent = delta_pages = 0;
     memcpy(travelled, marked, sizeof(marked));
     while (pages_take(&batch, &from.memory, from.copies, marked, &page)) {
         uint8_t *payload = malloc(batch.bytes);
@@ -92,7 +92,7 @@ static void sync_all(void)
         bytes_sent += batch.bytes;
         pages_sent += batch.count;
         for (unsigned i = 0; i < batch.count; i++)
-            pages_by_lines += batch.heads[i].form == EVENT_PAGE_LINES;
+            delta_pages += batch.heads[i].form == EVENT_PAGE_DELTA;
     }
     for (uint64_t i = 0; i < PAGES; i++)
         if (travelled[i / 64] >> (i % 64) & 1)
@@ -100,31 +100,38 @@ static void sync_all(void)
                                 GUEST_PAGE_BYTES);
 }
 
-static void only_the_lines_that_changed_travel_again(void **state)
+static void only_the_words_that_changed_travel_again(void **state)
 {
+    const uint64_t gpa = 5 * GUEST_PAGE_BYTES;
+
     (void)state;
-    for (unsigned line = 0; line < 64; line++)
-        write_word(5 * GUEST_PAGE_BYTES + line * EVENT_LINE_BYTES, line + 1);
+    for (unsigned word = 0; word < 512; word++)
+        write_word(gpa + 8 * word, word + 1);
     sync_all();
     assert_int_equal(bytes_sent, sizeof(struct event_page) + GUEST_PAGE_BYTES);
-    write_word(5 * GUEST_PAGE_BYTES + 56, 1); /* the last word of the first line */
-    write_word(5 * GUEST_PAGE_BYTES + GUEST_PAGE_BYTES - 8, 1);
+    write_word(gpa, 7); /* two words of the first stretch, the last of the last one */
+    write_word(gpa + 504, 7);
+    write_word(gpa + 4088, 7);
     sync_all();
-    assert_int_equal(bytes_sent, sizeof(struct event_page) + 8 + 2 * EVENT_LINE_BYTES);
-    write_word(5 * GUEST_PAGE_BYTES + 56, 1); /* as it was */
+    assert_int_equal(bytes_sent, sizeof(struct event_page) + 8 * (1 + 2 + 3));
+    write_word(gpa + 504, 7); /* as it was */
     sync_all();
     assert_int_equal(bytes_sent, sizeof(struct event_page) + 8);
-    for (unsigned line = 0; line < EVENT_LINES_MAX + 1; line++)
-        write_word(5 * GUEST_PAGE_BYTES + line * EVENT_LINE_BYTES, 1000 + line);
+    for (unsigned word = 0; word < (EVENT_DELTA_BYTES_MAX - 8) / 8 - 6; word++) /* in six stretches */
+        write_word(gpa + 8 * word, 1000 + word);
+    sync_all();
+    assert_int_equal(bytes_sent, sizeof(struct event_page) + EVENT_DELTA_BYTES_MAX);
+    for (unsigned word = 0; word < (EVENT_DELTA_BYTES_MAX - 8) / 8 - 5; word++)
+        write_word(gpa + 8 * word, 2000 + word);
     sync_all();
     assert_int_equal(bytes_sent, sizeof(struct event_page) + GUEST_PAGE_BYTES);
-    for (unsigned word = 0; word < GUEST_PAGE_BYTES / 8; word++)
-        write_word(5 * GUEST_PAGE_BYTES + 8 * word, 0);
+    for (unsigned word = 0; word < 512; word++)
+        write_word(gpa + 8 * word, 0);
     sync_all();
     assert_int_equal(bytes_sent, sizeof(struct event_page));
-    write_word(5 * GUEST_PAGE_BYTES, 1); /* a page of zeroes makes a copy, too */
+    write_word(gpa, 1); /* a page of zeroes makes a copy, too */
     sync_all();
-    assert_int_equal(bytes_sent, sizeof(struct event_page) + 8 + EVENT_LINE_BYTES);
+    assert_int_equal(bytes_sent, sizeof(struct event_page) + 8 * 3);
 }
 
 /* The other guest runs on: what it makes of its memory must not matter. */
@@ -136,7 +143,7 @@ static void scribble(uint64_t page)
 
 static void whatever_is_written_arrives(void **state)
 {
-    size_t by_lines = 0, whole = 0;
+    size_t deltas = 0, whole = 0;
 
     (void)state;
     random_state = test_seed("pages");
@@ -154,11 +161,11 @@ static void whatever_is_written_arrives(void **state)
             scribble(page);
         }
         sync_all();
-        by_lines += pages_by_lines;
-        whole += pages_sent - pages_by_lines;
+        deltas += delta_pages;
+        whole += pages_sent - delta_pages;
     }
-    print_message("%zu pages by lines, %zu whole\n", by_lines, whole);
-    assert_true(by_lines > 2000 && whole > 2000);
+    print_message("%zu pages as deltas, %zu whole\n", deltas, whole);
+    assert_true(deltas > 2000 && whole > 2000);
 }
 
 static void after_a_transfer_no_copy_is_relied_on(void **state)
@@ -170,15 +177,15 @@ static void after_a_transfer_no_copy_is_relied_on(void **state)
     page_copies_clear(to.copies);
     write_word(8, 1);
     sync_all();
-    assert_int_equal(pages_by_lines, 0);
+    assert_int_equal(delta_pages, 0);
 }
 
 static void changes_of_a_page_that_never_came_are_refused(void **state)
 {
     struct {
         struct event_page head;
-        uint64_t lines;
-    } record = { { .gpa = 4096 * GUEST_PAGE_BYTES, .bytes = 8, .form = EVENT_PAGE_LINES }, 0 };
+        uint64_t stretches;
+    } record = { { .gpa = 4096 * GUEST_PAGE_BYTES, .bytes = 8, .form = EVENT_PAGE_DELTA }, 0 };
     uint8_t whole[sizeof(struct event_page) + GUEST_PAGE_BYTES];
 
     (void)state;
@@ -193,7 +200,7 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_both, close_both)
     const struct CMUnitTest tests[] = {
-        TEST(only_the_lines_that_changed_travel_again),
+        TEST(only_the_words_that_changed_travel_again),
         TEST(whatever_is_written_arrives),
         TEST(after_a_transfer_no_copy_is_relied_on),
         TEST(changes_of_a_page_that_never_came_are_refused),
