@@ -9,9 +9,10 @@ source "$(dirname "$(readlink -f "$0")")/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=two_guests.sh
 source "$(dirname "$(readlink -f "$0")")/two_guests.sh"
 
-run=redis=300,redis_pipelined=2000,pgbench=40,openssl=2,compile=1,sqlite=1000,python=1,stress_switch=2,stress_timer=2
+run=redis=300,redis_pipelined=2000,pgbench=40,openssl=2,compile=1,sqlite=1000,python=1
+for stressor in cpu vm switch timer signal; do run+=,stress_$stressor=2; done
 if command -v wrk >/dev/null; then
-    run+=,nginx=5,nginx_large=30
+    run+=,nginx=5,nginx_large=40
     carry wrk libluajit
 fi
 need_guests_of 2 512

@@ -21,10 +21,13 @@ enum work { WORK_COPY, WORK_XXH3, WORK_CRC, WORK_COMPARE, WORK_PACK, WORK_UNPACK
 static const char *const names[] = { "copy", "xxh3", "crc32c", "compare", "lz4", "lz4 back" };
 
 #define SAMPLES_MAX (1u << 20)
+#define PAGES_MAX   (1u << 22) /* 16 GiB of guest */
 
 static struct {
     uint64_t pages, zero_pages, packed_bytes, smaller_by_half;
-    uint64_t again, changed_lines, changed_words; /* pages that have travelled before, and what of them was new */
+    uint64_t again, changed_lines, changed_words; /* pages of which there was a copy, and what of them was new */
+    uint64_t ever;                                /* that had travelled before, copy or not */
+    bool travelled[PAGES_MAX];
     uint32_t ns[WORKS][SAMPLES_MAX]; /* of the first pages */
     uint64_t sink;
 } costs;
@@ -101,6 +104,10 @@ static int work_record(const struct channel_record *record, struct page_copies *
             costs.zero_pages++;
             continue;
         }
+        if (head.gpa / GUEST_PAGE_BYTES < PAGES_MAX) {
+            costs.ever += costs.travelled[head.gpa / GUEST_PAGE_BYTES];
+            costs.travelled[head.gpa / GUEST_PAGE_BYTES] = true;
+        }
         work_page(at, page_copies_find(before, head.gpa / GUEST_PAGE_BYTES));
         memcpy(page_copies_take(before, head.gpa / GUEST_PAGE_BYTES), at, GUEST_PAGE_BYTES);
         at += head.bytes;
@@ -144,8 +151,8 @@ int main(int argc, char **argv)
     printf("lz4 leaves %.0f bytes of 4096; less than half of %.0f %% of the pages\n",
            (double)costs.packed_bytes / (double)costs.pages, 100.0 * (double)costs.smaller_by_half / (double)costs.pages);
     if (costs.again > 0)
-        printf("%llu had travelled before; of these %.1f words had changed, in %.1f lines\n",
-               (unsigned long long)costs.again, (double)costs.changed_words / (double)costs.again,
+        printf("%llu had travelled before; there was a copy of %llu, of which %.1f words had changed, in %.1f lines\n",
+               (unsigned long long)costs.ever, (unsigned long long)costs.again, (double)costs.changed_words / (double)costs.again,
                (double)costs.changed_lines / (double)costs.again);
     return 0;
 }
