@@ -7,12 +7,9 @@
 
 #include "vmm/guest_memory.h"
 
-/* 16 MiB, of which only what is used is ever touched. Guests that compute wrote some hundreds of pages between two syncs. */
-#define PLACES 4096u
-
 struct page_copies {
-    uint64_t owners[PLACES]; /* page number + 1; 0: nobody's */
-    uint8_t pages[PLACES][GUEST_PAGE_BYTES];
+    uint64_t owners[PAGE_COPIES_PLACES]; /* page number + 1; 0: nobody's */
+    uint8_t pages[PAGE_COPIES_PLACES][GUEST_PAGE_BYTES];
 };
 
 int page_copies_open(struct page_copies **out)
@@ -34,11 +31,11 @@ void page_copies_clear(struct page_copies *copies)
 
 uint8_t *page_copies_find(struct page_copies *copies, uint64_t page)
 {
-    return copies->owners[page % PLACES] == page + 1 ? copies->pages[page % PLACES] : NULL;
+    return copies->owners[page % PAGE_COPIES_PLACES] == page + 1 ? copies->pages[page % PAGE_COPIES_PLACES] : NULL;
 }
 
 uint8_t *page_copies_take(struct page_copies *copies, uint64_t page)
 {
-    copies->owners[page % PLACES] = page + 1;
-    return copies->pages[page % PLACES];
+    copies->owners[page % PAGE_COPIES_PLACES] = page + 1;
+    return copies->pages[page % PAGE_COPIES_PLACES];
 }

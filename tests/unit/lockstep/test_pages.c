@@ -9,7 +9,7 @@
 #include "tests/unit/words.h"
 #include "vmm/pages.h"
 
-#define PAGES 12288u /* three times as many as there are copies */
+#define PAGES (3 * PAGE_COPIES_PLACES)
 #define WORDS (PAGES / 64)
 
 struct end {
@@ -152,7 +152,8 @@ static void whatever_is_written_arrives(void **state)
 
         for (unsigned i = 0; i < pages; i++) {
             /* Mostly the same few; and such as have one place between them. */
-            uint64_t page = test_random(&random_state) % (i % 4 == 0 ? 4096 : 100) + test_random(&random_state) % 3 * 4096;
+            uint64_t page = test_random(&random_state) % (i % 4 == 0 ? PAGE_COPIES_PLACES : 100) +
+                            test_random(&random_state) % 3 * PAGE_COPIES_PLACES;
             unsigned kind = (unsigned)(test_random(&random_state) % 20);
 
             for (unsigned word = 0; word < GUEST_PAGE_BYTES / 8; word++)
@@ -185,7 +186,7 @@ static void changes_of_a_page_that_never_came_are_refused(void **state)
     struct {
         struct event_page head;
         uint64_t stretches;
-    } record = { { .gpa = 4096 * GUEST_PAGE_BYTES, .bytes = 8, .form = EVENT_PAGE_DELTA }, 0 };
+    } record = { { .gpa = PAGE_COPIES_PLACES * GUEST_PAGE_BYTES, .bytes = 8, .form = EVENT_PAGE_DELTA }, 0 };
     uint8_t whole[sizeof(struct event_page) + GUEST_PAGE_BYTES];
 
     (void)state;
@@ -193,7 +194,7 @@ static void changes_of_a_page_that_never_came_are_refused(void **state)
     sync_all();
     words_begin();
     assert_int_equal(pages_make_whole(to.copies, &record, sizeof(record), whole), -EBADMSG);
-    assert_non_null(strstr(words_end(), "0x1000000, which it has not brought before"));
+    assert_non_null(strstr(words_end(), "0x4000000, which it has not brought before"));
 }
 
 int main(void)
