@@ -235,9 +235,15 @@ static int run_rounds(struct overhead *overhead)
         report_info("round %u of %u", round + 1, overhead->rounds);
         result_look_at_noise(&overhead->result);
         shuffle(order, PROGRAMS * sides, &state);
-        for (unsigned i = 0; i < PROGRAMS * sides; i++)
-            if (overhead->chosen[order[i] / sides] && measure(overhead, order[i] / sides, order[i] % sides) != 0)
-                give_up(overhead, order[i] / sides, round + 1);
+        for (unsigned i = 0; i < PROGRAMS * sides; i++) {
+            size_t program = order[i] / sides;
+
+            if (!overhead->chosen[program])
+                continue;
+            report_info("round %u: %s, %s", round + 1, programs[program].name, overhead->targets[order[i] % sides].side);
+            if (measure(overhead, program, order[i] % sides) != 0)
+                give_up(overhead, program, round + 1);
+        }
         if (!anything_left(overhead))
             result = -EPROTO;
         for (size_t i = 0; i < PROGRAMS; i++) {

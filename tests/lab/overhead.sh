@@ -10,7 +10,7 @@ source "$(dirname "$(readlink -f "$0")")/lib.sh"
 source "$(dirname "$(readlink -f "$0")")/two_guests.sh"
 
 run=redis=300,redis_pipelined=2000,pgbench=40,openssl=2,compile=1,sqlite=1000,python=1
-for stressor in cpu vm switch timer signal; do run+=,stress_$stressor=2; done
+run+=,stress_cpu=2,stress_vm=10,stress_switch=2,stress_timer=2,stress_signal=2
 if command -v wrk >/dev/null; then
     run+=,nginx=5,nginx_large=40
     carry wrk libluajit
@@ -25,7 +25,7 @@ lab run beta -- "cp --sparse=always $there/database.raw /tmp/bench.img"
 rm "$dir/database.raw"
 start_two_guests "$images" 6379 "--disk /tmp/bench.img" "--disk /tmp/alone.img"
 
-measure overhead 1300 overhead --rounds 2 --run "$run" --limit 400 "$@"
+measure overhead 2400 overhead --rounds 2 --run "$run" --limit 400 "$@"
 python3 - "$dir/overhead.json" "$run" <<'PYTHON' || fail "a measurement is missing or absurd"
 import json, sys
 result = json.load(open(sys.argv[1], encoding="utf-8"))
