@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "base/clock.h"
+#include "base/doorbell.h"
 
 struct idle_policy {
     uint64_t spin_ns;  /* look again at once for so long */
@@ -25,7 +26,8 @@ static inline void idle_end(struct idle *idle)
     idle->since_ns = 0;
 }
 
-static inline void idle_wait(struct idle *idle, const struct idle_policy *policy)
+/* Spins or yields, if that is its turn; true: it is time to sleep. */
+static inline bool idle_is_long(struct idle *idle, const struct idle_policy *policy)
 {
     uint64_t now_ns = clock_now_ns();
 
@@ -36,7 +38,22 @@ static inline void idle_wait(struct idle *idle, const struct idle_policy *policy
     else if (policy->sleep_ns == 0)
         sched_yield();
     else
+        return true;
+    return false;
+}
+
+static inline void idle_wait(struct idle *idle, const struct idle_policy *policy)
+{
+    if (idle_is_long(idle, policy))
         clock_sleep_ns(policy->sleep_ns);
+}
+
+/* The same, and a ring ends the sleep; `heard` was so before the look that found nothing. */
+static inline void idle_wait_or_ring(struct idle *idle, const struct idle_policy *policy, struct doorbell *bell,
+                                     uint32_t heard)
+{
+    if (idle_is_long(idle, policy))
+        doorbell_sleep(bell, heard, policy->sleep_ns);
 }
 
 #endif

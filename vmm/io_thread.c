@@ -15,6 +15,9 @@
 #define ARBITER_SAY_NS (10 * NS_PER_S)
 #define ANNOUNCEMENTS 3
 #define ANNOUNCE_NS (200 * NS_PER_MS)
+/* While frames are held this thread does not sleep, so that they leave when the ack comes; but not for so long that another
+ * host's trouble would cost a core. */
+#define AWAIT_ACK_NS (10 * NS_PER_MS)
 
 struct io {
     struct lockstep *ls;
@@ -31,6 +34,7 @@ struct io {
     bool link_was_down;
     bool was_backup;
     struct pace pace;
+    uint64_t awaited_ns, awaited_sent; /* since when the oldest held frame is, and how many had been sent then */
     uint64_t told_word; /* backup: heal.h */
     bool peer_told; /* after a handover to this host */
     uint64_t rate_since_ns, rate_since_bytes; /* of the log; the last second began so */
@@ -366,6 +370,25 @@ static unsigned poll_net(struct io *io, uint64_t now_ns)
     return moved;
 }
 
+/* Frames are held that were not held, or not so far in front, AWAIT_ACK_NS ago. */
+static bool awaits_ack(struct io *io, uint64_t now_ns)
+{
+    uint64_t sent;
+
+    if (io->ls->net == NULL || io->role != ROLE_PRIMARY)
+        return false;
+    sent = net_sent_count(io->ls->net);
+    if (sent == net_held_count(io->ls->net)) {
+        io->awaited_ns = 0;
+        return false;
+    }
+    if (io->awaited_ns == 0 || sent != io->awaited_sent) {
+        io->awaited_ns = now_ns;
+        io->awaited_sent = sent;
+    }
+    return now_ns < io->awaited_ns + AWAIT_ACK_NS;
+}
+
 void *io_thread_run(void *arg)
 {
     struct lockstep *ls = arg;
@@ -380,6 +403,7 @@ void *io_thread_run(void *arg)
     if (ls->net != NULL)
         net_thread_begin();
     for (;;) {
+        uint32_t heard = doorbell_heard(&ls->output_bell);
         uint64_t now_ns = clock_now_ns();
         unsigned moved = 0;
 
@@ -398,8 +422,10 @@ void *io_thread_run(void *arg)
         }
         if (moved > 0)
             idle_end(&io->idle);
+        else if (awaits_ack(io, now_ns))
+            sched_yield();
         else
-            idle_wait(&io->idle, &ls->options.idle);
+            idle_wait_or_ring(&io->idle, &ls->options.idle, &ls->output_bell, heard);
     }
     if (ls->net != NULL)
         net_thread_end();

@@ -16,6 +16,7 @@
 
 #include "base/byte_ring.h"
 #include "base/count.h"
+#include "base/doorbell.h"
 #include "base/histogram.h"
 #include "base/idle.h"
 #include "channel/channel.h"
@@ -161,6 +162,7 @@ struct lockstep {
     _Atomic bool taking_frames;      /* the guest has room for one */
     _Atomic unsigned pace_permille;  /* I/O thread: share of time the vCPU rests, to let the backup catch up */
     _Atomic uint64_t peer_sent_count; /* backup: frames that the primary reported as sent */
+    struct doorbell output_bell;     /* the machine thread has put out frames: the I/O thread listens */
     _Atomic bool sleeping;           /* the machine thread waits on wake_fd */
     int wake_fd;
     struct byte_ring *console_in, *console_out;

@@ -446,15 +446,10 @@ static void measure_output(struct lockstep *ls)
     histogram_record(&ls->steps.exit_ns, elapsed_ns(arrived_ns, ls->output_ns));
 }
 
-void primary_emulated(struct lockstep *ls)
+static void log_output(struct lockstep *ls)
 {
-    struct event_output *output;
+    struct event_output *output = primary_log_begin(ls, EVENT_OUTPUT, ls->machine.position, sizeof(*output));
 
-    if (ls->output_ns != 0)
-        measure_output(ls);
-    if (!ls->output_pending || lockstep_role_now(ls) != ROLE_PRIMARY)
-        return;
-    output = primary_log_begin(ls, EVENT_OUTPUT, ls->machine.position, sizeof(*output));
     output->frames_built = (uint32_t)ls->frames_built;
     output->frames_held = (uint32_t)(ls->frames_built - lockstep_frames_sent(ls));
     output->digest = ls->output_digest;
@@ -466,6 +461,16 @@ void primary_emulated(struct lockstep *ls)
     if (ls->output_ns != 0)
         histogram_record(&ls->steps.append_ns, elapsed_ns(ls->output_ns, ls->logged_ns));
     COUNT_ADD(ls->output_records, 1);
+}
+
+void primary_emulated(struct lockstep *ls)
+{
+    if (ls->output_ns != 0)
+        measure_output(ls);
+    if (ls->output_pending && lockstep_role_now(ls) == ROLE_PRIMARY)
+        log_output(ls);
+    if (ls->output_ns != 0)
+        doorbell_ring(&ls->output_bell);
 }
 
 /* The guest has halted: waits for an input that wakes it. Each is logged at this position. */
