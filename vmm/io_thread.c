@@ -15,9 +15,9 @@
 #define ARBITER_SAY_NS (10 * NS_PER_S)
 #define ANNOUNCEMENTS 3
 #define ANNOUNCE_NS (200 * NS_PER_MS)
-/* While frames are held this thread does not sleep, so that they leave when the ack comes; but not for so long that another
- * host's trouble would cost a core. */
-#define AWAIT_ACK_NS (10 * NS_PER_MS)
+/* While frames are held this thread spins on, if it spins at all, so that they leave when the ack comes; but not for so long
+ * that another host's trouble would cost a core. */
+#define AWAIT_ACK_NS NS_PER_MS
 
 struct io {
     struct lockstep *ls;
@@ -420,11 +420,9 @@ void *io_thread_run(void *arg)
                 net_sent_count(ls->net) == net_held_count(ls->net))
                 break;
         }
-        if (moved > 0)
+        if (moved > 0 || awaits_ack(io, now_ns))
             idle_end(&io->idle);
-        else if (awaits_ack(io, now_ns))
-            sched_yield();
-        else
+        if (moved == 0)
             idle_wait_or_ring(&io->idle, &ls->options.idle, &ls->output_bell, heard);
     }
     if (ls->net != NULL)
