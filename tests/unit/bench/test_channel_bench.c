@@ -1,19 +1,18 @@
 /* ftbench channel and compare as their users run them: tiny runs, their JSON, wrong words, ends that vanish. */
 #include "tests/unit/cmocka_prelude.h"
 
-#include <arpa/inet.h>
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cjson/cJSON.h>
 
 #include "base/clock.h"
+#include "tests/unit/ports.h"
 
 #define LIMIT_NS (60 * NS_PER_S) /* a loaded machine is slow; none of these takes more than a second on an idle one */
 
@@ -85,27 +84,6 @@ static char *read_text(const char *path)
 static bool said(const char *word)
 {
     return strstr(read_text(path_of("out")), word) != NULL;
-}
-
-static bool port_is_free(unsigned port)
-{
-    struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port),
-                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool is_free = bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0;
-
-    close(fd);
-    return is_free;
-}
-
-/* A run takes four ports in a row. They are below those that the kernel gives to whoever asks for any. */
-static unsigned free_port(void)
-{
-    for (unsigned port = 20000 + (unsigned)getpid() % 2500 * 4; port < 32000; port += 4)
-        if (port_is_free(port) && port_is_free(port + 1) && port_is_free(port + 2) && port_is_free(port + 3))
-            return port;
-    fail_msg("no four free ports in a row below 32000");
-    return 0;
 }
 
 static const cJSON *metric_named(const cJSON *result, const char *name)
@@ -248,7 +226,7 @@ static void tcp_run_measures_channel_and_socket(void **state)
         cJSON *result;
         int status;
 
-        snprintf(address, sizeof(address), "tcp:127.0.0.1:%u", free_port());
+        snprintf(address, sizeof(address), "tcp:127.0.0.1:%u", ports_free(4));
         if (two == 1)
             peer = start(receiver);
         status = RUN("channel", address, two == 0 ? "--fork" : "--rounds=2", "--rounds", "2", "--samples", "100",
@@ -302,7 +280,7 @@ static void nobody_to_measure_with_is_said_in_time(void **state)
     char address[64];
 
     (void)state;
-    snprintf(address, sizeof(address), "tcp:127.0.0.1:%u", free_port());
+    snprintf(address, sizeof(address), "tcp:127.0.0.1:%u", ports_free(4));
     assert_int_equal(RUN("channel", address, "--join-timeout", "1"), 1);
     assert_true(said("--receive"));
     assert_int_equal(RUN("channel", "--receive", address, "--join-timeout", "1"), 1);

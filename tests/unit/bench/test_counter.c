@@ -22,6 +22,7 @@
 #include <cjson/cJSON.h>
 
 #include "base/clock.h"
+#include "tests/unit/ports.h"
 
 #define SKIPPED 77
 #define STATUS_HUNG (-1)
@@ -30,18 +31,6 @@ static const char *ftbench;
 static char directory[] = "/tmp/ftbench-test-XXXXXX";
 static unsigned port;
 static pid_t redis = -1;
-
-static unsigned free_port(void)
-{
-    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    socklen_t bytes = sizeof(address);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &bytes), 0);
-    close(fd);
-    return ntohs(address.sin_port);
-}
 
 static bool answers(void)
 {
@@ -95,7 +84,7 @@ static void redis_kill(void)
 static int set_up(void **state)
 {
     (void)state;
-    port = free_port();
+    port = ports_free(1);
     return 0;
 }
 

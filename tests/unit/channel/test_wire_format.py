@@ -7,6 +7,7 @@ usage: test_wire_format.py CHANNEL_PROBE
 import hashlib
 import hmac
 import os
+import random
 import socket
 import struct
 import subprocess
@@ -218,6 +219,16 @@ class Probe:
         return self.end()[1]
 
 
+def listen():
+    """At a port that the kernel gives to nobody who merely connects somewhere, so that a receiver can have it next."""
+    for _ in range(100):
+        try:
+            return socket.create_server(("127.0.0.1", random.randrange(10000, 20000)))
+        except OSError:
+            continue
+    raise OSError("no free port below 20000")
+
+
 class WireFormat(unittest.TestCase):
     def setUp(self):
         self.directory = tempfile.TemporaryDirectory()
@@ -225,7 +236,7 @@ class WireFormat(unittest.TestCase):
         self.key_path = os.path.join(self.directory.name, "key")
         with open(os.open(self.key_path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
             file.write(self.key)
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = listen()
         self.listener.settimeout(LIMIT_S)
         self.address = "tcp:127.0.0.1:%d" % self.listener.getsockname()[1]
 

@@ -11,6 +11,7 @@
 
 #include "tests/unit/cmocka_prelude.h"
 #include "tests/unit/control/fake_session.h"
+#include "tests/unit/ports.h"
 #include "vmm/control.h"
 #include "vmm/control_socket.h"
 #include "vmm/metrics.h"
@@ -119,18 +120,6 @@ static void address_must_be_a_loopback_one(void **state)
     close(fd);
 }
 
-static uint16_t free_port(void)
-{
-    struct sockaddr_in address;
-    socklen_t bytes = sizeof(address);
-    int fd = control_loopback_listen("--metrics", "127.0.0.1:0");
-
-    assert_true(fd >= 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &bytes), 0);
-    close(fd);
-    return ntohs(address.sin_port);
-}
-
 static int dial(uint16_t port)
 {
     struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(port),
@@ -164,7 +153,7 @@ static void port_serves_metrics_and_nothing_else(void **state)
     struct control_options options = { .path = "none", .vm = "fake", .ls = ls };
     struct control *control;
     char address[32];
-    uint16_t port = free_port();
+    uint16_t port = (uint16_t)ports_free(1);
     int fd, idle[6];
 
     (void)state;

@@ -1,35 +1,21 @@
 /* Starts and ends etcd servers for tests. */
 #include "tests/unit/lockstep/etcd_cluster.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "tests/unit/cmocka_prelude.h"
+#include "tests/unit/ports.h"
 
 #define START_NS (20 * NS_PER_S)
 
 bool etcd_is_installed(void)
 {
     return system("command -v etcd etcdctl openssl >/dev/null 2>&1") == 0;
-}
-
-int free_port(void)
-{
-    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    socklen_t length = sizeof(address);
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-    assert_true(fd >= 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &length), 0);
-    close(fd);
-    return ntohs(address.sin_port);
 }
 
 static void member_exec(const struct etcd_cluster *cluster, unsigned member)
@@ -123,8 +109,8 @@ static void start(struct etcd_cluster *cluster, unsigned members, const char *tl
                                       .dir = "/tmp/ftvmm-etcd-XXXXXX" };
     assert_non_null(mkdtemp(cluster->dir));
     for (unsigned i = 0; i < members; i++) {
-        cluster->client_ports[i] = free_port();
-        cluster->peer_ports[i] = free_port();
+        cluster->client_ports[i] = (int)ports_free(1);
+        cluster->peer_ports[i] = (int)ports_free(1);
     }
     for (unsigned i = 0; i < members; i++)
         etcd_member_start(cluster, i);

@@ -18,9 +18,6 @@ struct etcd_cluster {
 
 bool etcd_is_installed(void);
 
-/* A port that was free a moment ago. */
-int free_port(void);
-
 /* Both fail the test if etcd does not come up in time. */
 void etcd_cluster_start(struct etcd_cluster *cluster, unsigned members, const char *tls_dir);
 /* One member at an address of this network namespace, without TLS. */

@@ -17,6 +17,7 @@
 #include "tests/unit/cmocka_prelude.h"
 #include "tests/unit/lockstep/arbiter_conformance.h"
 #include "tests/unit/lockstep/etcd_cluster.h"
+#include "tests/unit/ports.h"
 
 #define PASSWORD "not-to-be-logged-3f9a"
 
@@ -443,7 +444,7 @@ static void arbiter_refuses_addresses_with_a_sentence(void **state)
     refused("etcd:https://10.0.0.1:2379,http://10.0.0.2:2379", NULL, -EINVAL, "do not mix", "10.0.0.2");
     refused("etcd:http://a:1,http://b:1,http://c:1,http://d:1,http://e:1,http://f:1,http://g:1,http://h:1,http://i:1",
             NULL, -EINVAL, "more than 8", "endpoint");
-    snprintf(address, sizeof(address), "etcd:http://127.0.0.1:%d", free_port());
+    snprintf(address, sizeof(address), "etcd:http://127.0.0.1:%u", ports_free(1));
     refused(address, NULL, -EHOSTUNREACH, address + 5, "connect");
     refused(etcd_cluster_address(&single), tls, -EINVAL, "--arbiter-auth", "https://");
     snprintf(address, sizeof(address), "etcd:https://127.0.0.1:%d", single.client_ports[0]);

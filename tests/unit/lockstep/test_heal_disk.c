@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "tests/unit/cmocka_prelude.h"
 #include "tests/unit/lockstep/disk_hosts.h"
-#include "tests/unit/lockstep/etcd_cluster.h"
+#include "tests/unit/ports.h"
 
 static const char *ftvmm, *ftctl;
 static unsigned seed;
@@ -24,7 +24,7 @@ static void start_pair(struct host *live, struct host *backup, unsigned first, b
     char address[64], arguments[160];
 
     if (first % 20 == 0)
-        snprintf(address, sizeof(address), "tcp:127.0.0.1:%d", free_port());
+        snprintf(address, sizeof(address), "tcp:127.0.0.1:%u", ports_free(1));
     else
         snprintf(address, sizeof(address), "shm:heal-disk-%d-%u", (int)getpid(), first);
     disk_hosts_image(shared ? first : first + 1, shared);

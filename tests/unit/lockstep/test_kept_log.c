@@ -14,8 +14,8 @@
 
 #include "base/clock.h"
 #include "tests/unit/cmocka_prelude.h"
-#include "tests/unit/lockstep/etcd_cluster.h"
 #include "tests/unit/lockstep/real_hosts.h"
+#include "tests/unit/ports.h"
 #include "vmm/kept_files.h"
 
 #define RAM_BYTES (UINT64_C(64) << 20)
@@ -206,7 +206,7 @@ static void kept_log_from_a_base_gives_the_survivor(void **state)
     char link[64];
 
     (void)state;
-    snprintf(link, sizeof(link), "tcp:127.0.0.1:%d", free_port());
+    snprintf(link, sizeof(link), "tcp:127.0.0.1:%u", ports_free(1));
     backup = lost_primary(link, "based", ",minutes=0.02", 4);
     replay_equals_survivor(&backup, "based");
     survivor_ends(&backup);
