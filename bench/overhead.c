@@ -5,6 +5,7 @@
  * here.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,7 +129,6 @@ static bool anything_left(const struct overhead *overhead)
     for (size_t i = 0; i < PROGRAMS; i++)
         if (overhead->chosen[i])
             return true;
-    report_error("there is nothing to measure");
     return false;
 }
 
@@ -153,10 +153,21 @@ static int prepare(struct overhead *overhead)
         overhead->chosen[i] = false;
         overhead->left_out = true;
     }
-    return anything_left(overhead) ? 0 : -ENOENT;
+    if (anything_left(overhead))
+        return 0;
+    report_error("there is nothing to measure");
+    return -ENOENT;
 }
 
 /* ---- a round ---- */
+
+static volatile sig_atomic_t stop_wanted; /* after the program under way */
+
+static void on_stop(int number)
+{
+    (void)number;
+    stop_wanted = 1;
+}
 
 static void add_rates_of_log(struct overhead *overhead, const struct guest_target *target, size_t program)
 {
@@ -222,45 +233,57 @@ static void give_up(struct overhead *overhead, size_t program, unsigned round)
     overhead->left_out = true;
 }
 
-/* -EPROTO: none of the programs has come to the end. */
+static void run_round(struct overhead *overhead, unsigned round, const unsigned *order)
+{
+    unsigned sides = overhead->sides, measured[PROGRAMS] = {0};
+
+    for (unsigned i = 0; i < PROGRAMS * sides && !stop_wanted; i++) {
+        size_t program = order[i] / sides;
+
+        if (!overhead->chosen[program])
+            continue;
+        report_info("round %u of %u: %s, %s", round, overhead->rounds, programs[program].name,
+                    overhead->targets[order[i] % sides].side);
+        if (measure(overhead, program, order[i] % sides) == 0)
+            measured[program]++;
+        else
+            give_up(overhead, program, round);
+    }
+    for (size_t i = 0; i < PROGRAMS; i++) {
+        char rate[64];
+
+        snprintf(rate, sizeof(rate), "%s_%s_per_second", programs[i].name, programs[i].unit);
+        if (measured[i] == sides)
+            guest_targets_add_ratios(&overhead->result, rate, programs[i].name);
+    }
+}
+
+/* -EPROTO: nothing was measured. */
 static int run_rounds(struct overhead *overhead)
 {
-    unsigned order[PROGRAMS * GUEST_SIDES], sides = overhead->sides;
+    unsigned order[PROGRAMS * GUEST_SIDES], sides = overhead->sides, round = 0;
+    struct sigaction stop = {.sa_handler = on_stop, .sa_flags = (int)(SA_RESETHAND | SA_RESTART)}; /* the second one kills */
     uint64_t state = overhead->seed;
-    int result = 0;
 
+    sigaction(SIGTERM, &stop, NULL);
+    sigaction(SIGINT, &stop, NULL);
     for (unsigned i = 0; i < PROGRAMS * sides; i++)
         order[i] = i;
-    for (unsigned round = 0; result == 0 && round < overhead->rounds; round++) {
-        report_info("round %u of %u", round + 1, overhead->rounds);
+    while (round < overhead->rounds && !stop_wanted && anything_left(overhead)) {
         result_look_at_noise(&overhead->result);
         shuffle(order, PROGRAMS * sides, &state);
-        for (unsigned i = 0; i < PROGRAMS * sides; i++) {
-            size_t program = order[i] / sides;
-
-            if (!overhead->chosen[program])
-                continue;
-            report_info("round %u: %s, %s", round + 1, programs[program].name, overhead->targets[order[i] % sides].side);
-            if (measure(overhead, program, order[i] % sides) != 0)
-                give_up(overhead, program, round + 1);
-        }
-        if (!anything_left(overhead))
-            result = -EPROTO;
-        for (size_t i = 0; i < PROGRAMS; i++) {
-            char rate[64];
-
-            if (!overhead->chosen[i])
-                continue;
-            snprintf(rate, sizeof(rate), "%s_%s_per_second", programs[i].name, programs[i].unit);
-            guest_targets_add_ratios(&overhead->result, rate, programs[i].name);
-        }
+        run_round(overhead, ++round, order);
+    }
+    if (stop_wanted) {
+        result_note(&overhead->result, "stopped in round %u", round);
+        overhead->left_out = true;
     }
     result_end(&overhead->result);
     result_set_goal(&overhead->result, "protected_to_unprotected.redis_pipelined", "redis, 16 requests in flight", false,
                     REDIS_GOAL);
     result_set_goal(&overhead->result, "log_to_received_bytes.redis_pipelined", "its log / the bytes that came", true,
                     REDIS_LOG_GOAL);
-    return result;
+    return overhead->result.metric_count > 0 ? 0 : -EPROTO;
 }
 
 /* ---- showing ---- */
@@ -355,7 +378,7 @@ int overhead_main(int argc, char **argv)
         print(overhead, result_files_take_stdout(&overhead->files) ? stderr : stdout);
         result = write_files(overhead);
     }
-    if (result == 0 && overhead->by_name && overhead->left_out)
+    if (result == 0 && overhead->left_out && (overhead->by_name || stop_wanted || !anything_left(overhead)))
         result = -EPROTO;
     guest_targets_fini(overhead->targets);
     free(overhead);

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import socketserver
 import subprocess
@@ -413,6 +414,22 @@ class Results(unittest.TestCase):
         self.assertNotIn("protected_to_unprotected.python", [metric["name"] for metric in result["metrics"]])
         self.assertIn("python failed in round 1", result["notes"])
         self.assertIn("pgbench is not measured: no disk", result["notes"])
+
+    def test_overhead_that_is_stopped_keeps_what_was_measured(self):
+        path = self.path("stopped.json")
+        run = subprocess.Popen([FTBENCH, "overhead", *self.targets([agent.port for agent in self.agents]), "--rounds",
+                                "64", "--json", path, "--run", "openssl=3"], stderr=subprocess.PIPE, text=True)
+        for line in run.stderr:
+            if "round 3 of" in line:
+                break
+        run.send_signal(signal.SIGTERM)
+        said = run.communicate(timeout=LIMIT_S)
+        self.assertEqual(run.returncode, 1, said)
+        with open(path, encoding="utf-8") as file:
+            result = json.load(file)
+        self.validator.validate(result)
+        self.assertGreaterEqual(len(self.values(result, "protected_to_unprotected.openssl")), 2)
+        self.assertIn("stopped in round", result["notes"])
 
     @unittest.skipIf(shutil.which("wrk") is None, "wrk is not installed (scripts/setup installs it)")
     def test_overhead_drives_nginx_with_wrk(self):
