@@ -26,7 +26,7 @@ const struct program programs[PROGRAMS] = {
     {"pgbench", "transactions", "pgbench against PostgreSQL on the guest's disk, AMOUNT transactions, 4 clients", 400,
      AGENT, NULL},
     {"openssl", "bytes", "openssl speed sha256, for AMOUNT seconds", 3, AGENT, NULL},
-    {"compile", "files", "gcc -O2, AMOUNT times a C file of 200 functions", 5, AGENT, NULL},
+    {"compile", "files", "gcc -O2, AMOUNT times a C file of 20 functions", 40, AGENT, NULL},
     {"sqlite", "rows", "sqlite3, AMOUNT rows inserted, indexed and grouped", 20000, AGENT, NULL},
     {"python", "rounds", "python3, AMOUNT rounds of a program of dictionaries, strings and floats", 20, AGENT, NULL},
     {"stress_cpu", "bogo_ops", "stress-ng --cpu 1, for AMOUNT seconds", 3, AGENT, NULL},

@@ -9,8 +9,8 @@ source "$(dirname "$(readlink -f "$0")")/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=two_guests.sh
 source "$(dirname "$(readlink -f "$0")")/two_guests.sh"
 
-run=redis=300,redis_pipelined=2000,pgbench=40,openssl=2,compile=1,sqlite=1000,python=1
-run+=,stress_cpu=2,stress_vm=10,stress_switch=2,stress_timer=2,stress_signal=2
+run=redis=300,redis_pipelined=2000,pgbench=40,openssl=2,compile=2,sqlite=1000,python=1
+run+=,stress_cpu=2,stress_vm=40,stress_switch=2,stress_timer=2,stress_signal=2
 if command -v wrk >/dev/null; then
     run+=,nginx=5,nginx_large=40
     carry wrk libluajit
