@@ -10,8 +10,6 @@
 
 /* A guest with TSO sends frames of up to 64 KiB, so room is for more than the wire's size. */
 #define MEAN_FRAME_BYTES 8192u
-/* Once so much of the room has been walked through it begins anew when the queue is empty: a core's second cache holds it. */
-#define WARM_BYTES 65536u
 
 int hold_init(struct hold *hold, uint32_t capacity, uint32_t frame_max_bytes)
 {
@@ -40,8 +38,6 @@ int hold_put(struct hold *hold, const void *frame, size_t bytes, const struct ne
     struct frame_slot *slot = NULL;
     int error = 0;
 
-    if ((hold->ring.room_tail & hold->ring.room_mask) >= WARM_BYTES)
-        frame_ring_rewind(&hold->ring);
     if (bytes < ETHERNET_HEADER_BYTES || bytes > most) {
         counter_add(&hold->refused_size, 1);
         error = -EMSGSIZE;
