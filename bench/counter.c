@@ -17,20 +17,14 @@
 #include "base/report.h"
 #include "bench/arguments.h"
 #include "bench/counter_client.h"
+#include "bench/stop.h"
 
 #define EXIT_CONTRADICTION 1
 #define EXIT_USAGE 2
 #define EXIT_UNREACHABLE 3
 #define TICK_MS 10 /* how late time-outs, marks and signals may be noticed */
 
-static volatile sig_atomic_t stop_wanted;
 static _Atomic uint64_t signal_mark_ns;
-
-static void on_stop(int number)
-{
-    (void)number;
-    stop_wanted = 1;
-}
 
 static void on_mark(int number)
 {
@@ -42,11 +36,9 @@ static void on_mark(int number)
 
 static void install_signals(void)
 {
-    struct sigaction stop = { .sa_handler = on_stop, .sa_flags = (int)SA_RESETHAND }; /* the second one kills */
     struct sigaction mark = { .sa_handler = on_mark, .sa_flags = SA_RESTART };
 
-    sigaction(SIGTERM, &stop, NULL);
-    sigaction(SIGINT, &stop, NULL);
+    stop_on_signals(0);
     sigaction(SIGUSR1, &mark, NULL);
 }
 

@@ -20,6 +20,7 @@
 #include "bench/result_file.h"
 #include "bench/shuffle.h"
 #include "bench/statistics.h"
+#include "bench/stop.h"
 #include "bench/workloads.h"
 
 #define EXIT_FAILED 1
@@ -57,14 +58,6 @@ struct failover {
     struct result_files files;
     struct bench_result result;
 };
-
-static volatile sig_atomic_t stop_wanted;
-
-static void on_stop(int number)
-{
-    (void)number;
-    stop_wanted = 1;
-}
 
 /* ---- options ---- */
 
@@ -366,7 +359,6 @@ static int write_files(const struct failover *failover)
 
 int failover_main(int argc, char **argv)
 {
-    struct sigaction stop = {.sa_handler = on_stop, .sa_flags = (int)SA_RESETHAND}; /* the second one kills */
     struct failover *failover = calloc(1, sizeof(*failover));
     int result;
 
@@ -377,8 +369,7 @@ int failover_main(int argc, char **argv)
         free(failover);
         return result > 0 ? 0 : EXIT_USAGE;
     }
-    sigaction(SIGTERM, &stop, NULL);
-    sigaction(SIGINT, &stop, NULL);
+    stop_on_signals(0);
     result_begin(&failover->result, "failover", failover->note);
     make_runs(failover);
     add_curves(failover);

@@ -17,6 +17,7 @@
 #include "base/report.h"
 #include "bench/arguments.h"
 #include "bench/linearizable.h"
+#include "bench/stop.h"
 #include "bench/workloads.h"
 
 #define CLIENTS_MAX 64u
@@ -52,14 +53,7 @@ struct client {
     bool no_memory;
 };
 
-static volatile sig_atomic_t stop_wanted;
 static _Atomic uint32_t processes;
-
-static void on_stop(int number)
-{
-    (void)number;
-    stop_wanted = 1;
-}
 
 /* ---- one client ---- */
 
@@ -330,14 +324,12 @@ static int record(const struct options *options)
 
 int history_main(int argc, char **argv)
 {
-    struct sigaction stop = { .sa_handler = on_stop, .sa_flags = (int)(SA_RESETHAND | SA_RESTART) };
     struct options options;
     int parsed = parse_options(&options, argc, argv), status = EXIT_UNDECIDED;
 
     if (parsed != 0)
         return parsed > 0 ? 0 : EXIT_USAGE;
-    sigaction(SIGTERM, &stop, NULL);
-    sigaction(SIGINT, &stop, NULL);
+    stop_on_signals(SA_RESTART);
     signal(SIGPIPE, SIG_IGN);
     printf("seed %llu\n", (unsigned long long)options.seed);
     if (begin(&options))

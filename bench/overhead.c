@@ -5,7 +5,6 @@
  * here.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +14,7 @@
 #include "bench/program.h"
 #include "bench/shuffle.h"
 #include "bench/statistics.h"
+#include "bench/stop.h"
 #include "bench/workloads.h"
 
 #define EXIT_NOT_MEASURED 1
@@ -161,14 +161,6 @@ static int prepare(struct overhead *overhead)
 
 /* ---- a round ---- */
 
-static volatile sig_atomic_t stop_wanted; /* after the program under way */
-
-static void on_stop(int number)
-{
-    (void)number;
-    stop_wanted = 1;
-}
-
 static void add_rates_of_log(struct overhead *overhead, const struct guest_target *target, size_t program)
 {
     static const struct {
@@ -262,11 +254,9 @@ static void run_round(struct overhead *overhead, unsigned round, const unsigned 
 static int run_rounds(struct overhead *overhead)
 {
     unsigned order[PROGRAMS * GUEST_SIDES], sides = overhead->sides, round = 0;
-    struct sigaction stop = {.sa_handler = on_stop, .sa_flags = (int)(SA_RESETHAND | SA_RESTART)}; /* the second one kills */
     uint64_t state = overhead->seed;
 
-    sigaction(SIGTERM, &stop, NULL);
-    sigaction(SIGINT, &stop, NULL);
+    stop_on_signals(SA_RESTART); /* the program under way comes to its end */
     for (unsigned i = 0; i < PROGRAMS * sides; i++)
         order[i] = i;
     while (round < overhead->rounds && !stop_wanted && anything_left(overhead)) {
