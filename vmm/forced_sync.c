@@ -134,7 +134,7 @@ int forced_sync_log(struct lockstep *ls)
         COUNT_SET(ls->forced_took_ns, took_ns);
         histogram_record(&ls->forced_pause_ns, took_ns);
     }
-    machine_force_position(&ls->machine); /* all unsent pages have been taken */
+    machine_force_position(&ls->machine);
     return 0;
 }
 

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #define XXH_INLINE_ALL
@@ -32,13 +31,7 @@ static bool is_backup(const struct lockstep *ls)
 
 void lockstep_wake(struct lockstep *ls)
 {
-    uint64_t one = 1;
-
-    /* Dekker with primary_sleep: it stores `sleeping`, then looks for inputs; we stored an input, then look
-     * whether it sleeps. Sequential consistency makes one of the two see the other. */
-    atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(&ls->sleeping, memory_order_seq_cst) && write(ls->wake_fd, &one, sizeof(one)) < 0)
-        return; /* the counter is full: it is awake already */
+    doorbell_ring(&ls->input_bell);
 }
 
 /* A host that is slow at forced syncs would do nothing else for a guest that needs them: it gets as long as they take. */

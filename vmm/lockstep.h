@@ -163,8 +163,7 @@ struct lockstep {
     _Atomic unsigned pace_permille;  /* I/O thread: share of time the vCPU rests, to let the backup catch up */
     _Atomic uint64_t peer_sent_count; /* backup: frames that the primary reported as sent */
     struct doorbell output_bell;     /* the machine thread has put out frames: the I/O thread listens */
-    _Atomic bool sleeping;           /* the machine thread waits on wake_fd */
-    int wake_fd;
+    struct doorbell input_bell;      /* there is an input: the machine thread listens while the guest is halted */
     struct byte_ring *console_in, *console_out;
     struct failover_receipt receipt;
     struct handover handover;

@@ -5,7 +5,6 @@
 #include "vmm/lockstep.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -476,14 +475,11 @@ void primary_emulated(struct lockstep *ls)
 /* The guest has halted: waits for an input that wakes it. Each is logged at this position. */
 void primary_sleep(struct lockstep *ls)
 {
-    struct pollfd wake = { .fd = ls->wake_fd, .events = POLLIN };
-    uint64_t ignored;
-
     primary_log_times(ls);
     if (lockstep_role_now(ls) == ROLE_PRIMARY && ls->logged_position < ls->machine.position)
         log_progress(ls); /* the backup can come here too, and be ready */
     while (!ls->failure && machine_sleeps(&ls->machine)) {
-        struct timespec timeout;
+        uint32_t heard = doorbell_heard(&ls->input_bell);
         uint64_t deadline_ns, now_ns;
 
         COUNT_SET(ls->beat_ns, clock_now_ns());
@@ -491,12 +487,8 @@ void primary_sleep(struct lockstep *ls)
             COUNT_SET(ls->positions, ls->machine.position);
             lockstep_chain_registers(ls);
         }
-        atomic_store_explicit(&ls->sleeping, true, memory_order_seq_cst);
-        atomic_thread_fence(memory_order_seq_cst); /* see lockstep_wake */
-        if (primary_take_inputs(ls)) {
-            atomic_store_explicit(&ls->sleeping, false, memory_order_relaxed);
+        if (primary_take_inputs(ls))
             continue;
-        }
         if (COUNT_GET(ls->lost_arbitration))
             ls->failure = -ECANCELED;
         if (COUNT_GET(ls->stop_requested))
@@ -512,11 +504,8 @@ void primary_sleep(struct lockstep *ls)
 
             if (wait_ns > 20 * NS_PER_MS)
                 wait_ns = 20 * NS_PER_MS; /* to beat, and to notice a stop */
-            timeout = (struct timespec){ .tv_nsec = (long)wait_ns };
-            if (ppoll(&wake, 1, &timeout, NULL) > 0 && read(ls->wake_fd, &ignored, sizeof(ignored)) < 0)
-                ls->failure = -errno;
+            doorbell_sleep(&ls->input_bell, heard, wait_ns);
         }
-        atomic_store_explicit(&ls->sleeping, false, memory_order_relaxed);
     }
     pace_rest_skip(&ls->rest, primary_still_here(ls));
 }

@@ -11,7 +11,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
@@ -277,10 +276,9 @@ static int session_open(struct session *session)
     int rc;
 
     ls->options = options->lockstep;
-    ls->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     ls->console_in = calloc(1, sizeof(*ls->console_in));
     ls->console_out = calloc(1, sizeof(*ls->console_out));
-    if (ls->wake_fd < 0 || ls->console_in == NULL || ls->console_out == NULL)
+    if (ls->console_in == NULL || ls->console_out == NULL)
         return -ENOMEM;
     COUNT_SET(ls->role, options->command == COMMAND_RUN ? ROLE_ALONE
                         : is_live_command(options->command) ? ROLE_PRIMARY
@@ -576,8 +574,6 @@ static void session_close(struct session *session)
     free(ls->console_in);
     free(ls->console_out);
     pthread_mutex_destroy(&ls->channel_lock);
-    if (ls->wake_fd >= 0)
-        close(ls->wake_fd);
     if (session->signal_fd >= 0)
         close(session->signal_fd);
     free(ls);
@@ -616,7 +612,6 @@ int session_run(const struct options *options)
     session.ls = calloc(1, sizeof(*session.ls));
     if (session.ls == NULL)
         return 1;
-    session.ls->wake_fd = -1;
     COUNT_SET(session.ls->protected_lsn, 1); /* START */
     pthread_mutex_init(&session.ls->channel_lock, NULL);
     session.ls->began_ns = clock_now_ns();

@@ -2,7 +2,6 @@
 #ifndef FTVMM_TESTS_CONTROL_FAKE_SESSION_H
 #define FTVMM_TESTS_CONTROL_FAKE_SESSION_H
 
-#include <sys/eventfd.h>
 
 #include "vmm/lockstep.h"
 
@@ -11,7 +10,6 @@ static inline struct lockstep *fake_session_open(enum lockstep_role role, bool o
     struct lockstep *ls = calloc(1, sizeof(*ls));
 
     ls->began_ns = clock_now_ns();
-    ls->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     ls->generation = 7;
     /* Asked whether it is there, and nothing else. */
     ls->arbiter = role == ROLE_ALONE ? NULL : (struct arbiter *)ls;
@@ -24,7 +22,6 @@ static inline struct lockstep *fake_session_open(enum lockstep_role role, bool o
 
 static inline void fake_session_close(struct lockstep *ls)
 {
-    close(ls->wake_fd);
     free(ls);
 }
 

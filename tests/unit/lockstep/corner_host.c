@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -229,7 +228,6 @@ static void run_main(struct corner_run run)
         .idle = { .sleep_ns = 50 * NS_PER_US * run.slowness }, .segment_ns = 5 * NS_PER_MS * run.slowness,
     };
     COUNT_SET(ls->role, run.role);
-    ls->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     ls->console_in = calloc(1, sizeof(*ls->console_in));
     ls->console_out = calloc(1, sizeof(*ls->console_out));
     open_machine(&run);

@@ -2,7 +2,6 @@
  * The guest's cable at its positions: the real I/O thread, the real positions of a machine that runs alone, and a memif
  * port whose other end the test holds. Only the guest is missing: the test sends for it.
  */
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "tests/unit/cmocka_prelude.h"
@@ -41,7 +40,6 @@ static void bench_open(struct bench *bench)
     assert_int_equal(net_open(&ls->net, &options), 0);
     ls->options = (struct lockstep_options){ .peer_timeout_ns = NS_PER_S, .max_input_delay_ns = 10 * NS_PER_S,
                                              .idle = { .sleep_ns = 50 * NS_PER_US } };
-    ls->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     ls->console_in = calloc(1, sizeof(*ls->console_in));
     ls->machine.vcpu.run = calloc(1, sizeof(struct kvm_run));
     ls->machine.exit = VCPU_EXIT_FORCED;
@@ -112,7 +110,6 @@ static void bench_close(struct bench *bench)
         clock_sleep_ns(100 * NS_PER_MS); /* EAL's thread has then seen it (DPDK 22.11's memif wants that) */
     }
     net_close(ls->net);
-    close(ls->wake_fd);
     free(ls->machine.vcpu.run);
     free(ls->console_in);
     free(ls);

@@ -34,7 +34,6 @@ static int set_up(void **state)
         return -1;
     close(fd);
     ls = calloc(1, sizeof(*ls));
-    ls->wake_fd = -1;
     ls->options.idle.sleep_ns = 50 * NS_PER_US;
     atomic_store(&ls->role, ROLE_BACKUP);
     return 0;

@@ -7,7 +7,6 @@
  */
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -289,7 +288,6 @@ static void host_open(enum lockstep_role role, enum disk_mode mode, uint64_t see
         .max_lag_ns = NS_PER_S, .idle = { .sleep_ns = 50 * NS_PER_US },
     };
     COUNT_SET(ls->role, role);
-    ls->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     ls->console_in = calloc(1, sizeof(*ls->console_in));
     machine->vcpu.run = calloc(1, sizeof(struct kvm_run));
     machine->exit = VCPU_EXIT_FORCED;

@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <signal.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -63,7 +62,6 @@ static struct lockstep *machine_without_guest(enum lockstep_role role)
         .heartbeat_ns = 5 * NS_PER_MS, .peer_timeout_ns = PEER_TIMEOUT_NS, .max_input_delay_ns = 10 * NS_PER_MS,
         .idle = { .sleep_ns = 50 * NS_PER_US },
     };
-    ls->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     ls->console_in = calloc(1, sizeof(*ls->console_in));
     ls->machine.vcpu.run = calloc(1, sizeof(struct kvm_run));
     ls->machine.exit = VCPU_EXIT_FORCED;
@@ -205,7 +203,6 @@ static void pair_close(struct pair *pair)
     waitpid(pair->backup_pid, NULL, 0);
     channel_close(ls->channel);
     arbiter_close(ls->arbiter);
-    close(ls->wake_fd);
     munmap(pair->backup, sizeof(struct backup));
     free(ls->machine.vcpu.run);
     free(ls->console_in);

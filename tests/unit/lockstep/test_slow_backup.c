@@ -5,7 +5,6 @@
  */
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -110,7 +109,6 @@ static void primary_open(struct primary *primary, size_t ring_bytes, uint64_t ma
         .heartbeat_ns = 5 * NS_PER_MS, .peer_timeout_ns = 1500 * NS_PER_MS, .max_input_delay_ns = 10 * NS_PER_MS,
         .max_lag_ns = max_lag_ns, .idle = { .sleep_ns = 50 * NS_PER_US },
     };
-    ls->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     ls->console_in = calloc(1, sizeof(*ls->console_in));
     ls->machine.vcpu.run = calloc(1, sizeof(struct kvm_run));
     ls->machine.exit = VCPU_EXIT_FORCED;
@@ -142,7 +140,6 @@ static void primary_close(struct primary *primary)
     waitpid(primary->backup_pid, NULL, 0);
     channel_close(ls->channel);
     arbiter_close(ls->arbiter);
-    close(ls->wake_fd);
     munmap(primary->backup, sizeof(struct backup));
     free(ls->machine.vcpu.run);
     free(ls->console_in);
